@@ -1,0 +1,1 @@
+"""The library that the five chest-imaging bundles share."""

@@ -1,0 +1,1 @@
+"""Image-quality and, later, report and classification metrics."""

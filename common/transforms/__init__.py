@@ -1,0 +1,1 @@
+"""Dictionary transforms and the geometry they share."""

@@ -1,0 +1,99 @@
+"""Reading and writing CT in a bundle: the one place where (x, y, z) becomes (D, H, W) and back."""
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from nibabel.orientations import io_orientation
+
+from common.data.ct_volume import CTVolume, read_ct, write_nifti
+from common.transforms.slabs import round_keeping_slab_means
+
+DTYPES = ("float32", "int16")
+
+
+def axial_axes(affine: np.ndarray) -> tuple[int, int, int]:
+    """Array axes of a NIfTI that run closest to superior-inferior, anterior-posterior and left-right, in this order."""
+    world = io_orientation(affine)[:, 0].astype(int)
+    d, h, w = (int(np.flatnonzero(world == axis)[0]) for axis in (2, 1, 0))
+    return d, h, w
+
+
+def to_axial(volume: CTVolume) -> tuple[torch.Tensor, np.ndarray]:
+    """A CT as a (D, H, W) float32 HU tensor with the affine of its (d, h, w) indices; axes are permuted, never flipped."""
+    axes = axial_axes(volume.affine)
+    hu = torch.from_numpy(np.ascontiguousarray(volume.hu.transpose(axes), dtype=np.float32))
+    return hu, volume.affine[:, [*axes, 3]]
+
+
+class ReadCTd(MapTransform):
+    """Replace a path (NIfTI, DICOM folder or zip) by its CT: MetaTensor (1, D, H, W), float32 HU.
+
+    The meta data hold ``affine`` (of the d, h, w indices), ``case``, ``filename_or_obj`` and ``axial_axes`` (where D, H, W
+    stood in the file). Raises BadInput for anything that is not a sound CT volume.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read the CT of every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            volume = read_ct(out[key])
+            hu, affine = to_axial(volume)
+            meta = {
+                "case": volume.case,
+                "filename_or_obj": str(volume.source),
+                "axial_axes": axial_axes(volume.affine),
+                "spatial_shape": np.asarray(hu.shape),
+                "original_affine": affine,
+            }
+            out[key] = MetaTensor(hu[None], affine=torch.from_numpy(affine), meta=meta)
+        return out
+
+
+class SaveCTd(MapTransform):
+    """Write a (1 or 2, D, H, W) MetaTensor in HU as ``CASE.nii.gz`` in the axis order of the input file.
+
+    A second channel is a standard deviation in HU and becomes ``CASE_uncertainty.nii.gz``.
+
+    Args:
+        keys: what to write.
+        output_dir: created if missing.
+        meta_key: the entry whose meta data name the case.
+        dtype: "float32", or "int16" rounded so that slab means still hold.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str, meta_key: str = "image", dtype: str = "float32") -> None:
+        super().__init__(keys)
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+        self.output_dir, self.meta_key, self.dtype = Path(output_dir), meta_key, dtype
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write every key; ``data[key + "_path"]`` names the file."""
+        out = dict(data)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for key in self.key_iterator(out):
+            prediction, meta = out[key], out[self.meta_key].meta
+            path = self.output_dir / f"{meta['case']}.nii.gz"
+            volume = torch.as_tensor(prediction[0]).cpu()
+            hu = round_keeping_slab_means(volume) if self.dtype == "int16" else volume
+            self._write(path, hu, prediction, meta)
+            if len(prediction) > 1:
+                self._write(self.output_dir / f"{meta['case']}_uncertainty.nii.gz", prediction[1], prediction, meta)
+            out[f"{key}_path"] = str(path)
+        return out
+
+    @staticmethod
+    def _write(path: Path, volume: torch.Tensor, prediction: MetaTensor, meta: Mapping) -> None:
+        # the inverse of the permutation in to_axial, for the array and for the affine's columns
+        back = np.argsort(meta["axial_axes"])
+        affine = np.asarray(prediction.affine.cpu(), dtype=np.float64)[:, [*back, 3]]
+        write_nifti(path, torch.as_tensor(volume).cpu().numpy().transpose(back), affine)
