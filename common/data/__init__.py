@@ -1,0 +1,1 @@
+"""Data set layouts, splits, the frozen-feature cache, virtual patients."""

@@ -1,0 +1,25 @@
+"""The one exception that every reader raises for input it cannot use."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from pathlib import Path
+
+
+class BadInput(ValueError):
+    """An input that is refused, as one sentence: which file, what it holds, what was expected.
+
+    Attributes:
+        path: the file or folder at fault.
+        reason: what is wrong with it, without the path (the `reason` column of `excluded.csv`).
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str) -> None:
+        # Both go into `args`, so that the exception survives the trip back from a worker process.
+        super().__init__(fspath(path), reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the sentence `PATH: REASON.`."""
+        return f"{self.path}: {self.reason.rstrip('.')}."
