@@ -14,6 +14,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -142,8 +143,12 @@ def _list_items(source: Path, layout: str, excluded: _Excluded) -> list[_Item]:
     patients_csv = (source if source.is_dir() else source.parent) / "patients.csv"
     patients = _read_patients(patients_csv) if patients_csv.is_file() else None
     items = []
+    repeated = {case for case, count in Counter(map(case_name, paths)).items() if count > 1}
     for path in paths:
         case, patient = case_name(path), None
+        if case in repeated and not is_nifti(path):
+            # Series folders are often named alike (P1/CT, P2/CT); the folders above tell them apart.
+            case = "_".join([*path.relative_to(source).parts[:-1], case])
         if patients is not None and is_nifti(path):
             patient = patients.get(case)
             if patient is None:
@@ -290,6 +295,8 @@ def _prepare_one(item: _Item, out: Path, settings: dict) -> dict:
             return result
     try:
         volume = read_ct(item.path) if item.rate is None else read_ct_rate(item.rate)
+        if not (item.patient or volume.patient):
+            raise BadInput(item.path, "has no PatientID in any slice, expected one because the split is by patient")
     except BadInput as error:
         result = {"reason": error.reason}
     else:

@@ -75,7 +75,7 @@ def read_dicom(path: str | os.PathLike[str]) -> CTVolume:
     slices, affine = _sort_slices(path, slices)
     planes = [_read_plane(path, name, ds) for name, ds in slices]
     hu = np.stack(planes).transpose(2, 1, 0)
-    return CTVolume(validate_hu(path, hu), affine, case_name(path), str(slices[0][1].PatientID).strip(), path)
+    return CTVolume(validate_hu(path, hu), affine, case_name(path), patient_id(slices[0][1]), path)
 
 
 def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -158,12 +158,15 @@ def _check_slice(path: Path, name: str, ds: FileDataset) -> None:
             raise BadInput(path, f"{name} has no {keyword}, expected a slope and an intercept to HU")
     if _number(path, name, ds, "RescaleSlope")[0] == 0:
         raise BadInput(path, f"{name} has RescaleSlope 0, expected a slope to HU")
-    if not str(ds.get("PatientID") or "").strip():
-        raise BadInput(path, f"{name} has no PatientID, expected one because the split is by patient")
     if not ds.get("SeriesInstanceUID"):
         raise BadInput(path, f"{name} has no SeriesInstanceUID, expected slices of one series")
     if abs(float(ds.get("GantryDetectorTilt") or 0)) > _TILT_DEGREES:
         raise BadInput(path, f"{name} has a gantry tilt of {ds.GantryDetectorTilt} degrees, expected 0")
+
+
+def patient_id(ds: FileDataset) -> str:
+    """PatientID without padding, empty if there is none."""
+    return str(ds.get("PatientID") or "").strip()
 
 
 def _check_one_series(path: Path, slices: list[tuple[str, FileDataset]]) -> None:
@@ -179,8 +182,12 @@ def _check_one_series(path: Path, slices: list[tuple[str, FileDataset]]) -> None
         raise BadInput(
             path, f"{first_name} has ImageOrientationPatient {orientation.tolist()}, expected two unit vectors"
         )
-    for name, ds in rest:
-        if str(ds.PatientID).strip() != str(first.PatientID).strip():
+    patients = {name: patient_id(ds) for name, ds in slices}
+    for name, patient in patients.items():
+        # None at all is an anonymised series, which can be predicted; preparation refuses it.
+        if not patient and any(patients.values()):
+            raise BadInput(path, f"{name} has no PatientID, expected that of the other slices")
+        if patient != patients[first_name]:
             raise BadInput(path, f"mixes two patients, {first_name} and {name} differ in PatientID")
     for name, ds in rest:
         if ds.SeriesInstanceUID != first.SeriesInstanceUID:

@@ -48,7 +48,7 @@ BAD_KEYWORDS = {
     "dicom_corrupt_pixels": "slice_003.dcm has corrupt pixel data",
     "dicom_damaged_zip": "zip is damaged at entry 'series/slice_004.dcm'",
     "dicom_escaping_zip": "entry '../slice_003.dcm' points outside",
-    "dicom_no_patient": "slice_000.dcm has no PatientID",
+    "dicom_no_patient": "has no PatientID in any slice",
     "dicom_two_patients": "mixes two patients, slice_000.dcm and slice_006.dcm",
 }
 """Case name -> what its reason in excluded.csv must say."""

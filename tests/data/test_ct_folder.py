@@ -303,3 +303,11 @@ def test_real_ct_folder(tmp_path):
     }  # fmt: skip
     assert all("not CT in HU" in row["reason"] for row in rows(result.excluded))
     shutil.rmtree(tmp_path / "out")
+
+
+def test_series_folders_named_alike_are_told_apart(tmp_path):
+    for patient in ("P1", "P2"):
+        write_series(tmp_path / "in" / patient / "CT", tiny_series(0, patient))
+    result = prepare_ct(tmp_path / "in", tmp_path / "out", layout="dicom")
+    with result.manifest.open(newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["P1_CT", "P2_CT"]
