@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from ignite.metrics import Average
 from skimage.metrics import structural_similarity
 
 from common.transforms.windows import scale_window, window_bounds
@@ -49,3 +50,17 @@ def histogram_distance(prediction: torch.Tensor, target: torch.Tensor, window: s
         for volume in (prediction, target)
     ]
     return float((cdf[0] - cdf[1]).abs().sum() * (high - low) / bins)
+
+
+def volume_average(metric: str = "psnr", window: str = "wide") -> Average:
+    """Mean of ``psnr``, ``ssim`` or ``histogram_distance`` over the volumes of a SupervisedEvaluator, for its key metric.
+
+    The engine's output is a decollated list of dicts with ``pred`` and ``label``, each (C, D, H, W) in HU.
+    """
+    measure = {"psnr": psnr, "ssim": ssim, "histogram_distance": histogram_distance}[metric]
+
+    def per_volume(output: list[dict]) -> float:
+        values = [measure(*(torch.as_tensor(item[k][0]).cpu() for k in ("pred", "label")), window) for item in output]
+        return sum(values) / len(values)
+
+    return Average(output_transform=per_volume)

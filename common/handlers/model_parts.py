@@ -1,0 +1,53 @@
+"""Put a trained part into ``model.pt``, the plain state dict that inference loads."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from common.data.output_folder import write_text
+from common.networks.slice_interpolator import save_parts
+
+
+class ModelPartSaver:
+    """At the end of training, save one part into ``ckpt_dir/model.pt`` and its sizes into ``network.json`` beside it.
+
+    The other parts in the file are kept, so that the stages of a recipe fill it one after the other.
+
+    Args:
+        ckpt_dir: folder of model.pt.
+        part: "vae", "unet" or "refiner".
+        network: the module to save, the averaged weights if there are any.
+        definition: the part's ``<part>_def`` of the configuration, so that a later run builds the same sizes.
+        extra: single tensors to save under their own name, such as ``scale_factor``.
+    """
+
+    def __init__(
+        self,
+        ckpt_dir: str,
+        part: str,
+        network: nn.Module,
+        definition: Mapping[str, Any],
+        extra: Mapping[str, float] | None = None,
+    ) -> None:
+        self.ckpt_dir, self.part, self.network = Path(ckpt_dir), part, network
+        self.definition, self.extra = definition, dict(extra or {})
+
+    def attach(self, engine: Engine) -> None:
+        """Save when the engine completes."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write both files."""
+        network = self.network.module if hasattr(self.network, "module") else self.network
+        tensors = {name: torch.tensor(float(value)) for name, value in self.extra.items()}
+        save_parts(self.ckpt_dir / "model.pt", {self.part: network} | tensors)
+        overlay_path = self.ckpt_dir / "network.json"
+        overlay = json.loads(overlay_path.read_text()) if overlay_path.is_file() else {}
+        sizes = {f"{self.part}_def#{key}": value for key, value in self.definition.items() if not key.startswith("_")}
+        kept = {key: value for key, value in overlay.items() if not key.startswith(f"{self.part}_def#")}
+        write_text(overlay_path, json.dumps(kept | sizes, indent=4) + "\n")

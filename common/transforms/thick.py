@@ -1,0 +1,43 @@
+"""Thick slices simulated from thin ones, as a dictionary transform."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from common.transforms.slabs import affine_of_slices, simulate_thick
+
+
+class SimulateThickd(Transform):
+    """From a thin CT make the pair of simulated thick input and thin target.
+
+    Args:
+        key: entry with the thin CT, MetaTensor (1, D, H, W) in HU; replaced by the thick one.
+        label_key: receives the thin slices that the thick ones were made of.
+        ratio: thin slices per thick slice.
+        max_slices: keep only this many thin slices around the middle, or None for all.
+    """
+
+    def __init__(
+        self, key: str = "image", label_key: str = "label", ratio: int = 5, max_slices: int | None = None
+    ) -> None:
+        self.key, self.label_key, self.ratio, self.max_slices = key, label_key, ratio, max_slices
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the pair to ``data``."""
+        out, thin = dict(data), data[self.key]
+        affine = np.array(thin.affine.cpu(), dtype=np.float64)
+        first = 0
+        if self.max_slices is not None and thin.shape[1] > self.max_slices:
+            first = (thin.shape[1] - self.max_slices) // 2
+            thin = thin[:, first : first + self.max_slices]
+        affine[:3, 3] += affine[:3, 0] * first
+        thick, kept = simulate_thick(torch.as_tensor(thin), self.ratio)
+        thick_affine = affine_of_slices(affine, kept.shape[1], thick.shape[1])
+        meta = {key: value for key, value in data[self.key].meta.items() if key != "affine"}
+        out[self.key] = MetaTensor(thick, affine=torch.from_numpy(thick_affine), meta=dict(meta))
+        out[self.label_key] = MetaTensor(kept, affine=torch.from_numpy(affine), meta=dict(meta))
+        return out
