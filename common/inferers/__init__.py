@@ -1,0 +1,1 @@
+"""Inference procedures: chunked VAE, diffusion samplers, report decoding."""

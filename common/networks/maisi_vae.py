@@ -1,0 +1,353 @@
+"""The MAISI variational autoencoder: sizes of the paper, checkpoint loading, freezing, a hash for cache keys.
+
+The network is MONAI's `AutoencoderKlMaisi` (Guo et al., "MAISI: Medical AI for Synthetic Imaging", WACV 2025,
+https://arxiv.org/abs/2409.11169). Images are CT scaled from [-1000, 1000] HU to [0, 1], shape (B, 1, D, H, W); latents
+have 4 channels at a quarter of the resolution, (B, 4, D/4, H/4, W/4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+__all__ = [
+    "LoadReport",
+    "MaisiVAE",
+    "convert_monai_generative_names",
+    "estimate_scale_factor",
+    "freeze",
+    "load_vae_weights",
+    "weights_hash",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class MaisiVAE(AutoencoderKlMaisi):
+    """`AutoencoderKlMaisi` with the sizes of the MAISI release as defaults: 20,944,897 parameters in 130 tensors.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: channels of the reconstruction.
+        latent_channels: channels of the latent.
+        num_channels: channels per resolution level; every level after the first halves D, H and W.
+        num_res_blocks: residual blocks per level.
+        attention_levels: which levels carry an attention block (none in the release).
+        norm_num_groups: groups of every group norm; must divide every entry of `num_channels`.
+        norm_eps: epsilon inside the square root of every group norm.
+        num_splits: MONAI's own split of each convolution; 1 because `ChunkedVAE` bounds memory exactly instead.
+        dim_split: spatial dimension of MONAI's split.
+        norm_float16: cast the normalised maps to half precision (saves memory, changes the result).
+        save_mem: empty the CUDA cache after each layer (slow).
+        **kwargs: the other arguments of `AutoencoderKlMaisi`.
+
+    Raises:
+        ValueError: if the sizes contradict each other (raised by MONAI).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        latent_channels: int = 4,
+        num_channels: Sequence[int] = (64, 128, 256),
+        num_res_blocks: Sequence[int] = (2, 2, 2),
+        attention_levels: Sequence[bool] | None = None,
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-6,
+        num_splits: int = 1,
+        dim_split: int = 1,
+        norm_float16: bool = False,
+        save_mem: bool = False,
+        **kwargs: bool | int,
+    ) -> None:
+        super().__init__(
+            spatial_dims=kwargs.pop("spatial_dims", 3),
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_res_blocks=num_res_blocks,
+            num_channels=num_channels,
+            attention_levels=[False] * len(num_channels) if attention_levels is None else attention_levels,
+            latent_channels=latent_channels,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            num_splits=num_splits,
+            dim_split=dim_split,
+            norm_float16=norm_float16,
+            save_mem=save_mem,
+            **kwargs,
+        )
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_vae_weights` did.
+
+    Attributes:
+        loaded: tensors copied into the network.
+        total: tensors the network has; equal to `loaded`, because anything less is refused.
+        layout: "maisi", or "monai-generative" when the names were converted.
+        source: where in the file the weights were, for example "unet_state_dict" or "state_dict:autoencoder.";
+            empty for a plain state dict.
+        ignored: names in that state dict that belong to other networks (a discriminator beside "autoencoder.").
+    """
+
+    loaded: int
+    total: int
+    layout: str
+    source: str = ""
+    ignored: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = f" from {self.source!r}" if self.source else ""
+        others = f", {len(self.ignored)} tensors of other networks left out" if self.ignored else ""
+        return f"{self.loaded}/{self.total} VAE tensors loaded{where} ({self.layout} names{others})"
+
+
+# What the names of a KL autoencoder start with; anything before is a wrapper's prefix ("module.", "autoencoder.").
+_OWN_NAME = re.compile(
+    r"(?P<prefix>(?:.*?\.)??)"
+    r"(?P<name>(?:(?:encoder|decoder)\.blocks|quant_conv_mu|quant_conv_log_sigma|post_quant_conv)\..+)"
+)
+# One convolution of monai-generative inside the blocks: MONAI's `Convolution` keeps its nn.Conv3d as ".conv".
+_GENERATIVE_CONV = re.compile(r"((?:encoder|decoder)\.blocks\.\d+(?:\.\w+)?)\.conv\.(weight|bias)")
+_FIRST_CONV_OF_GENERATIVE = "encoder.blocks.0.conv.weight"
+_ATTENTION_NAMES = {"to_q": "attn.to_q", "to_k": "attn.to_k", "to_v": "attn.to_v", "proj_attn": "attn.out_proj"}
+
+
+def convert_monai_generative_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a state dict of monai-generative's (or MONAI core's) `AutoencoderKL` to `AutoencoderKlMaisi`'s names.
+
+    MAISI wraps every convolution inside encoder and decoder once more, so one ".conv" is added; the three 1x1x1
+    convolutions around the latent keep their names; MONAI core's upsampling "postconv" is MAISI's "conv"; attention
+    projections moved under ".attn". A dict that has MAISI's names already is returned as a copy.
+
+    Args:
+        state: names to tensors, without wrapper prefixes. Not changed.
+
+    Returns:
+        A new dict holding the same tensors.
+    """
+    if _FIRST_CONV_OF_GENERATIVE not in state:
+        return dict(state)
+    converted = {}
+    for name, tensor in state.items():
+        name = name.replace(".postconv.", ".conv.")
+        name = _GENERATIVE_CONV.sub(r"\1.conv.conv.\2", name)
+        parts = name.split(".")
+        if len(parts) == 5 and parts[3] in _ATTENTION_NAMES:  # encoder.blocks.N.to_q.weight
+            parts[3] = _ATTENTION_NAMES[parts[3]]
+        converted[".".join(parts)] = tensor
+    return converted
+
+
+def load_vae_weights(vae: nn.Module, path: str | Path, key: str | None = None) -> LoadReport:
+    """Load a MAISI or monai-generative checkpoint completely, or refuse and leave the network as it was.
+
+    The state dict may be plain or nested ("unet_state_dict" in MAISI releases, "state_dict", "autoencoder_state_dict",
+    "model" ...), and its names may carry prefixes ("module.", "autoencoder."). Files are read without running code
+    (`weights_only=True`, or safetensors).
+
+    A checkpoint with monai-generative names was trained with nearest-neighbour upsampling (or, in early MAISI
+    experiments, with transposed convolutions of the same shapes), `AutoencoderKlMaisi` upsamples trilinearly: all
+    tensors load, but the decoder computes something slightly different, so a warning is logged.
+
+    Args:
+        vae: the network to fill, e.g. `MaisiVAE()`.
+        path: a `.pt`, `.pth`, `.ckpt` or `.safetensors` file.
+        key: which of several state dicts in the file to use, as the error message names them.
+
+    Returns:
+        A `LoadReport` with `loaded == total`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be read as weights, or does not fill the network exactly.
+    """
+    path = Path(path)
+    candidates = dict(_candidates(_read(path)))
+    if key is not None:
+        candidates = {label: found for label, found in candidates.items() if label == key}
+    if not candidates:
+        wanted = f" under {key!r}" if key is not None else ""
+        raise ValueError(
+            f"{path} holds no state dict of a KL autoencoder{wanted} (no name like 'encoder.blocks.0...')."
+        )
+
+    own = vae.state_dict()
+    problems = {label: _problems(own, convert_monai_generative_names(c.state)) for label, c in candidates.items()}
+    complete = [label for label, problem in problems.items() if not problem]
+    if not complete:
+        closest = max(
+            candidates, key=lambda label: len(own.keys() & convert_monai_generative_names(candidates[label].state))
+        )
+        raise ValueError(f"{path} does not fit the VAE, nothing was loaded: {problems[closest]}.")
+    if len(complete) > 1:
+        raise ValueError(f"{path} holds {len(complete)} state dicts that fit the VAE; choose one by key=: {complete}.")
+
+    label = complete[0]
+    chosen = candidates[label]
+    generative = _FIRST_CONV_OF_GENERATIVE in chosen.state
+    # Copying into meta tensors does nothing; such a network takes the tensors themselves.
+    vae.load_state_dict(
+        convert_monai_generative_names(chosen.state), strict=True, assign=any(t.is_meta for t in own.values())
+    )
+    if generative:
+        logger.warning(
+            "%s has monai-generative names: its decoder was not trained with MAISI's trilinear upsampling, so check "
+            "reconstructions before relying on them.",
+            path,
+        )
+    layout = "monai-generative" if generative else "maisi"
+    report = LoadReport(len(own), len(own), layout, label, chosen.ignored)
+    logger.info("%s: %s", path, report)
+    return report
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    state: dict[str, Tensor]
+    ignored: tuple[str, ...]
+
+
+def _read(path: Path) -> Mapping:
+    if not path.is_file():
+        raise FileNotFoundError(f"VAE checkpoint {path} does not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a file of weights: {reason}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict.")
+    return content
+
+
+def _candidates(content: Mapping, where: str = "") -> Iterator[tuple[str, _Candidate]]:
+    """Every state dict of a KL autoencoder in a checkpoint: one per nesting and per prefix."""
+    by_prefix: dict[str, dict[str, Tensor]] = {}
+    others = []
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _candidates(value, f"{where}/{name}" if where else str(name))
+        elif isinstance(value, Tensor):
+            match = _OWN_NAME.fullmatch(str(name))
+            if match:
+                by_prefix.setdefault(match["prefix"], {})[match["name"]] = value
+            else:
+                others.append(str(name))
+    for prefix, state in by_prefix.items():
+        label = f"{where}:{prefix}" if where and prefix else where or prefix
+        ignored = others + [p + n for p, s in by_prefix.items() if p != prefix for n in s]
+        # Without a prefix nothing tells a foreign tensor from a wrong one, so it counts as unexpected.
+        yield (
+            label,
+            _Candidate(
+                state if prefix else {**state, **{n: content[n] for n in others}}, tuple(ignored) if prefix else ()
+            ),
+        )
+
+
+def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Everything that keeps `state` from filling `own`, as one clause; empty if it fits."""
+
+    def listed(what: str, names: list[str]) -> list[str]:
+        return [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"] if names else []
+
+    shared = [name for name in own if name in state]
+    differing = [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in shared
+        if state[name].shape != own[name].shape
+    ]
+    infinite = [name for name in shared if not torch.isfinite(state[name]).all()]
+    return "; ".join(
+        listed("tensors missing", [name for name in own if name not in state])
+        + listed("unexpected", [name for name in state if name not in own])
+        + listed("of another shape", differing)
+        + listed("with NaN or infinite values", infinite)
+    )
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Switch off gradients and keep the module in eval mode, whatever its parent's `.train()` asks.
+
+    `nn.Module.train` calls `child.train(mode)` on each child; this replaces that method on the instance by one that
+    puts the module (and all below it) back in eval mode. The replacement survives pickling and `copy.deepcopy`, and the
+    state dict is unchanged. To train the module again, `del module.train` and call `requires_grad_(True)`.
+
+    Args:
+        module: the module to freeze, in place.
+
+    Returns:
+        The same module.
+    """
+    module.requires_grad_(False)
+    module.train = partial(_stay_in_eval, module)
+    return module.eval()
+
+
+def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+    return nn.Module.train(module, False)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of a module's state dict, for cache keys.
+
+    One tensor at a time is brought to the host. The result does not depend on the device or on the order of definition;
+    it says nothing about settings that are not tensors (an epsilon, a dropout rate): those belong in the transform
+    description of the cache key.
+
+    Args:
+        module: any module.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: if a tensor is on the meta device and so has no values.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if tensor.is_meta:
+            raise ValueError(f"{name} is on the meta device: a network without values has no weights hash.")
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def estimate_scale_factor(latents: Tensor) -> float:
+    """The factor that gives latents unit standard deviation: 1 / std over all elements.
+
+    Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (CVPR 2022), appendix G: the factor
+    is estimated once on a first batch and multiplies every latent; samples are divided by it before decoding.
+
+    Args:
+        latents: any shape, e.g. (B, 4, D, H, W); at least two elements.
+
+    Returns:
+        The scale factor, > 0.
+
+    Raises:
+        ValueError: if the latents are constant or not finite.
+    """
+    std = latents.detach().double().std().item()
+    if not 0.0 < std < float("inf"):
+        raise ValueError(
+            f"latents of shape {tuple(latents.shape)} have standard deviation {std}, expected > 0 and finite."
+        )
+    return 1.0 / std
