@@ -22,7 +22,7 @@ class ModelPartSaver:
         ckpt_dir: folder of model.pt.
         part: "vae", "unet" or "refiner".
         network: the module to save, the averaged weights if there are any.
-        definition: the part's ``<part>_def`` of the configuration, so that a later run builds the same sizes.
+        sizes: arguments of the part's ``<part>_def`` in the configuration, so that a later run builds the same sizes.
         extra: single tensors to save under their own name, such as ``scale_factor``.
     """
 
@@ -31,23 +31,23 @@ class ModelPartSaver:
         ckpt_dir: str,
         part: str,
         network: nn.Module,
-        definition: Mapping[str, Any],
+        sizes: Mapping[str, Any],
         extra: Mapping[str, float] | None = None,
     ) -> None:
         self.ckpt_dir, self.part, self.network = Path(ckpt_dir), part, network
-        self.definition, self.extra = definition, dict(extra or {})
+        self.sizes, self.extra = dict(sizes), dict(extra or {})
 
     def attach(self, engine: Engine) -> None:
         """Save when the engine completes."""
         engine.add_event_handler(Events.COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Engine | None = None) -> None:
         """Write both files."""
         network = self.network.module if hasattr(self.network, "module") else self.network
         tensors = {name: torch.tensor(float(value)) for name, value in self.extra.items()}
         save_parts(self.ckpt_dir / "model.pt", {self.part: network} | tensors)
         overlay_path = self.ckpt_dir / "network.json"
         overlay = json.loads(overlay_path.read_text()) if overlay_path.is_file() else {}
-        sizes = {f"{self.part}_def#{key}": value for key, value in self.definition.items() if not key.startswith("_")}
+        sizes = {f"{self.part}_def#{key}": value for key, value in self.sizes.items()}
         kept = {key: value for key, value in overlay.items() if not key.startswith(f"{self.part}_def#")}
         write_text(overlay_path, json.dumps(kept | sizes, indent=4) + "\n")

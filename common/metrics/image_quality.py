@@ -37,7 +37,9 @@ def ssim(prediction: torch.Tensor, target: torch.Tensor, window: str = "wide") -
     return float(np.mean([structural_similarity(p, t, win_size=7, data_range=1.0) for p, t in zip(a, b, strict=True)]))
 
 
-def histogram_distance(prediction: torch.Tensor, target: torch.Tensor, window: str = "wide", bin_hu: float = 1.0) -> float:
+def histogram_distance(
+    prediction: torch.Tensor, target: torch.Tensor, window: str = "wide", bin_hu: float = 1.0
+) -> float:
     """Wasserstein-1 distance in HU between the voxel-value distributions of two volumes of equal size.
 
     The integral of the absolute difference of the two cumulative histograms over the window; values outside count at
@@ -53,7 +55,7 @@ def histogram_distance(prediction: torch.Tensor, target: torch.Tensor, window: s
 
 
 def volume_average(metric: str = "psnr", window: str = "wide") -> Average:
-    """Mean of ``psnr``, ``ssim`` or ``histogram_distance`` over the volumes of a SupervisedEvaluator, for its key metric.
+    """Mean of ``psnr``, ``ssim`` or ``histogram_distance`` over volumes, as a metric of a SupervisedEvaluator.
 
     The engine's output is a decollated list of dicts with ``pred`` and ``label``, each (C, D, H, W) in HU.
     """

@@ -1,5 +1,6 @@
 """The parts of the slice-interpolation system as one module with one plain state dict."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-PARTS_OF_MODE = {"nearest": (), "linear": (), "cubic": (), "refiner": ("refiner",), "diffusion": ("vae", "unet", "refiner")}
-MAKE_WEIGHTS = "python -m common run bundles/ct_slice_interpolation --scale {scale} --output_dir DIR, then --ckpt_dir DIR/models"
+from common.networks.maisi_vae import freeze, load_vae_weights
+
+logger = logging.getLogger("train")
+
+PARTS_OF_MODE = {
+    "nearest": (),
+    "linear": (),
+    "cubic": (),
+    "refiner": ("refiner",),
+    "diffusion": ("vae", "unet", "refiner"),
+}
+MAKE_WEIGHTS = (
+    "python -m common run bundles/ct_slice_interpolation --scale {scale} --output_dir DIR, then --ckpt_dir DIR/models"
+)
 
 
 class MissingWeights(FileNotFoundError):
@@ -22,16 +35,19 @@ class SliceInterpolator(nn.Module):
         vae: frozen autoencoder (MaisiVAE) or None.
         unet: denoising U-Net (SliceUNet) or None.
         refiner: pixel-space refiner (SliceRefiner) or None.
-
-    The buffer ``scale_factor`` brings the latents to unit variance (1 / std of the training latents).
+        scale_factor: brings the latents to unit variance (1 / std of the training latents); kept in the state dict.
     """
 
     def __init__(
-        self, vae: nn.Module | None = None, unet: nn.Module | None = None, refiner: nn.Module | None = None
+        self,
+        vae: nn.Module | None = None,
+        unet: nn.Module | None = None,
+        refiner: nn.Module | None = None,
+        scale_factor: float = 1.0,
     ) -> None:
         super().__init__()
         self.vae, self.unet, self.refiner = vae, unet, refiner
-        self.register_buffer("scale_factor", torch.ones(()))
+        self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
 
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that are present."""
@@ -53,7 +69,9 @@ class SliceInterpolator(nn.Module):
             tensors = {name.removeprefix(f"{part}."): t for name, t in state.items() if name.startswith(f"{part}.")}
             if not tensors:
                 scale = "real_cpu" if part == "refiner" else "demo"
-                raise MissingWeights(f"{path} holds no {part} weights; make them with {MAKE_WEIGHTS.format(scale=scale)}")
+                raise MissingWeights(
+                    f"{path} holds no {part} weights; make them with {MAKE_WEIGHTS.format(scale=scale)}"
+                )
             load_exactly(getattr(self, part), tensors, f"{path}: {part}")
         if "scale_factor" in state:
             self.scale_factor.copy_(state["scale_factor"])
@@ -72,15 +90,15 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
 
 def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], what: str) -> None:
-    """`load_state_dict` that changes nothing unless every name and shape agrees, and says in one sentence what does not."""
+    """`load_state_dict` that changes nothing unless every name and shape agrees, and says what does not."""
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
     if missing or unexpected or shapes:
         listed = ", ".join((missing + unexpected + shapes)[:3])
         raise ValueError(
-            f"{what} does not fit: {len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shapes)} of another "
-            f"shape ({listed}), expected exactly {len(own)}; is network.json beside it the one it was trained with?"
+            f"{what} does not fit: {len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shapes)} of "
+            f"another shape ({listed}), expected exactly {len(own)}; is network.json beside it the one it was trained with?"
         )
     module.load_state_dict(state)
 
@@ -102,6 +120,25 @@ def save_parts(path: str | os.PathLike[str], parts: dict[str, nn.Module | torch.
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     torch.save(state, partial)
     os.replace(partial, path)
+
+
+def frozen_vae(vae: nn.Module, checkpoint: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> nn.Module:
+    """The VAE with weights and without gradients: from a MAISI checkpoint, or as the vae stage left it.
+
+    Args:
+        vae: MaisiVAE to fill.
+        checkpoint: ``model.pt``, read when ``weights`` is None.
+        weights: MAISI's own checkpoint.
+
+    Raises:
+        MissingWeights: if neither holds a VAE.
+        ValueError: if a checkpoint does not fit completely.
+    """
+    if weights is not None:
+        logger.info("%s", load_vae_weights(vae, weights))
+    else:
+        SliceInterpolator(vae=vae).load(checkpoint)
+    return freeze(vae)
 
 
 def parts_for(mode: str, refine_samples: bool = True) -> Sequence[str]:

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from nibabel.orientations import io_orientation
 
+from common.data.bad_input import BadInput
 from common.data.ct_volume import CTVolume, read_ct, write_nifti
 from common.transforms.slabs import round_keeping_slab_means
 
@@ -25,7 +26,7 @@ def axial_axes(affine: np.ndarray) -> tuple[int, int, int]:
 
 
 def to_axial(volume: CTVolume) -> tuple[torch.Tensor, np.ndarray]:
-    """A CT as a (D, H, W) float32 HU tensor with the affine of its (d, h, w) indices; axes are permuted, never flipped."""
+    """A CT as (D, H, W) float32 HU and the affine of its (d, h, w) indices; axes are permuted, never flipped."""
     axes = axial_axes(volume.affine)
     hu = torch.from_numpy(np.ascontiguousarray(volume.hu.transpose(axes), dtype=np.float32))
     return hu, volume.affine[:, [*axes, 3]]
@@ -34,8 +35,8 @@ def to_axial(volume: CTVolume) -> tuple[torch.Tensor, np.ndarray]:
 class ReadCTd(MapTransform):
     """Replace a path (NIfTI, DICOM folder or zip) by its CT: MetaTensor (1, D, H, W), float32 HU.
 
-    The meta data hold ``affine`` (of the d, h, w indices), ``case``, ``filename_or_obj`` and ``axial_axes`` (where D, H, W
-    stood in the file). Raises BadInput for anything that is not a sound CT volume.
+    The meta data hold ``affine`` (of the d, h, w indices), ``case``, ``filename_or_obj`` and ``axial_axes`` (where
+    D, H, W stood in the file). Raises BadInput for anything that is not a sound CT volume.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -68,6 +69,8 @@ class SaveCTd(MapTransform):
         output_dir: created if missing.
         meta_key: the entry whose meta data name the case.
         dtype: "float32", or "int16" rounded so that slab means still hold.
+
+    ``written`` lists the files. Raises BadInput rather than write over the input.
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str, meta_key: str = "image", dtype: str = "float32") -> None:
@@ -75,6 +78,7 @@ class SaveCTd(MapTransform):
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.output_dir, self.meta_key, self.dtype = Path(output_dir), meta_key, dtype
+        self.written: list[str] = []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write every key; ``data[key + "_path"]`` names the file."""
@@ -83,17 +87,19 @@ class SaveCTd(MapTransform):
         for key in self.key_iterator(out):
             prediction, meta = out[key], out[self.meta_key].meta
             path = self.output_dir / f"{meta['case']}.nii.gz"
+            if path.resolve() == Path(meta["filename_or_obj"]).resolve():
+                raise BadInput(path, "is the input itself, expected another output_dir")
             volume = torch.as_tensor(prediction[0]).cpu()
             hu = round_keeping_slab_means(volume) if self.dtype == "int16" else volume
             self._write(path, hu, prediction, meta)
             if len(prediction) > 1:
-                self._write(self.output_dir / f"{meta['case']}_uncertainty.nii.gz", prediction[1], prediction, meta)
+                self._write(path.with_name(f"{meta['case']}_uncertainty.nii.gz"), prediction[1], prediction, meta)
             out[f"{key}_path"] = str(path)
         return out
 
-    @staticmethod
-    def _write(path: Path, volume: torch.Tensor, prediction: MetaTensor, meta: Mapping) -> None:
+    def _write(self, path: Path, volume: torch.Tensor, prediction: MetaTensor, meta: Mapping) -> None:
         # the inverse of the permutation in to_axial, for the array and for the affine's columns
         back = np.argsort(meta["axial_axes"])
         affine = np.asarray(prediction.affine.cpu(), dtype=np.float64)[:, [*back, 3]]
         write_nifti(path, torch.as_tensor(volume).cpu().numpy().transpose(back), affine)
+        self.written.append(str(path))

@@ -48,7 +48,9 @@ def slab_matrix(n_thick: int, n_thin: int) -> torch.Tensor:
         ValueError: unless ``1 <= n_thick <= n_thin``.
     """
     if not 1 <= n_thick <= n_thin:
-        raise ValueError(f"{n_thin} thin slices for {n_thick} thick ones, expected at least as many thin as thick slices")
+        raise ValueError(
+            f"{n_thin} thin slices for {n_thick} thick ones, expected at least as many thin as thick slices"
+        )
     thick = np.arange(n_thick + 1) / n_thick
     thin = np.arange(n_thin + 1) / n_thin
     overlap = np.minimum(thick[1:, None], thin[None, 1:]) - np.maximum(thick[:-1, None], thin[None, :-1])
@@ -170,7 +172,7 @@ def affine_of_slices(affine: np.ndarray, n_thick: int, n_thin: int) -> np.ndarra
         n_thin: the new slice count.
 
     Returns:
-        (4, 4) of the thin volume: slice step scaled, first centre moved so that the outer slice faces stay where they were.
+        (4, 4) of the thin volume: slice step scaled, first centre moved so that the outer slice faces stay.
     """
     step = n_thick / n_thin
     out = np.array(affine, dtype=np.float64)

@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
+from common.transforms.ct_pairs import resize_in_plane
 from common.transforms.slabs import affine_of_slices, simulate_thick
 
 
@@ -19,12 +20,19 @@ class SimulateThickd(Transform):
         label_key: receives the thin slices that the thick ones were made of.
         ratio: thin slices per thick slice.
         max_slices: keep only this many thin slices around the middle, or None for all.
+        resolution: longest side in plane after resizing, as in training; None leaves it.
     """
 
     def __init__(
-        self, key: str = "image", label_key: str = "label", ratio: int = 5, max_slices: int | None = None
+        self,
+        key: str = "image",
+        label_key: str = "label",
+        ratio: int = 5,
+        max_slices: int | None = None,
+        resolution: int | None = None,
     ) -> None:
-        self.key, self.label_key, self.ratio, self.max_slices = key, label_key, ratio, max_slices
+        self.key, self.label_key, self.ratio = key, label_key, ratio
+        self.max_slices, self.resolution = max_slices, resolution
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the pair to ``data``."""
@@ -35,7 +43,12 @@ class SimulateThickd(Transform):
             first = (thin.shape[1] - self.max_slices) // 2
             thin = thin[:, first : first + self.max_slices]
         affine[:3, 3] += affine[:3, 0] * first
-        thick, kept = simulate_thick(torch.as_tensor(thin), self.ratio)
+        resized = resize_in_plane(torch.as_tensor(thin)[0], self.resolution)[None]
+        for axis in (1, 2):
+            step = thin.shape[axis + 1] / resized.shape[axis + 1]
+            affine[:3, 3] += affine[:3, axis] * (0.5 * step - 0.5)
+            affine[:3, axis] *= step
+        thick, kept = simulate_thick(resized, self.ratio)
         thick_affine = affine_of_slices(affine, kept.shape[1], thick.shape[1])
         meta = {key: value for key, value in data[self.key].meta.items() if key != "affine"}
         out[self.key] = MetaTensor(thick, affine=torch.from_numpy(thick_affine), meta=dict(meta))

@@ -18,3 +18,11 @@ def test_pair_covers_the_same_millimetres():
     np.testing.assert_allclose(first_thin[:3], [11.5, 20, 30])
     np.testing.assert_allclose(first_thick[:3], [11.5 + 2 * 1.5, 20, 30])
     assert out["image"].meta["case"] == "a"
+
+
+def test_resizing_in_plane_keeps_the_outer_faces():
+    affine = torch.diag(torch.tensor([2.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    out = SimulateThickd(ratio=2, resolution=4)({"image": MetaTensor(torch.zeros(1, 4, 8, 8), affine=affine)})
+    assert out["label"].shape == (1, 4, 4, 4)
+    faces = [np.asarray(affine) @ [-0.5, -0.5, 7.5, 1], np.asarray(out["label"].affine) @ [-0.5, -0.5, 3.5, 1]]
+    np.testing.assert_allclose(*faces)

@@ -1,0 +1,8 @@
+"""`python -m common <verb>`."""
+
+import sys
+
+from common.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

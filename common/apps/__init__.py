@@ -1,0 +1,1 @@
+"""Programs made of the rooms below: the demo, recipes, prediction, evaluation, preparation."""

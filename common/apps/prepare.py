@@ -1,0 +1,142 @@
+"""`prepare`: turn a folder of CTs, or virtual patients in the layout of a real data set, into a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from common.apps.bundle import UsageError, hint, missing
+from common.data.ct_folder import LAYOUTS, MANIFEST_COLUMNS, prepare_ct
+from common.data.output_folder import csv_text, locked, write_text
+from common.data.splits import SPLITS, split_by_patient
+from common.data.virtual_layouts import VERSION, write_ct_rate, write_dicom, write_nifti
+
+VIRTUAL_LAYOUTS = {"nifti": write_nifti, "dicom": write_dicom, "ct_rate": write_ct_rate}
+PLANNED_LAYOUTS = ("mimic_cxr", "open_i", "r2gen")
+SHAPE, SPACING = (96, 192, 192), (1.5, 1.0, 1.0)
+
+
+def prepare(
+    layout: str,
+    input: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    strict: bool = False,
+    workers: int = 1,
+    engine: str = "local",
+    seed: int = 0,
+    exclusion_list: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Validate, convert and split a folder of CTs (see `common.data.ct_folder.prepare_ct`).
+
+    Args:
+        layout: "nifti", "dicom", "ct" (both) or "ct_rate".
+        input: a folder, or a single input; never written to.
+        output_dir: created; not inside the input.
+        strict: refuse if any input is bad, instead of listing it in excluded.csv.
+        workers: processes that validate.
+        engine: where they run; "local".
+        seed: of the split by patient.
+        exclusion_list: text file of cases or paths to leave out.
+
+    Returns:
+        The content of prepare.json, and the paths of `manifest` and `excluded`.
+
+    Raises:
+        BadInput: if the input does not exist, nothing in it is usable, or it is bad and `strict` is set.
+        NotImplementedError: for a layout or engine that is not built yet.
+        UsageError: for an unknown layout or engine, or a number of workers below 1.
+    """
+    _check_layout(layout, LAYOUTS)
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine is {engine!r}, expected local{hint(engine, ('local', 'ray'))}")
+    if engine == "ray":
+        raise NotImplementedError("Engine ray is not built yet, use --engine local with --workers N.")
+    if workers < 1:
+        raise UsageError(f"--workers is {workers}, expected at least 1")
+    if not Path(input).exists():
+        raise missing(input, "a folder of CTs")
+    result = prepare_ct(input, output_dir, layout, seed, strict, workers, exclusion_list)
+    return result.summary | {"manifest": str(result.manifest), "excluded": str(result.excluded)}
+
+
+def prepare_virtual(
+    output_dir: str | os.PathLike[str],
+    layout: str = "nifti",
+    n: int = 20,
+    seed: int = 0,
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+) -> dict[str, Any]:
+    """Write virtual patients in the layout of a real data set, with the three files that `prepare` writes.
+
+    The split is that of `prepare`, by patient; ct_rate has the split of its own tree.
+
+    Args:
+        output_dir: new, or written by the same call before.
+        layout: "nifti", "dicom" or "ct_rate".
+        n: number of patients (ct_rate: scans).
+        seed: of the first patient; patient i has the seed `seed + i`.
+        shape: voxels along (z, y, x).
+        spacing: millimetres along (z, y, x).
+
+    Returns:
+        The content of prepare.json, and the paths of `manifest` and `excluded`.
+
+    Raises:
+        FileExistsError: if the folder holds something else.
+        NotImplementedError: for a layout that is not built yet.
+        UsageError: for an unknown layout.
+        ValueError: for an impossible number, shape or spacing.
+    """
+    _check_layout(layout, VIRTUAL_LAYOUTS)
+    out = Path(output_dir).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        rows = VIRTUAL_LAYOUTS[layout](out, n, seed, tuple(shape), tuple(spacing))
+        if layout == "ct_rate":
+            split_of = {row["case"]: "val" if row["split"] == "valid" else row["split"] for row in rows}
+        else:
+            split_of = split_by_patient({row["case"]: row["patient"] for row in rows}, seed=seed)
+        geometry = {f"spacing_{axis}": size for axis, size in zip("zyx", spacing, strict=True)}
+        geometry |= {f"shape_{axis}": size for axis, size in zip("zyx", shape, strict=True)}
+        for row in rows:
+            row |= geometry | {"split": split_of[row["case"]], "sha256": _sha256(out / row["image"])}
+            row |= {name: str(out / row[name]) for name in ("image", "regions", "lesions") if name in row}
+        return _write(out, rows, {"layout": layout, "seed": seed, "shape": list(shape), "spacing": list(spacing)})
+
+
+def _check_layout(layout: str, built: Sequence[str]) -> None:
+    if layout in PLANNED_LAYOUTS:
+        raise NotImplementedError(f"Layout {layout} is not built yet, expected one of {', '.join(built)}.")
+    if layout not in built:
+        raise UsageError(f"layout is {layout!r}, expected one of {', '.join(built)}{hint(layout, built)}")
+
+
+def _sha256(path: Path) -> str:
+    """SHA-256 of a file, or of the names and bytes of a folder's files."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        digest.update(f"{file.name}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _write(out: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
+    columns = list(MANIFEST_COLUMNS) + [name for name in rows[0] if name not in MANIFEST_COLUMNS]
+    counts = {"kept": len(rows), "excluded": 0, "bad": 0, "patients": len({row["patient"] for row in rows})}
+    counts |= {split: sum(row["split"] == split for row in rows) for split in SPLITS}
+    hashes = "".join(f"{case} {digest}\n" for case, digest in sorted((row["case"], row["sha256"]) for row in rows))
+    versions = {name: version(name) for name in ("numpy", "nibabel", "pydicom")} | {"virtual_patient": VERSION}
+    summary = {"layout": facts["layout"], "input": "virtual"} | facts
+    summary |= {"counts": counts, "versions": versions, "data_hash": hashlib.sha256(hashes.encode()).hexdigest()}
+    write_text(out / "excluded.csv", csv_text(["path", "reason"], []))
+    write_text(out / "manifest.csv", csv_text(columns, rows))
+    write_text(out / "prepare.json", json.dumps(summary, indent=1) + "\n")
+    return summary | {"manifest": str(out / "manifest.csv"), "excluded": str(out / "excluded.csv")}

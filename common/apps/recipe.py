@@ -1,0 +1,197 @@
+"""`run`: the stages of a bundle's recipe, one after the other, each as `python -m monai.bundle run` would run it.
+
+`configs/recipe.json` lists them in order:
+
+    {"stages": [{"name": "vae", "config": ["train.json", "vae.json"], "optional": true},
+                {"name": "latents", "config": ["train.json", "latents.json"]},
+                {"name": "refiner", "config": ["train.json", "refiner.json"], "overrides": {"id": value}}]}
+
+`config` is merged in order, `overrides` comes over it. An optional stage runs only where `--stages` or the scale names
+it; `"scales": [...]` limits a stage to some scales. A scale is an overlay `configs/SCALE.json` over every stage
+("paper" is none), in which three more ids are read here:
+
+    "stages": ["refiner"]                                             which stages run at this scale
+    "stage_overrides": {"vae": {"train#trainer#max_epochs": 2}}       ids that change for one stage only
+    "virtual": {"n": 12, "shape": [48, 96, 96], "spacing": [3, 2, 2], "seed": 0}     see `common.apps.run_data`
+
+Under the output folder: `data/`, `models/`, `STAGE/` with finished.json, `logs/train.log`, summary.json, index.html.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.apps.bundle import Bundle, UsageError, has_id, hint, merged_config, open_bundle, read_overrides
+from common.apps.run_data import check_data, provide_data
+from common.apps.stage_runner import Job, StageRunner, settings_of_torch
+from common.data.bad_input import BadInput
+from common.data.output_folder import locked
+
+NO_OVERLAY = "paper"
+RESERVED = ("data", "cache", "models", "logs")  # folders of a run that are no stage
+_NOT_A_SCALE = ("metadata", "recipe", "train", "multi_gpu_train", "inference", "evaluate")
+_SCALE_IDS = ("stages", "stage_overrides", "virtual")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as recipe.json has it."""
+
+    name: str
+    config: tuple[str, ...]
+    optional: bool = False
+    overrides: dict[str, Any] = field(default_factory=dict)
+    scales: tuple[str, ...] | None = None
+
+
+def run_recipe(
+    bundle: str | os.PathLike[str] | Bundle,
+    scale: str = NO_OVERLAY,
+    stages: str | Sequence[str] | None = None,
+    dataset_dir: str | os.PathLike[str] | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    ckpt_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the stages of a bundle; those that finished with the same configuration and data are skipped.
+
+    Args:
+        bundle: bundle folder.
+        scale: "paper", or the name of an overlay in the bundle's configs.
+        stages: only these, a list or "a,b"; default those of the scale.
+        dataset_dir: prepared data (with manifest.csv) or a folder of CTs; may be left out if the scale has virtual
+            patients.
+        output_dir: the run folder; default `runs/BUNDLE_SCALE`.
+        ckpt_dir: folder of model.pt; default `models` in the run folder.
+        seed: of every stage.
+        overrides: configuration id -> value, for every stage that has the id.
+
+    Returns:
+        The content of summary.json, and `output_dir`, `ckpt_dir`, `page`, `ran` and `skipped` (names of stages).
+
+    Raises:
+        BadInput: for a bundle, recipe or data that cannot be used, or a run folder that another run is writing.
+        UsageError: for an unknown scale, stage or configuration id, or data that is not named.
+    """
+    bundle = open_bundle(bundle)
+    recipe = read_recipe(bundle)
+    overlay = _overlay(bundle, recipe, scale)
+    out = Path("runs") / f"{bundle.name}_{scale}" if output_dir is None else Path(output_dir)
+    models = out / "models" if ckpt_dir is None else Path(ckpt_dir)
+    plain = [_merge(bundle, stage, overlay, {}, {}) for stage in recipe]  # to see what the scale says of the stages
+    settings, user = _scale_settings(plain[0].config, overrides or {})
+    wanted = _choose(recipe, scale, stages, settings.get("stages"))
+    here = [job.config for stage, job in zip(recipe, plain, strict=True) if stage.name in wanted]
+    user = read_overrides(user, here, "the stages of this run")
+    check_data(dataset_dir, settings.get("virtual"))
+
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    with locked(out), settings_of_torch():
+        data = provide_data(out / "data", dataset_dir, settings.get("virtual"))
+        places = {"bundle_root": str(bundle.root), "dataset_dir": str(data.folder), "output_dir": str(out)}
+        places |= {"ckpt_dir": str(models), "seed": seed}
+        runner = StageRunner(bundle, scale, seed, out, models, data, [stage.name for stage in recipe])
+        of_scale = settings.get("stage_overrides", {})
+        jobs = [_merge(bundle, stage, overlay, of_scale, user, places) for stage in recipe if stage.name in wanted]
+        for number, job in enumerate(jobs, 1):
+            runner.run(job, f"{number} of {len(jobs)}")
+        return runner.summarize()
+
+
+# ---- what is to run ----------------------------------------------------------------------------------------------
+
+
+def read_recipe(bundle: Bundle) -> list[Stage]:
+    """The stages of a bundle in order.
+
+    Raises:
+        BadInput: if recipe.json is missing or not as this module describes it.
+    """
+    path = bundle.config_file("recipe.json")
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        found = [Stage(**stage) for stage in listed]
+    except json.JSONDecodeError as error:
+        raise BadInput(path, f"is not JSON ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise BadInput(path, f"is not a recipe ({error}), expected stages with name, config, ...") from error
+    names = [stage.name for stage in found]
+    for stage in found:
+        if not (isinstance(stage.config, list) and stage.config):
+            raise BadInput(path, f"has no list of configuration files for stage {stage.name!r}")
+    for name in names:
+        if not re.fullmatch(r"\w+", name) or name in RESERVED:
+            raise BadInput(path, f"names a stage {name!r}, expected a word other than {', '.join(RESERVED)}")
+    if not names or len(set(names)) < len(names):
+        raise BadInput(path, f"lists the stages {names}, expected at least one and no name twice")
+    return found
+
+
+def scale_names(bundle: Bundle, recipe: Sequence[Stage]) -> list[str]:
+    """Scales a bundle can be run at: "paper", and the overlays that are neither a stage nor a workflow of their own."""
+    used = {Path(name).stem for stage in recipe for name in stage.config} | set(_NOT_A_SCALE)
+    return [NO_OVERLAY, *sorted(file.stem for file in bundle.configs.glob("*.json") if file.stem not in used)]
+
+
+def _overlay(bundle: Bundle, recipe: Sequence[Stage], scale: str) -> list[str]:
+    known = scale_names(bundle, recipe)
+    if scale not in known:
+        raise UsageError(f"--scale is {scale!r}, expected one of {', '.join(known)}{hint(scale, known)}")
+    return [] if scale == NO_OVERLAY else [f"{scale}.json"]
+
+
+def _scale_settings(config: Mapping[str, Any], user: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ids of a scale that this module reads, as the user overrides them; and the user's other overrides."""
+    settings = {name: config[name] for name in _SCALE_IDS if config.get(name) is not None}
+    mine = {key: value for key, value in user.items() if key.replace("::", "#").split("#")[0] in settings}
+    for key, value in read_overrides(mine, [settings], "the scale").items():
+        node, (*parents, last) = settings, key.split("#")
+        for name in parents:
+            node = node[int(name) if isinstance(node, list) else name]
+        node[int(last) if isinstance(node, list) else last] = value
+    return settings, {key: value for key, value in user.items() if key not in mine}
+
+
+def _choose(recipe: Sequence[Stage], scale: str, asked: str | Sequence[str] | None, of_scale: Any) -> list[str]:
+    names = [stage.name for stage in recipe]
+    if asked is not None:
+        chosen = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)
+    elif of_scale is not None:
+        chosen = of_scale
+    else:
+        chosen = [s.name for s in recipe if not s.optional and (s.scales is None or scale in s.scales)]
+    for name in chosen:
+        if name not in names:
+            source = "--stages" if asked is not None else f"stages of scale {scale}"
+            raise UsageError(f"{source} has {name!r}, expected some of {', '.join(names)}{hint(name, names)}")
+    return [name for name in names if name in chosen]
+
+
+def _merge(
+    bundle: Bundle,
+    stage: Stage,
+    overlay: list[str],
+    of_scale: Mapping[str, Mapping[str, Any]],
+    user: Mapping[str, Any],
+    places: Mapping[str, Any] | None = None,
+) -> Job:
+    """Merge a stage's files; over them its overrides in the recipe, those of the scale for it, those of the user."""
+    files = [str(bundle.config_file(name)) for name in (*stage.config, *overlay)]
+    parser = merged_config(files)
+    overrides: dict[str, Any] = dict(places or {})
+    for source, where in (
+        (stage.overrides, f"stage {stage.name} (recipe.json)"),
+        (of_scale.get(stage.name, {}), f"stage {stage.name} (stage_overrides)"),
+    ):
+        overrides |= read_overrides(source, [parser.config], where)
+    overrides |= {key: value for key, value in user.items() if has_id(parser.config, key)}
+    parser.update(overrides)
+    parser.resolve_macro_and_relative_ids()
+    return Job(stage.name, files, overrides, parser.config)

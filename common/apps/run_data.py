@@ -1,0 +1,170 @@
+"""The data of a run: what the user gave, virtual patients, or both under one manifest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.apps.bundle import UsageError, missing
+from common.apps.prepare import prepare, prepare_virtual
+from common.data.bad_input import BadInput
+from common.data.output_folder import csv_text, write_text
+
+VIRTUAL_KEYS = ("n", "shape", "spacing", "seed")
+_PATHS = ("image", "regions", "lesions")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Data that is ready to be used.
+
+    Attributes:
+        folder: has the manifest.csv.
+        data_hash: of cases and voxels, the one in prepare.json where prepare wrote it.
+        fingerprint: hash of everything in the manifest, splits too, but where the files lie.
+    """
+
+    folder: Path
+    data_hash: str
+    fingerprint: str
+
+
+def provide_data(
+    data_dir: Path, dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str, Any] | None
+) -> RunData:
+    """Give the folder with the manifest of a run, preparing or making what is not there yet.
+
+    A prepared `dataset_dir` (with manifest.csv) is used where it lies, another one is prepared into `data_dir`
+    (layout ct). Virtual patients go to `data_dir/virtual`. With both, `data_dir/manifest.csv` lists all of them, and
+    the virtual ones are training cases; if the user's cases leave validation empty, a fifth of the virtual ones
+    validates.
+
+    Args:
+        data_dir: `data` of the run folder.
+        dataset_dir: the user's data.
+        virtual: n, shape and spacing (z, y, x), seed, as `prepare virtual` takes them.
+
+    Returns:
+        The folder and its hashes.
+
+    Raises:
+        BadInput: if `dataset_dir` does not exist or holds nothing usable, or a case name is there twice.
+        UsageError: if neither is given, or `virtual` has an unknown or missing key.
+    """
+    check_data(dataset_dir, virtual)
+    given = None if dataset_dir is None else Path(dataset_dir)
+    if virtual is None:
+        if not (given / "manifest.csv").is_file():
+            _prepare(given, data_dir)
+            given = data_dir
+        return _described(given)
+
+    rows = []
+    if given is not None:
+        if not (given / "manifest.csv").is_file():
+            _prepare(given, data_dir / "prepared")
+            given = data_dir / "prepared"
+        rows = read_manifest(given / "manifest.csv")
+    made = make_virtual(data_dir / "virtual", virtual)
+    if rows:
+        needs_val = not any(row["split"] == "val" for row in rows)
+        n_val = max(1, len(made) // 5) if needs_val and len(made) > 1 else 0
+        for i, row in enumerate(made):
+            row["split"] = "val" if i >= len(made) - n_val else "train"
+        clash = {row["case"] for row in rows} & {row["case"] for row in made}
+        if clash:
+            raise BadInput(given, f"has the case {min(clash)!r} that a virtual patient has too, expected other names")
+    columns = list(dict.fromkeys(name for row in (*rows, *made) for name in row))
+    write_text(data_dir / "manifest.csv", csv_text(columns, [*rows, *made]))
+    return _described(data_dir)
+
+
+def check_data(dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str, Any] | None) -> None:
+    """Refuse, before anything is written, what `provide_data` could not work with.
+
+    Raises:
+        BadInput: if `dataset_dir` does not exist.
+        UsageError: if neither is given.
+    """
+    if dataset_dir is None and virtual is None:
+        raise UsageError("this scale has no virtual patients, expected --dataset_dir with a folder of CTs")
+    if dataset_dir is not None and not Path(dataset_dir).exists():
+        raise missing(dataset_dir, "a folder of CTs, or one that prepare wrote")
+
+
+def read_manifest(manifest: Path) -> list[dict[str, str]]:
+    """Rows of a manifest; relative paths are made absolute, as seen from its folder.
+
+    Raises:
+        BadInput: if it has no rows or lacks the columns case, split or image.
+    """
+    with manifest.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    lacking = [name for name in ("case", "split", "image") if name not in (reader.fieldnames or ())]
+    if lacking or not rows:
+        raise BadInput(manifest, f"lacks {lacking[0]}, expected a column" if lacking else "lists no case")
+    for row in rows:
+        for name in _PATHS:
+            if row.get(name):
+                row[name] = str(manifest.parent.resolve() / row[name])
+    return rows
+
+
+def _described(folder: Path) -> RunData:
+    """Hash a manifest; without a column sha256, size and modification time of an image stand for its content."""
+    lines, voxels = [], []
+    for row in read_manifest(folder / "manifest.csv"):
+        facts = {name: value for name, value in row.items() if name not in _PATHS}
+        if row.get("sha256"):
+            voxels.append(f"{row['case']} {row['sha256']}\n")
+        else:
+            try:
+                status = os.stat(row["image"])
+            except FileNotFoundError as error:
+                raise BadInput(folder / "manifest.csv", f"lists {row['image']}, which does not exist") from error
+            facts |= {"bytes": status.st_size, "modified": status.st_mtime_ns}
+        lines.append(json.dumps(facts, sort_keys=True))
+    fingerprint = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    # The formula of prepare.json, so that a run can be matched with the preparation it used.
+    same_as_prepare = hashlib.sha256("".join(sorted(voxels)).encode()).hexdigest()
+    return RunData(folder, same_as_prepare if len(voxels) == len(lines) else fingerprint, fingerprint)
+
+
+def _prepare(source: Path, folder: Path) -> None:
+    print(f"preparing {source} into {folder}", flush=True)
+    prepare("ct", source, folder)
+
+
+def make_virtual(folder: Path, virtual: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Make virtual patients of a run, or find them; ones that were made with other settings are replaced.
+
+    Args:
+        folder: of the run, for nothing else.
+        virtual: n, shape and spacing (z, y, x), seed.
+
+    Returns:
+        The rows of their manifest.
+
+    Raises:
+        UsageError: if a key is unknown or missing.
+    """
+    for name in {*virtual} ^ {*VIRTUAL_KEYS}:
+        problem = "has the unknown key" if name in virtual else "lacks"
+        raise UsageError(f"virtual {problem} {name!r}, expected {', '.join(VIRTUAL_KEYS)}")
+    print(f"making {virtual['n']} virtual patients in {folder}", flush=True)
+    try:
+        prepare_virtual(folder, "nifti", **virtual)
+    except FileExistsError:
+        if not (folder / "virtual.json").is_file():
+            raise
+        shutil.rmtree(folder)
+        prepare_virtual(folder, "nifti", **virtual)
+    return read_manifest(folder / "manifest.csv")

@@ -1,0 +1,317 @@
+"""The verbs of `python -m common`. Each is a thin call into `common.apps`; its docstring is its help.
+
+Nothing heavy is imported before a verb runs, so help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.apps.bundle import UnknownKey, UsageError, missing, open_bundle
+from common.cli_call import Call, Group, Verb, parse_call, sentence
+
+Result = dict[str, Any]
+
+
+def demo(bundle: str = "ct_slice_interpolation", output_dir: str = "runs/demo") -> Result:
+    """Train a tiny version of a bundle on virtual patients and measure it on others, on two CPU cores.
+
+    Every stage of the bundle runs, so the figures show that the parts work together, not what the method can do. It
+    says what it is doing, and ends with a table and the path of one page with pictures. A second call skips what is
+    finished.
+
+    Args:
+        bundle: BUNDLE folder of a bundle, or its name
+        output_dir: DIR created; everything goes there
+
+    Examples:
+        python -m common demo
+        python -m common demo --bundle ct_slice_interpolation --output_dir runs/demo
+    """
+    from common.apps.demo import run_demo
+
+    return run_demo(bundle, output_dir)
+
+
+def run(
+    bundle: str,
+    scale: str = "paper",
+    stages: str | None = None,
+    dataset_dir: str | None = None,
+    output_dir: str | None = None,
+    ckpt_dir: str | None = None,
+    seed: int = 0,
+    **overrides: str,
+) -> Result:
+    """Train a bundle: the stages of its configs/recipe.json, one after the other, through MONAI.
+
+    Each stage is printed as the `python -m monai.bundle run` command that does the same. Stages that finished with the
+    same configuration and data are skipped; one that changed runs again, with those after it. Interrupt it at any
+    moment and give the same command to go on.
+
+    Args:
+        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
+        scale: NAME adds configs/NAME.json, such as demo; paper adds nothing
+        stages: A,B only these stages (default: those of the scale)
+        dataset_dir: DIR folder of CTs, or one that prepare wrote; the demo makes virtual patients without it
+        output_dir: DIR the run folder, created (default: runs/BUNDLE_SCALE)
+        ckpt_dir: DIR folder of the weights (default: models in the run folder)
+        seed: N of every stage
+        overrides: changes a value of the configuration, by its MONAI id, in every stage that has it
+
+    Examples:
+        python -m common run bundles/ct_slice_interpolation --scale demo
+        python -m common run bundles/ct_slice_interpolation --dataset_dir data/ct --train#trainer#max_epochs 3
+        python -m common run bundles/ct_slice_interpolation --scale real_cpu --dataset_dir data/ct --stages refiner
+    """
+    from common.apps.recipe import run_recipe
+
+    result = run_recipe(bundle, scale, stages, dataset_dir, output_dir, ckpt_dir, seed, overrides)
+    print(f"{len(result['ran'])} stages run, {len(result['skipped'])} skipped, see {result['page']}")
+    return result
+
+
+def prepare_virtual(
+    output_dir: str,
+    layout: str = "nifti",
+    n: int = 20,
+    seed: int = 0,
+    shape: str = "96,192,192",
+    spacing: str = "1.5,1,1",
+) -> Result:
+    """Write seeded virtual patients in the layout of a real data set.
+
+    The same call always writes the same patients, and goes on with what an interrupted one left. manifest.csv,
+    excluded.csv and prepare.json are written beside them, as for real data.
+
+    Args:
+        output_dir: DIR created
+        layout: NAME nifti (with masks and labels), dicom (shuffled series) or ct_rate (its tree)
+        n: N number of patients
+        seed: N of the first patient; patient i has seed + i
+        shape: Z,Y,X voxels of a volume
+        spacing: Z,Y,X millimetres of a voxel
+
+    Examples:
+        python -m common prepare virtual --layout nifti --output_dir data/virtual --n 20
+        python -m common prepare virtual --layout dicom --output_dir data/series --n 4 --shape 48,96,96 --spacing 3,2,2
+    """
+    from common.apps.prepare import prepare_virtual as write
+
+    size = _numbers("shape", shape, int)
+    return _prepared(write(output_dir, layout, n, seed, size, _numbers("spacing", spacing, float)))
+
+
+def _prepare_layout(layout: str, title: str, details: str) -> Verb:
+    def prepare(
+        input: str,
+        output_dir: str,
+        strict: bool = False,
+        workers: int = 1,
+        engine: str = "local",
+        seed: int = 0,
+        exclusion_list: str | None = None,
+    ) -> Result:
+        from common.apps.prepare import prepare as write
+
+        _must_exist("input", input, "a folder of CTs")
+        return _prepared(write(layout, input, output_dir, strict, workers, engine, seed, exclusion_list))
+
+    prepare.__doc__ = f"""{title}
+
+    {details} The input is never changed. Every case is validated first and the split, by patient, is made after.
+    A second call reads nothing twice and writes the same bytes.
+
+    Args:
+        input: PATH folder, or a single case
+        output_dir: DIR created, outside the input: manifest.csv, excluded.csv (path,reason), prepare.json, images/
+        strict: refuse, with exit code 1, if anything had to be excluded as bad
+        workers: N processes that validate
+        engine: NAME where they run: local
+        seed: N of the split
+        exclusion_list: FILE cases or paths to leave out, one per line
+
+    Examples:
+        python -m common prepare {layout} --input data/raw --output_dir data/prepared
+        python -m common prepare {layout} --input data/raw --output_dir data/prepared --workers 4 --strict
+    """
+    return Verb(prepare, f"prepare {layout}")
+
+
+def predict(bundle: str, input: str, output_dir: str, ckpt_dir: str | None = None, **overrides: str) -> Result:
+    """Apply a bundle to a file, a folder of them, or a DICOM series.
+
+    What is written per case is the bundle's matter, see its docs/README.md. Without weights nothing is written.
+
+    Args:
+        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
+        input: PATH a NIfTI file, a DICOM folder or zip, or a folder of these
+        output_dir: DIR created
+        ckpt_dir: DIR folder with model.pt (default: models of the bundle)
+        overrides: changes a value of the bundle's configs/inference.json, by its id
+
+    Examples:
+        python -m common predict bundles/ct_slice_interpolation --input ct.nii.gz --output_dir out --target_spacing 1
+        python -m common predict bundles/ct_slice_interpolation --input dicom --output_dir out --mode linear
+    """
+    from common.apps.predict import predict as apply
+
+    _must_exist("input", input, "a CT or a folder of them")
+    result = apply(bundle, input, output_dir, ckpt_dir, overrides)
+    for path in result["outputs"]:
+        print(path)
+    return result
+
+
+def evaluate(
+    bundle: str,
+    input: str,
+    output_dir: str,
+    ckpt_dir: str | None = None,
+    ratio: int = 5,
+    modes: str | None = None,
+    **overrides: str,
+) -> Result:
+    """Measure a bundle on cases whose truth is known, beside simple methods.
+
+    Writes metrics.csv (a row per case, mode and window), metrics_mean.csv, summary.json and index.html with pictures.
+
+    Args:
+        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
+        input: PATH thin CT: a file, a folder, or one that prepare wrote, of which the test split is taken
+        output_dir: DIR created
+        ckpt_dir: DIR folder with model.pt (default: models of the bundle)
+        ratio: N thin slices averaged into each thick one
+        modes: A,B only these methods (default: all that have weights)
+        overrides: changes a value of the bundle's configs/inference.json, by its id
+
+    Examples:
+        python -m common evaluate bundles/ct_slice_interpolation --input data/thin --output_dir runs/eval --ratio 5
+    """
+    from common.apps.evaluate import evaluate as measure
+    from common.visualize.tables import format_table
+
+    _must_exist("input", input, "thin CT or a folder of it")
+    chosen = None if modes is None else [name.strip() for name in modes.split(",")]
+    result = measure(bundle, input, output_dir, ckpt_dir, ratio=ratio, modes=chosen, overrides=overrides)
+    print(format_table(result["metrics"], list(result["metrics"][0])))
+    for name, reason in result["not_run"].items():
+        print(f"{name} was not run: {reason}")
+    return result
+
+
+def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
+    try:
+        values = tuple(kind(part) for part in text.strip("()[] ").split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UsageError(f"--{name} is {text!r}, expected three {what} Z,Y,X")
+    return values
+
+
+def _must_exist(name: str, path: str, expected: str) -> None:
+    if not Path(path).exists():
+        raise missing(path, f"{expected} (--{name})")
+
+
+def _prepared(summary: Result) -> Result:
+    counts = summary["counts"]
+    splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
+    print(f"{counts['kept']} cases of {counts['patients']} patients ({splits}): {summary['manifest']}")
+    if counts["excluded"]:
+        print(f"{counts['excluded']} left out, with reasons: {summary['excluded']}")
+    return summary
+
+
+def _scales_and_stages(words: Sequence[str]) -> str:
+    """What `run BUNDLE --help` adds: the scales and stages of that bundle."""
+    from common.apps.recipe import read_recipe, scale_names
+
+    if not words or words[0].startswith("-"):
+        return ""
+    bundle = open_bundle(words[0])
+    recipe = read_recipe(bundle)
+    stages = ", ".join(stage.name + (" (optional)" if stage.optional else "") for stage in recipe)
+    return f"Scales of {bundle.name}: {', '.join(scale_names(bundle, recipe))}\nStages of {bundle.name}: {stages}"
+
+
+def _inference_keys(words: Sequence[str]) -> str:
+    """What `predict BUNDLE --help` adds: the values of inference.json that are there to be changed."""
+    if not words or words[0].startswith("-"):
+        return ""
+    bundle = open_bundle(words[0])
+    config = json.loads(bundle.config_file("inference.json").read_text(encoding="utf-8"))
+    simple = {key: value for key, value in config.items() if not isinstance(value, (dict, list))}
+    shown = {key: value for key, value in simple.items() if not str(value).startswith(("$", "@", "."))}
+    rows = [f"  --{key:<16} {'(none)' if value is None else json.dumps(value)}" for key, value in shown.items()]
+    return "\n".join([f"Keys of {bundle.name} and their values:", *rows])
+
+
+VERBS: dict[str, Verb | Group] = {
+    "demo": Verb(demo, "demo"),
+    "prepare": Group(
+        "Validate CTs and split them by patient, or write virtual patients in the layout of real data.",
+        {
+            "virtual": Verb(prepare_virtual, "prepare virtual"),
+            "nifti": _prepare_layout("nifti", "Prepare a folder of NIfTI files.", "Files are used where they lie."),
+            "dicom": _prepare_layout("dicom", "Prepare folders or zips of DICOM series.", "Series become NIfTI in HU."),
+            "ct": _prepare_layout("ct", "Prepare a folder that holds NIfTI and DICOM.", "Series become NIfTI in HU."),
+            "ct_rate": _prepare_layout(
+                "ct_rate", "Prepare the tree of CT-RATE.", "One reconstruction per scan is kept."
+            ),
+        },
+    ),
+    "run": Verb(run, "run", _scales_and_stages),
+    "predict": Verb(predict, "predict", _inference_keys),
+    "evaluate": Verb(evaluate, "evaluate", _inference_keys),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `python -m common`; default those of this process.
+
+    Returns:
+        The exit code: 0 done, 1 a reason on stderr, 2 wrong usage.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        call = parse_call([word for word in words if word != "--debug"], VERBS)
+        if call.help is not None:
+            print(call.help)
+        else:
+            _execute(call)
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 1
+    except Exception as error:  # the one place where every error becomes its sentence
+        if debug:
+            raise
+        print(sentence(error), file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _execute(call: Call) -> None:
+    parameters = call.verb.parameters
+    overrides = {key: value for key, value in call.arguments.items() if key not in parameters}
+    arguments = {key: value for key, value in call.arguments.items() if key in parameters}
+    with contextlib.redirect_stdout(sys.stderr) if call.json else contextlib.nullcontext():
+        try:
+            result = call.verb.function(**arguments, **overrides)
+        except UnknownKey as error:  # the nearest may be an option of the verb
+            raise UnknownKey(error.key, [*parameters, *error.known], error.where) from error
+    if call.json:
+        from common.visualize.tables import json_text
+
+        print(json_text(json.loads(json.dumps(result, default=str)), indent=1), end="")

@@ -1,0 +1,48 @@
+"""manifest.csv of a prepared folder: one row per case."""
+
+import csv
+from pathlib import Path
+
+from common.data.bad_input import BadInput
+
+REQUIRED = ("case", "split", "image")
+PATHS = ("image", "regions", "lesions")
+
+
+def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
+    """Rows of a manifest; relative paths are made absolute, as seen from its folder.
+
+    Args:
+        manifest: the file, or the prepared folder that holds it.
+
+    Raises:
+        BadInput: if it is missing, has no rows or lacks the columns case, split or image.
+    """
+    manifest = Path(manifest)
+    if manifest.is_dir():
+        manifest = manifest / "manifest.csv"
+    if not manifest.is_file():
+        raise BadInput(manifest, "does not exist, expected the manifest of a prepared folder")
+    with manifest.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    lacking = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
+    if lacking or not rows:
+        raise BadInput(manifest, f"lacks {lacking[0]}, expected a column" if lacking else "lists no case")
+    for row in rows:
+        for name in PATHS:
+            if row.get(name):
+                row[name] = str(manifest.parent.resolve() / row[name])
+    return rows
+
+
+def read_split(manifest: str | Path, split: str, limit: int | None = None) -> list[dict[str, str]]:
+    """Rows of one split, the first ``limit`` of them.
+
+    Raises:
+        BadInput: if the split has no row.
+    """
+    rows = [row for row in read_manifest(manifest) if row["split"] == split]
+    if not rows:
+        raise BadInput(manifest, f"has no row with split {split}, expected at least one")
+    return rows[:limit]

@@ -1,0 +1,1 @@
+"""Ignite handlers: progress, pictures, run history."""

@@ -1,0 +1,72 @@
+"""Clip the gradient where the optimizer steps, and remember its norm."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+
+from common.handlers.engine_state import add_note, is_step_iteration
+
+
+class GradientClipHandler:
+    """Clip the 2-norm of the gradient over all parameters of the trainer's optimizer.
+
+    With gradient accumulation only the summed gradient is clipped, in the iteration that steps. The norm before
+    clipping is `engine.state.grad_norm` (None in the other iterations), from where `HistoryHandler` takes it.
+
+    Args:
+        max_norm: largest norm that is kept; None only records.
+        warn_above: norm that is worth a sentence, once per run; so is one that is not finite.
+        advice: the override named in that sentence.
+        logger_name: logger of the sentence.
+
+    Raises:
+        ValueError: if `max_norm` is not positive.
+    """
+
+    def __init__(
+        self,
+        max_norm: float | None = 1.0,
+        warn_above: float = 100.0,
+        advice: str = "--optimizer#lr",
+        logger_name: str = "train",
+    ) -> None:
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"max_norm is {max_norm}, expected a positive number or None.")
+        self.max_norm = max_norm
+        self.warn_above = warn_above
+        self.advice = advice
+        self.logger = logging.getLogger(logger_name)
+        self._warned = False
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the end of the backward pass of a MONAI trainer; needed on every rank."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._backward_completed)
+
+    def _backward_completed(self, engine: Engine) -> None:
+        engine.state.grad_norm = None
+        if not is_step_iteration(engine):
+            return
+        scaled = getattr(engine, "scaler", None) is not None and engine.amp
+        if scaled:
+            engine.scaler.unscale_(engine.optimizer)
+        parameters = [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_norm is None else self.max_norm)
+        engine.state.grad_norm = float(norm)
+        if scaled and not math.isfinite(engine.state.grad_norm):
+            return  # a gradient scaler searches its scale this way, and leaves the step out
+        # Not "norm > limit", which a NaN would pass.
+        if not engine.state.grad_norm <= self.warn_above and not self._warned:
+            self._warned = True
+            sentence = (
+                f"The gradient norm is {engine.state.grad_norm:.3g} at iteration {engine.state.iteration}, above "
+                f"{self.warn_above:g}; a lower learning rate ({self.advice}) helps if this goes on."
+            )
+            add_note(engine, sentence)
+            if idist.get_rank() == 0:
+                self.logger.warning(sentence)

@@ -1,0 +1,78 @@
+"""Thick and thin slices of the same CT, as the latent diffusion stages use them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
+
+from common.data.bad_input import BadInput
+from common.data.ct_volume import read_ct
+from common.transforms.ct_io import to_axial
+from common.transforms.slabs import simulate_thick
+
+__all__ = ["SlicePair", "read_pair", "resize_in_plane"]
+
+
+@dataclass(frozen=True, eq=False)
+class SlicePair:
+    """A CT and what a scanner with thicker slices would have shown.
+
+    Attributes:
+        thin: (D, H, W) float32 HU; the slices that fill whole slabs, resized in plane if asked for.
+        thick: (D // ratio, H, W) float32 HU, means over slabs of `ratio` slices.
+        thin_mm: slice spacing of `thin`.
+        thick_mm: slice spacing of `thick`.
+    """
+
+    thin: torch.Tensor
+    thick: torch.Tensor
+    thin_mm: float
+    thick_mm: float
+
+
+def read_pair(path: str | os.PathLike[str], ratio: int, resolution: int | None = None) -> SlicePair:
+    """Read a thin CT and simulate its thick slices.
+
+    Args:
+        path: NIfTI file, DICOM folder or zip.
+        ratio: thin slices per thick slice, at least 2; a remainder at the end is dropped.
+        resolution: longest side in plane after resizing; None leaves it.
+
+    Raises:
+        BadInput: if the CT cannot be read or is too short for two thick slices.
+    """
+    volume = read_ct(path)
+    hu, affine = to_axial(volume)
+    try:
+        thick, thin = simulate_thick(resize_in_plane(hu, resolution), ratio)
+    except ValueError as error:
+        raise BadInput(path, str(error)) from error
+    spacing = float(np.linalg.norm(affine[:3, 0]))
+    return SlicePair(thin, thick, spacing, ratio * spacing)
+
+
+def resize_in_plane(volume: torch.Tensor, resolution: int | None) -> torch.Tensor:
+    """Resize H and W by one factor so that the longer becomes `resolution`: area averaging down, bilinear up.
+
+    Args:
+        volume: (D, H, W), HU.
+        resolution: pixels, or None to leave the volume as it is.
+
+    Returns:
+        (D, H', W').
+
+    Raises:
+        ValueError: if the resolution is not positive.
+    """
+    if resolution is None or max(volume.shape[1:]) == resolution:
+        return volume
+    if resolution < 1:
+        raise ValueError(f"resolution is {resolution}, expected a positive number of pixels")
+    factor = resolution / max(volume.shape[1:])
+    size = [max(1, round(n * factor)) for n in volume.shape[1:]]
+    options = {"mode": "area"} if factor < 1 else {"mode": "bilinear", "align_corners": False}
+    return F.interpolate(volume[:, None], size=size, **options)[:, 0]

@@ -1,0 +1,167 @@
+"""Charts of a training run and of an evaluation; colours, line styles and hatches all tell the series apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.visualize.figures import GREY, HATCHES, LINE_STYLES, OKABE_ITO
+
+UNITS = {"psnr": "dB", "memory_gib": "GiB", "hist_distance": "HU", "consistency_hu": "HU", "seconds": "s"}
+_SHORTS = {"hu": "HU", "lr": "learning rate", "hist": "histogram", "val": "validation"} | {
+    name: name.upper() for name in ("psnr", "ssim", "ct", "cxr", "vae", "auroc", "auprc", "f1", "bleu")
+}
+_PANELS = (
+    ("loss", "training loss"),
+    ("lr", "learning rate"),
+    ("grad_norm", "gradient norm"),
+    ("samples_per_second", "samples per second"),
+    ("memory_gib", "memory in GiB"),
+)
+
+
+def label(name: str) -> str:
+    """A name in words: `val_psnr` becomes "val PSNR in dB"."""
+    unit = UNITS.get(name.removeprefix("val_").removeprefix("best_"))
+    bare = name.removesuffix("_hu").removesuffix("_gib") if unit else name
+    words = " ".join(_SHORTS.get(word, word) for word in bare.split("_"))
+    return f"{words} in {unit}" if unit else words
+
+
+def training_curves(history: Mapping[str, Any], title: str = "") -> Figure:
+    """Curves of a stage over its iterations: losses, learning rates, gradient norm, speed, memory, validation metrics.
+
+    Args:
+        history: content of a history.json; what it lacks is left out.
+        title: above everything; by default the name of the stage.
+
+    Returns:
+        The figure, three panels a row.
+
+    Raises:
+        ValueError: if the history holds neither iterations nor validations.
+    """
+    rows, validations = history["iterations"], history["validations"]
+    panels = [(key, name, rows) for key, name in _PANELS if any(row.get(key) is not None for row in rows)]
+    metrics = dict.fromkeys(key for row in validations for key, value in row.items() if isinstance(value, int | float))
+    measured = [key for key in metrics if key not in ("iteration", "epoch")]
+    panels[1:1] = [(key, f"validation {label(key)}", validations) for key in measured]
+    if not panels:
+        raise ValueError(f"The history of {history.get('stage')} is empty, expected iterations or validations.")
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure = Figure(figsize=(3.9 * across, 2.5 * down + 0.4), layout="constrained")
+    figure.suptitle(title or str(history.get("stage", "")), fontsize=12.5, fontweight="bold", x=0.01, ha="left")
+    figure.supxlabel("iteration", fontsize=9)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes, (key, name, source) in zip(grid.flat, panels, strict=False):
+        if source is rows:
+            _curve(axes, source, key, smooth=key in ("loss", "grad_norm", "samples_per_second"))
+        else:
+            _points(axes, source, key)
+        axes.set_title(name, fontsize=10, loc="left")
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    return figure
+
+
+def metric_bars(
+    means: Sequence[Mapping[str, Any]],
+    metric: str = "psnr",
+    baseline: str | None = None,
+    title: str = "",
+    method: str = "mode",
+    condition: str = "window",
+) -> Figure:
+    """Bars per method, grouped by condition, each with its number.
+
+    Args:
+        means: rows of a metrics_mean.csv.
+        metric: column that is shown.
+        baseline: method to which the others are compared: the bars are then differences to it, which start at zero.
+        title: above everything.
+        method: column that names the method.
+        condition: column that names the group.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is nothing to show or the baseline is not among the methods.
+    """
+    values: dict[str, dict[str, float]] = {}
+    for row in means:
+        values.setdefault(str(row[method]), {})[str(row[condition])] = float(row[metric])
+    if not values or (baseline is not None and baseline not in values):
+        raise ValueError(f"The baseline is {baseline!r}, expected one of the methods: {', '.join(values) or 'none'}.")
+    base = {} if baseline is None else values[baseline]
+    shown = [name for name in values if name != baseline]
+    conditions = list(dict.fromkeys(group for name in shown for group in values[name]))
+    width = 0.84 / max(len(shown), 1)
+    figure = Figure(figsize=(max(5.0, 1.0 + 0.46 * len(shown) * len(conditions)), 3.5), layout="constrained")
+    axes = figure.subplots()
+    for position, name in enumerate(shown):
+        i = list(values).index(name)  # the same colour with and without a baseline
+        x = np.arange(len(conditions)) + (position - (len(shown) - 1) / 2) * width
+        y = [values[name].get(group, math.nan) - base.get(group, 0.0) for group in conditions]
+        colour, hatch = OKABE_ITO[i % len(OKABE_ITO)], HATCHES[i % len(HATCHES)]
+        bars = axes.bar(x, y, 0.92 * width, label=name.replace("_", " "), color=colour, hatch=hatch, edgecolor="white")
+        digits = 3 if metric == "ssim" else 2 if baseline is not None else 1
+        sign = "+" if baseline is not None else ""
+        axes.bar_label(bars, [f"{v:{sign}.{digits}f}" if math.isfinite(v) else "" for v in y], fontsize=7.5, padding=2)
+    axes.set_xticks(range(len(conditions)), [group.replace("_", " ") for group in conditions])
+    what = label(metric)
+    axes.set_ylabel(what if baseline is None else f"{what}, over {baseline.replace('_', ' ')}")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.margins(y=0.12)
+    if title:
+        axes.set_title(title, fontsize=12.5, fontweight="bold", loc="left")
+    figure.legend(loc="outside lower center", ncols=min(6, len(shown)), frameon=False, fontsize=9)
+    _plain(axes)
+    return figure
+
+
+def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, smooth: bool) -> None:
+    """A value per iteration; noisy ones faint, with the running mean on top."""
+    others = sorted({k for row in rows for k in row if k.startswith(f"{key}/") or (key == "loss" and "_loss" in k)})
+    for i, name in enumerate([key] if not others or key == "loss" else others):
+        points = [(row["iteration"], row[name]) for row in rows if row.get(name) is not None]
+        x, y = (np.array(column, dtype=float) for column in zip(*points, strict=True))
+        style = {"color": OKABE_ITO[i % len(OKABE_ITO)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
+        window = max(1, len(y) // 30)
+        if smooth and window > 1:
+            axes.plot(x, y, color=style["color"], alpha=0.25, linewidth=0.8)
+            # Mean over what lies within the window, which is shorter at both ends.
+            ones = np.convolve(np.ones_like(y), np.ones(window), "same")
+            y = np.convolve(y, np.ones(window), "same") / ones
+        axes.plot(x, y, linewidth=1.8, label=name.removeprefix(f"{key}/"), **style)
+        if key == "loss" and y.min() > 0 and y.max() > 10 * y.min():
+            axes.set_yscale("log")
+    if others and key != "loss":
+        axes.legend(fontsize=8, frameon=False)
+    if key in ("memory_gib", "samples_per_second", "lr"):
+        axes.set_ylim(0, 1.1 * max(max(line.get_ydata()) for line in axes.lines) or 1)
+    if key == "lr":
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    _plain(axes)
+
+
+def _points(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    points = [(row["iteration"], row[key]) for row in rows if row.get(key) is not None]
+    x, y = zip(*points, strict=True)
+    axes.plot(x, y, color=OKABE_ITO[4], linewidth=1.6, marker="o", markersize=4)
+    axes.annotate(f"{y[-1]:.4g}", (x[-1], y[-1]), textcoords="offset points", xytext=(0, 6), ha="right", fontsize=8.5)
+    axes.margins(y=0.18)
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8.5, colors=GREY, labelcolor="black")

@@ -1,0 +1,76 @@
+"""What all figures share: colours for colour-blind readers and grey print, and pictures that carry their caption."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7", "#000000", "#F0E442")
+"""The eight colours of Okabe and Ito (2008), which every kind of colour blindness leaves distinct; in an order in which
+neighbours differ in grey print too."""
+
+HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--", "++")
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
+GREY = "#555555"
+
+DPI = 110
+
+
+def figure_image(figure: Figure, dpi: float = DPI) -> np.ndarray:
+    """Pixels of a figure, uint8 (H, W, 3)."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_picture(picture: Figure | np.ndarray, path: str | os.PathLike[str], caption: str, dpi: float = DPI) -> Path:
+    """Write a PNG that carries its caption (as the PNG text "Description"); folders are made, the write is atomic.
+
+    Args:
+        picture: a figure, or uint8 pixels (H, W, 3).
+        path: ends in `.png`.
+        caption: a sentence that says what is seen, with units.
+        dpi: pixels per inch of a figure.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: for another file type, or pixels of another kind.
+    """
+    path = Path(path)
+    if path.suffix != ".png":
+        raise ValueError(f"{path}: is not named as a PNG, expected the ending .png.")
+    pixels = figure_image(picture, dpi) if isinstance(picture, Figure) else np.asarray(picture)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"{path}: the pixels are {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3).")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = PngInfo()
+    text.add_itxt("Description", caption)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    Image.fromarray(pixels).save(partial, format="PNG", pnginfo=text)
+    os.replace(partial, path)
+    return path
+
+
+def picture_caption(path: str | os.PathLike[str]) -> str:
+    """The caption of a PNG; without one, its file name in words."""
+    with Image.open(path) as image:
+        image.load()
+        caption = image.info.get("Description", "").strip()
+    return caption or Path(path).stem.replace("_", " ")
+
+
+def figure_png(figure: Figure, dpi: float = DPI) -> bytes:
+    """A figure as the bytes of a PNG."""
+    data = io.BytesIO()
+    Image.fromarray(figure_image(figure, dpi)).save(data, format="PNG")
+    return data.getvalue()

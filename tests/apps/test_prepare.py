@@ -1,0 +1,96 @@
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+from common.apps.bundle import UsageError
+from common.apps.prepare import prepare, prepare_virtual
+from common.data.bad_input import BadInput
+from common.data.ct_folder import MANIFEST_COLUMNS
+from common.data.ct_volume import read_ct
+
+SMALL = {"shape": (16, 32, 32), "spacing": (9.0, 10.0, 11.0)}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_virtual_nifti_has_the_three_files_of_prepare(tmp_path: Path) -> None:
+    out = tmp_path / "virtual"
+    summary = prepare_virtual(out, "nifti", n=4, seed=7, **SMALL)
+    rows = rows_of(out)
+    assert list(rows[0])[: len(MANIFEST_COLUMNS)] == list(MANIFEST_COLUMNS)
+    assert [row["case"] for row in rows] == [f"virtual_{seed:06d}" for seed in (7, 8, 9, 10)]
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    for row in rows:
+        image = nib.load(row["image"])
+        assert image.shape == tuple(int(row[f"shape_{axis}"]) for axis in "xyz") == (32, 32, 16)
+        assert image.header.get_zooms() == tuple(float(row[f"spacing_{axis}"]) for axis in "xyz") == (11, 10, 9)
+        assert hashlib.sha256(Path(row["image"]).read_bytes()).hexdigest() == row["sha256"]
+        assert Path(row["lesions"]).is_file() and Path(row["regions"]).is_file()
+    assert (out / "excluded.csv").read_text() == "path,reason\n"
+    written = json.loads((out / "prepare.json").read_text())
+    assert written == {key: value for key, value in summary.items() if key not in ("manifest", "excluded")}
+    assert written["counts"]["kept"] == 4 and written["seed"] == 7 and written["shape"] == [16, 32, 32]
+
+
+def test_preparing_virtual_images_gives_the_same_data_hash(tmp_path: Path) -> None:
+    made = prepare_virtual(tmp_path / "virtual", "nifti", n=3, **SMALL)
+    again = prepare("nifti", tmp_path / "virtual" / "images", tmp_path / "prepared")
+    assert again["data_hash"] == made["data_hash"]
+    assert {row["case"]: row["split"] for row in rows_of(tmp_path / "virtual")} == {
+        row["case"]: row["split"] for row in rows_of(tmp_path / "prepared")
+    }
+
+
+def test_virtual_dicom_can_be_read(tmp_path: Path) -> None:
+    prepare_virtual(tmp_path, "dicom", n=1, **SMALL)
+    (row,) = rows_of(tmp_path)
+    volume = read_ct(row["image"])
+    assert volume.hu.shape == (32, 32, 16) and volume.patient == row["patient"]
+
+
+def test_virtual_ct_rate_keeps_its_own_split(tmp_path: Path) -> None:
+    summary = prepare_virtual(tmp_path, "ct_rate", n=5, **SMALL)
+    rows = rows_of(tmp_path)
+    assert [row["split"] for row in rows] == ["train"] * 4 + ["val"]
+    assert all(Path(row["image"]).is_file() for row in rows)
+    assert summary["counts"]["train"] == 4
+
+
+def test_the_same_call_resumes_and_another_is_refused(tmp_path: Path) -> None:
+    prepare_virtual(tmp_path, n=2, **SMALL)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "images").iterdir()}
+    manifest = (tmp_path / "manifest.csv").read_bytes()
+    prepare_virtual(tmp_path, n=2, **SMALL)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "images").iterdir()} == before
+    assert (tmp_path / "manifest.csv").read_bytes() == manifest
+    with pytest.raises(FileExistsError, match="holds virtual patients made with"):
+        prepare_virtual(tmp_path, n=3, **SMALL)
+
+
+def test_layouts_that_are_not_there(tmp_path: Path) -> None:
+    for layout in ("mimic_cxr", "open_i", "r2gen"):
+        with pytest.raises(NotImplementedError, match=f"{layout} is not built yet, expected one of nifti, dicom"):
+            prepare_virtual(tmp_path, layout)
+    with pytest.raises(UsageError, match="layout is 'nifty', expected .*; the nearest is nifti"):
+        prepare_virtual(tmp_path, "nifty")
+    with pytest.raises(UsageError, match="layout is 'dicm', expected .*; the nearest is dicom"):
+        prepare("dicm", tmp_path, tmp_path / "out")
+
+
+def test_prepare_checks_its_arguments(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(BadInput, match=f"does not exist.*the nearest is {tmp_path / 'scans'}"):
+        prepare("ct", tmp_path / "scan", tmp_path / "out")
+    with pytest.raises(NotImplementedError, match="ray is not built yet"):
+        prepare("ct", tmp_path, tmp_path / "out", engine="ray")
+    with pytest.raises(UsageError, match="--engine is 'locl', expected local"):
+        prepare("ct", tmp_path, tmp_path / "out", engine="locl")
+    with pytest.raises(UsageError, match="--workers is 0"):
+        prepare("ct", tmp_path, tmp_path / "out", workers=0)

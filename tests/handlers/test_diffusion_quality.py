@@ -1,0 +1,93 @@
+import pytest
+import torch
+from monai.engines import SupervisedEvaluator
+from monai.inferers import SimpleInferer
+from monai.networks.schedulers import DDPMScheduler
+from torch import nn
+from torch.utils.data import DataLoader
+
+from common.data.latent_dataset import LatentDataset
+from common.engines.diffusion_batch import PrepareDiffusionBatch, PrepareSamplingBatch
+from common.engines.latents import LatentWriter
+from common.handlers.diffusion_quality import DiffusionQuality
+from common.inferers.chunked_vae import ChunkedVAE
+from common.inferers.diffusion_samplers import DDIMSampler, SamplingInferer
+from common.metrics.image_quality import psnr, ssim
+from common.networks.maisi_vae import MaisiVAE, freeze
+from common.networks.slice_unet import SliceUNet
+from common.transforms.ct_pairs import read_pair
+from common.transforms.slabs import interpolate_slices, project_to_measurement
+from common.transforms.windows import unscale_window
+from tests.data.thin_ct import write_manifest
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    root = tmp_path_factory.mktemp("quality")
+    torch.manual_seed(0)
+    vae = ChunkedVAE(freeze(MaisiVAE(num_channels=[8, 8, 8], norm_num_groups=4, num_res_blocks=[1, 1, 1])), 8, 2)
+    manifest = write_manifest(root / "data", {"a": "train", "b": "val", "c": "val"})
+    LatentWriter(vae, manifest, root / "cache", root / "run", progress=False).run()
+    data = LatentDataset(root / "run" / "latents", "val")
+    unet = SliceUNet(
+        num_channels=(8, 8),
+        num_res_blocks=(1, 1),
+        attention_levels=(False, False),
+        num_head_channels=(0, 8),
+        norm_num_groups=4,
+    )
+    return vae, data, unet
+
+
+def evaluator(setting, quality):
+    _, data, unet = setting
+    return SupervisedEvaluator(
+        torch.device("cpu"),
+        DataLoader(data, batch_size=1),
+        unet,
+        prepare_batch=PrepareSamplingBatch(data.scale_factor),
+        inferer=SamplingInferer(DDIMSampler(2)),
+        key_val_metric={"psnr": quality},
+        decollate=False,
+    )
+
+
+def test_metrics_against_a_calculation_by_hand(setting):
+    vae, data, unet = setting
+    quality = DiffusionQuality(vae, data.scale_factor)
+    engine = evaluator(setting, quality)
+    engine.run()
+    expected = []
+    for item in data:
+        pair = read_pair(item["image"], 5)
+        thick = item["thick_latent"][None] * data.scale_factor
+        drawn = DDIMSampler(2)(unet, thick, item["spacing"][None], 0) / data.scale_factor
+        images = [unscale_window(vae.decode(z, shape=pair.thin.shape)[0, 0]) for z in (drawn, item["latent"][None])]
+        images.append(interpolate_slices(pair.thick, len(pair.thin)))
+        sample, ceiling, linear = (project_to_measurement(image, pair.thick) for image in images)
+        mse = (drawn - item["latent"]).mul(data.scale_factor).square().mean().item()
+        values = [psnr(sample, pair.thin), ssim(sample, pair.thin), psnr(linear, pair.thin), psnr(ceiling, pair.thin)]
+        expected.append([*values, mse])
+    names = ["psnr", "ssim", "psnr_linear", "psnr_vae", "latent_mse"]
+    for name, values in zip(names, zip(*expected, strict=True), strict=True):
+        assert engine.state.metrics[name] == pytest.approx(sum(values) / 2, rel=1e-3), name
+    assert engine.state.best_metric == engine.state.metrics["psnr"]
+    assert quality.example["case"] == "b" and quality.example["sample"].shape == (20, 14, 12)
+
+
+def test_the_same_every_time_and_with_the_training_loss(setting):
+    vae, data, unet = setting
+    scheduler = DDPMScheduler(1000, "cosine", prediction_type="v_prediction")
+    prepare = PrepareDiffusionBatch(scheduler, data.scale_factor, seed=4)
+    quality = DiffusionQuality(vae, data.scale_factor, training=(prepare, SimpleInferer(), nn.MSELoss()))
+    engine = evaluator(setting, quality)
+    engine.run()
+    first = dict(engine.state.metrics)
+    engine.run()
+    assert first == engine.state.metrics
+    again, losses = PrepareDiffusionBatch(scheduler, data.scale_factor, seed=4), []
+    for batch in DataLoader(data, batch_size=1):
+        x, target, args, kwargs = again(batch)
+        with torch.no_grad():
+            losses.append(nn.functional.mse_loss(unet.eval()(x, *args, **kwargs), target).item())
+    assert first["loss"] == pytest.approx(sum(losses) / 2)
