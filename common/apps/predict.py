@@ -31,8 +31,8 @@ def predict(
         overrides: configuration ids and values, such as ``mode`` or ``target_spacing``.
 
     Returns:
-        ``{"outputs": [paths], "cases": n, "excluded": [{"path", "reason"}]}``; of a folder, inputs that cannot be used are
-        left out and listed in ``excluded.csv``.
+        ``{"outputs": [paths], "cases": n, "excluded": [{"path", "reason"}]}``; of a folder, inputs that cannot be
+        used are left out and listed in ``excluded.csv``.
 
     Raises:
         BadInput: if an input is missing or not a CT.

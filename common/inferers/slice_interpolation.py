@@ -96,7 +96,7 @@ class SliceInterpolationInferer(Inferer):
 
     @torch.inference_mode()
     def interpolate(self, thick: torch.Tensor, thick_mm: float, network: SliceInterpolator) -> torch.Tensor:
-        """Interpolate a (D, H, W) HU volume; returns (1 or 2, D', H, W): estimate and, of several samples, their std."""
+        """Interpolate a (D, H, W) HU volume to (1 or 2, D', H, W): estimate and, of several samples, their std."""
         n_thin = self.n_thin(len(thick), thick_mm)
         if self.mode in INTERPOLATIONS:
             samples = [interpolate_slices(thick, n_thin, self.mode)]

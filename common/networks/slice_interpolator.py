@@ -98,7 +98,7 @@ def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], what: str) -
         listed = ", ".join((missing + unexpected + shapes)[:3])
         raise ValueError(
             f"{what} does not fit: {len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shapes)} of "
-            f"another shape ({listed}), expected exactly {len(own)}; is network.json beside it the one it was trained with?"
+            f"another shape ({listed}), expected exactly {len(own)}; is the network.json beside it its own?"
         )
     module.load_state_dict(state)
 

@@ -1,0 +1,1 @@
+"""MONAI trainers and evaluators for staged training."""

@@ -1,0 +1,51 @@
+"""Learning-rate schedules that a configuration can name by `_target_`."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+__all__ = ["warmup_cosine"]
+
+
+def warmup_cosine(
+    optimizer: Optimizer,
+    max_epochs: int,
+    warmup_epochs: float = 5,
+    steps_per_epoch: int = 1,
+    final_fraction: float = 0.0,
+) -> LambdaLR:
+    """Linear warm-up, then half a cosine down to `final_fraction` of the learning rate.
+
+    With W warm-up steps, step s < W has the fraction (s + 1) / (W + 1), so that not even the first step is wasted on a
+    rate of 0; W has 1. After the last step the rate stays.
+
+    Args:
+        optimizer: every group keeps its own rate as the maximum.
+        max_epochs: length of the training.
+        warmup_epochs: of which warm-up; parts of an epoch are fine with several steps per epoch.
+        steps_per_epoch: how often the scheduler steps per epoch: 1 with MONAI's `LrScheduleHandler(...,
+            epoch_level=True)`, the number of batches with `epoch_level=False`.
+        final_fraction: of the rate, at the end.
+
+    Raises:
+        ValueError: if the warm-up is not shorter than the training, or a number is out of range.
+    """
+    total, warm_up = max_epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
+    if not 0 <= warm_up < total:
+        raise ValueError(
+            f"warmup_epochs is {warmup_epochs} of max_epochs {max_epochs}, expected a part of the training"
+        )
+    if not 0 <= final_fraction <= 1:
+        raise ValueError(f"final_fraction is {final_fraction}, expected a number from 0 to 1")
+
+    def fraction(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / (warm_up + 1)
+        progress = min(1.0, (step - warm_up) / (total - warm_up))
+        return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+
+    # A plain function is not saved with the scheduler's state, so a resumed run follows its own configuration.
+    return LambdaLR(optimizer, fraction)

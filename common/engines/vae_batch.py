@@ -1,0 +1,34 @@
+"""What the optional `vae` stage hands to MONAI's engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch
+from torch import Tensor
+
+__all__ = ["PrepareVAEBatch"]
+
+
+class PrepareVAEBatch(PrepareBatch):
+    """The image is its own target.
+
+    Args:
+        key: of the image in the batch, (B, 1, D, H, W) in [0, 1].
+    """
+
+    def __init__(self, key: str = "image") -> None:
+        self.key = key
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Give `(image, image)` on the device; further arguments as those of `Tensor.to`."""
+        image = batchdata[self.key].to(device=device, non_blocking=non_blocking, **kwargs)
+        return image, image

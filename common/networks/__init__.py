@@ -1,0 +1,1 @@
+"""Networks: one file per network a paper would name."""

@@ -1,0 +1,226 @@
+"""The denoising U-Net of the slice interpolation: conditioned on the thick latent and on the ratio of spacings.
+
+The network is MONAI's `DiffusionModelUNetMaisi` (Guo et al., "MAISI", WACV 2025, https://arxiv.org/abs/2409.11169). Its
+input is the noisy latent and the latent of the thick slices, linearly upsampled to the thin grid, side by side:
+(B, 4 + 4, d, h, w); its output has the 4 channels of the latent. At paper size it has 266,647,172 parameters.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from common.networks.slice_interpolator import load_exactly
+
+__all__ = ["SliceUNet", "convert_monai_generative_names", "load_unet_weights", "ratio_condition"]
+
+logger = logging.getLogger(__name__)
+
+
+def ratio_condition(thick_mm: float, thin_mm: float) -> Tensor:
+    """The condition of `SliceUNet`: log2 of the ratio of spacings, of the thick and of the thin spacing in mm.
+
+    Logarithms, because a ratio of 2 is the same step from 1.0 to 2.0 mm as from 2.5 to 5.0 mm; 5.0 mm to 1.0 mm is
+    (2.32, 2.32, 0). The values stay near the unit range that a linear layer expects.
+
+    Args:
+        thick_mm: spacing of the acquired slices in mm.
+        thin_mm: spacing of the wanted slices in mm, not above `thick_mm`.
+
+    Returns:
+        (3,) float32.
+
+    Raises:
+        ValueError: unless `0 < thin_mm <= thick_mm`.
+    """
+    if not 0 < thin_mm <= thick_mm < math.inf:
+        raise ValueError(f"spacings are {thick_mm} mm (thick) and {thin_mm} mm (thin), expected 0 < thin <= thick")
+    return torch.tensor([math.log2(thick_mm / thin_mm), math.log2(thick_mm), math.log2(thin_mm)])
+
+
+class SliceUNet(DiffusionModelUNetMaisi):
+    """`DiffusionModelUNetMaisi` for any latent size, with gradient checkpointing; parameter names are MONAI's.
+
+    Args:
+        in_channels: channels of the noisy latent and of the thick latent together.
+        out_channels: channels of the latent.
+        num_channels: channels per resolution level; every level after the first halves d, h and w.
+        num_res_blocks: residual blocks per level.
+        attention_levels: which levels carry self-attention.
+        num_head_channels: channels per attention head and level; ignored where a level has no attention, except that
+            the last also serves the middle block.
+        norm_num_groups: groups of every group norm; must divide every entry of `num_channels`.
+        gradient_checkpointing: in training, keep only the input of each down, middle and up block and compute the rest
+            again in the backward pass; outputs and gradients are the same.
+        use_flash_attention: attention without the matrix of all pairs, on a GPU only.
+
+    Raises:
+        ValueError: if the sizes contradict each other, or flash attention is asked for without a GPU (raised by MONAI).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 8,
+        out_channels: int = 4,
+        num_channels: Sequence[int] = (128, 256, 512, 512),
+        num_res_blocks: Sequence[int] = (1, 1, 2, 2),
+        attention_levels: Sequence[bool] = (False, False, False, True),
+        num_head_channels: Sequence[int] = (0, 64, 128, 128),
+        norm_num_groups: int = 32,
+        gradient_checkpointing: bool = False,
+        use_flash_attention: bool = False,
+    ) -> None:
+        super().__init__(
+            spatial_dims=3,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_res_blocks=num_res_blocks,
+            num_channels=num_channels,
+            attention_levels=attention_levels,
+            norm_num_groups=norm_num_groups,
+            num_head_channels=num_head_channels,
+            include_fc=True,
+            use_flash_attention=use_flash_attention,
+            include_spacing_input=True,
+        )
+        self.gradient_checkpointing = gradient_checkpointing
+        self.multiple = 2 ** (len(num_channels) - 1)
+
+    def forward(self, x: Tensor, timesteps: Tensor, spacing_tensor: Tensor) -> Tensor:
+        """Predict velocity or noise, whichever the network is trained for.
+
+        Args:
+            x: (B, in_channels, d, h, w), noisy latent and thick latent; sizes that are no multiple of `multiple` are
+                padded by repeating the last slice, row or column, and the result is cropped.
+            timesteps: (B,) diffusion time, 0 to 1000, integer or float.
+            spacing_tensor: (B, 3), see `ratio_condition`.
+
+        Returns:
+            (B, out_channels, d, h, w).
+
+        Raises:
+            ValueError: if the shapes do not belong together.
+        """
+        if x.ndim != 5 or x.shape[1] != self.in_channels:
+            raise ValueError(f"the U-Net's input has shape {tuple(x.shape)}, expected (B, {self.in_channels}, d, h, w)")
+        if timesteps.shape != x.shape[:1] or spacing_tensor.shape != (len(x), 3):
+            raise ValueError(
+                f"timesteps have shape {tuple(timesteps.shape)} and spacing_tensor {tuple(spacing_tensor.shape)}, "
+                f"expected ({len(x)},) and ({len(x)}, 3) for a batch of {len(x)}"
+            )
+        depth, height, width = x.shape[2:]
+        missing = [-size % self.multiple for size in x.shape[2:]]
+        if any(missing):
+            x = F.pad(x, [n for size in reversed(missing) for n in (0, size)], mode="replicate")
+
+        emb = self._get_time_and_class_embedding(x, timesteps, None)
+        emb = self._get_input_embeddings(emb, None, None, spacing_tensor.to(x.dtype))
+        h = self.conv_in(x)
+        skips = [h]
+        for block in self.down_blocks:
+            h, states = self._run(block, h, emb)
+            skips.extend(states)
+        h = self._run(self.middle_block, h, emb)
+        for block in self.up_blocks:
+            count = len(block.resnets)
+            h = self._run(block, h, skips[-count:], emb)
+            del skips[-count:]
+        return self.out(h)[:, :, :depth, :height, :width]
+
+    def _run(self, block: Callable, *args: Tensor | list[Tensor]) -> Tensor | tuple[Tensor, list[Tensor]]:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+
+# Names of a diffusion U-Net; whatever stands before is a wrapper's prefix ("module.", "unet.").
+_OWN_NAME = re.compile(
+    r"(?P<prefix>(?:.*?\.)??)(?P<name>(?:conv_in|time_embed|spacing_layer|down_blocks|middle_block|up_blocks|out)\..+)"
+)
+
+
+def convert_monai_generative_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a U-Net state dict of monai-generative to the names of MONAI core.
+
+    The rules of `DiffusionModelUNet.load_old_state_dict` in MONAI core, which `DiffusionModelUNetMaisi` lacks: the
+    projections of self-attention moved under ".attn", and the convolution after upsampling became "postconv".
+
+    Args:
+        state: names to tensors. Not changed; a dict that has MONAI core's names already is returned as a copy.
+    """
+    converted = {}
+    for name, tensor in state.items():
+        name = re.sub(r"(attentions\.\d+|attention)\.(to_[qkv])\.", r"\1.attn.\2.", name)
+        name = re.sub(r"(attentions\.\d+|attention)\.proj_attn\.", r"\1.attn.out_proj.", name)
+        name = re.sub(r"\.upsampler\.conv\.", ".upsampler.postconv.", name)
+        converted[name] = tensor
+    return converted
+
+
+def load_unet_weights(unet: SliceUNet, path: str | os.PathLike[str]) -> SliceUNet:
+    """Load a U-Net checkpoint completely, or refuse and leave the network as it was.
+
+    The state dict may be plain or nested ("unet_state_dict", "state_dict" ...), and its names may carry a prefix
+    ("module.", "unet."). Files are read without running code.
+
+    Args:
+        unet: the network to fill.
+        path: a `.pt`, `.pth`, `.ckpt` or `.safetensors` file with the names of MONAI core or monai-generative.
+
+    Returns:
+        The same network.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be read as weights, holds no or several U-Nets, or does not fit exactly.
+    """
+    path = Path(path)
+    found = dict(_unets(_read(path)))
+    if len(found) != 1:
+        names = f"{len(found)} ({', '.join(map(repr, found))})" if found else "no"
+        raise ValueError(f"{path} holds {names} state dicts of a diffusion U-Net, expected exactly one")
+    ((label, state),) = found.items()
+    load_exactly(unet, convert_monai_generative_names(state), f"{path}: U-Net {label!r}" if label else f"{path}: U-Net")
+    logger.info("%s: %d U-Net tensors loaded", path, len(state))
+    return unet
+
+
+def _read(path: Path) -> Mapping:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, expected a U-Net checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a file of weights: {reason}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict")
+    return content
+
+
+def _unets(content: Mapping, where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every state dict of a diffusion U-Net in a checkpoint: one per nesting and per prefix."""
+    by_prefix: dict[str, dict[str, Tensor]] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _unets(value, f"{where}/{name}" if where else str(name))
+        elif isinstance(value, Tensor) and (match := _OWN_NAME.fullmatch(str(name))):
+            by_prefix.setdefault(match["prefix"], {})[match["name"]] = value
+    for prefix, state in by_prefix.items():
+        if "conv_in.conv.weight" in state:
+            yield ":".join(filter(None, (where, prefix))), state

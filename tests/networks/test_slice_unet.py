@@ -1,0 +1,202 @@
+import math
+import re
+
+import pytest
+import torch
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from monai.networks.nets import DiffusionModelUNet
+from safetensors.torch import save_file
+
+from common.networks.slice_unet import SliceUNet, convert_monai_generative_names, load_unet_weights, ratio_condition
+
+TINY = {
+    "num_channels": (8, 16, 16),
+    "num_res_blocks": (1, 1, 1),
+    "attention_levels": (False, False, True),
+    "num_head_channels": (0, 8, 8),
+    "norm_num_groups": 8,
+}
+
+
+def tiny(seed=0, **kwargs):
+    """A network whose zero-initialised layers are random too, so that every path counts."""
+    torch.manual_seed(seed)
+    unet = SliceUNet(**TINY, **kwargs)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return unet
+
+
+def inputs(batch=2, size=(4, 8, 8)):
+    torch.manual_seed(1)
+    return torch.randn(batch, 8, *size), torch.randint(0, 1000, (batch,)), torch.randn(batch, 3)
+
+
+def to_generative(state):
+    renamed = {}
+    for name, tensor in state.items():
+        name = name.replace(".attn.out_proj.", ".proj_attn.").replace(".attn.to_", ".to_")
+        renamed[name.replace(".postconv.", ".conv.")] = tensor
+    return renamed
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_paper_size_is_within_one_percent_of_the_document():
+    with torch.device("meta"):
+        unet = SliceUNet()
+    count = sum(parameter.numel() for parameter in unet.parameters())
+    assert count == 266_647_172
+    assert abs(count / 264_616_708 - 1) < 0.01
+    assert unet.middle_block.attention.attn.num_heads == 4
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_training_step_at_paper_size_on_the_meta_device(checkpointing):
+    with torch.device("meta"):
+        unet = SliceUNet(gradient_checkpointing=checkpointing)
+        out = unet(torch.empty(1, 8, 75, 128, 128), torch.empty(1), torch.empty(1, 3))
+    assert out.shape == (1, 4, 75, 128, 128)
+    out.sum().backward()
+    assert all(parameter.grad.shape == parameter.shape for parameter in unet.parameters())
+
+
+def test_equals_monai_in_names_and_values():
+    unet = tiny()
+    reference = DiffusionModelUNetMaisi(3, 8, 4, include_fc=True, include_spacing_input=True, **TINY)
+    reference.load_state_dict(unet.state_dict(), strict=True)
+    x, t, spacing = inputs()
+    assert torch.equal(unet(x, t, spacing_tensor=spacing), reference(x, t, spacing_tensor=spacing))
+
+
+def test_checkpointing_changes_neither_outputs_nor_gradients():
+    plain, frugal = tiny(), tiny(gradient_checkpointing=True)
+    x, t, spacing = inputs()
+    saved = {}
+    gradients = {}
+    for name, unet in (("plain", plain), ("frugal", frugal)):
+        kept = 0
+
+        def pack(tensor):
+            nonlocal kept
+            kept += tensor.numel()  # noqa: B023 - reset per network
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = unet.train()(x, t, spacing)
+        saved[name] = kept
+        out.square().sum().backward()
+        gradients[name] = [out.detach(), *(parameter.grad for parameter in unet.parameters())]
+    assert all(torch.equal(a, b) for a, b in zip(gradients["plain"], gradients["frugal"], strict=True))
+    assert saved["frugal"] < 0.5 * saved["plain"]
+
+
+def test_any_size_is_padded_by_repetition_and_cropped():
+    unet = tiny().eval()
+    x, t, spacing = inputs(1, (3, 7, 6))
+    padded = torch.nn.functional.pad(x, (0, 2, 0, 1, 0, 1), mode="replicate")
+    with torch.no_grad():
+        out = unet(x, t, spacing)
+        assert torch.equal(out, unet(padded, t, spacing)[:, :, :3, :7, :6])
+    assert out.shape == (1, 4, 3, 7, 6)
+
+
+def test_condition_and_time_change_the_result():
+    unet = tiny().eval()
+    x, t, spacing = inputs()
+    with torch.no_grad():
+        out = unet(x, t, spacing)
+        assert not torch.allclose(out, unet(x, t, spacing + 1))
+        assert not torch.allclose(out, unet(x, (t + 300) % 1000, spacing))
+
+
+def test_bfloat16_autocast_on_the_cpu_is_close_and_trains():
+    unet = tiny(gradient_checkpointing=True)
+    x, t, spacing = inputs()
+    reference = unet.eval()(x, t, spacing)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = unet.train()(x, t, spacing)
+    assert (out.float() - reference).norm() < 0.05 * reference.norm()
+    out.float().square().mean().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in unet.parameters())
+
+
+def test_ratio_condition():
+    torch.testing.assert_close(ratio_condition(5.0, 1.0), torch.tensor([math.log2(5), math.log2(5), 0.0]))
+    torch.testing.assert_close(ratio_condition(3.0, 1.5), torch.tensor([1.0, math.log2(3), math.log2(1.5)]))
+    for thick, thin in ((1.0, 5.0), (1.0, 0.0), (math.inf, 1.0), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="expected 0 < thin <= thick"):
+            ratio_condition(thick, thin)
+
+
+def test_shapes_that_do_not_belong_together_are_refused():
+    unet = tiny()
+    x, t, spacing = inputs()
+    with pytest.raises(ValueError, match=r"expected \(B, 8, d, h, w\)"):
+        unet(x[:, :4], t, spacing)
+    with pytest.raises(ValueError, match=r"expected \(2,\) and \(2, 3\)"):
+        unet(x, t[:1], spacing)
+
+
+@pytest.mark.parametrize("layout", ["monai", "monai-generative"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"epoch": 1, "scale_factor": torch.tensor(1.0), "unet_state_dict": s},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+        lambda s: {**{f"unet.{k}": v for k, v in s.items()}, "vae.encoder.blocks.0.conv.conv.weight": torch.ones(1)},
+    ],
+    ids=["plain", "maisi", "module", "parts"],
+)
+def test_checkpoints_load_completely(tmp_path, wrap, layout):
+    donor, unet = tiny(1), tiny(2)
+    state = donor.state_dict() if layout == "monai" else to_generative(donor.state_dict())
+    torch.save(wrap(state), tmp_path / "unet.pt")
+    assert same(load_unet_weights(unet, tmp_path / "unet.pt"), donor)
+
+
+def test_safetensors_load(tmp_path):
+    donor = tiny(1)
+    save_file(donor.state_dict(), tmp_path / "unet.safetensors")
+    assert same(load_unet_weights(tiny(2), tmp_path / "unet.safetensors"), donor)
+
+
+def test_conversion_agrees_with_monai():
+    torch.manual_seed(0)
+    sizes = {**TINY, "channels": TINY["num_channels"]}
+    del sizes["num_channels"]
+    donor, by_monai, by_us = (DiffusionModelUNet(3, 8, 4, include_fc=True, **sizes) for _ in range(3))
+    old = to_generative(donor.state_dict())
+    assert old.keys() != donor.state_dict().keys()
+    by_us.load_state_dict(convert_monai_generative_names(old))
+    by_monai.load_old_state_dict(dict(old))
+    assert same(by_us, by_monai) and same(by_us, donor)
+    assert convert_monai_generative_names(donor.state_dict()).keys() == donor.state_dict().keys()
+
+
+def test_refusals_are_one_sentence_and_change_nothing(tmp_path):
+    unet = tiny()
+    before = tiny()
+    state = tiny(1).state_dict()
+    cases = {
+        "no_layer": {k: v for k, v in state.items() if not k.startswith("time_embed.0")},
+        "extra": {**state, "down_blocks.9.weight": torch.ones(1)},
+        "shape": {**state, "conv_in.conv.weight": torch.ones(8, 4, 3, 3, 3)},
+        "other": {"encoder.weight": torch.ones(1)},
+        "two": {"a": state, "b": state},
+    }
+    expected = {"no_layer": "2 tensors missing", "extra": "1 unexpected", "shape": "1 of another shape"}
+    expected |= {"other": "holds no state dicts", "two": r"holds 2 \('a', 'b'\)"}
+    for name, content in cases.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        with pytest.raises(ValueError, match=rf"{re.escape(name)}\.pt.*{expected[name]}"):
+            load_unet_weights(unet, tmp_path / f"{name}.pt")
+    (tmp_path / "bad.pt").write_bytes(b"no")
+    with pytest.raises(ValueError, match="cannot be read as a file of weights"):
+        load_unet_weights(unet, tmp_path / "bad.pt")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_unet_weights(unet, tmp_path / "none.pt")
+    assert same(unet, before)
