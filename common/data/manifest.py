@@ -46,3 +46,20 @@ def read_split(manifest: str | Path, split: str, limit: int | None = None) -> li
     if not rows:
         raise BadInput(manifest, f"has no row with split {split}, expected at least one")
     return rows[:limit]
+
+
+def source_weights(rows: list[dict[str, str]], virtual_share: float) -> list[float]:
+    """How often to draw each row so that virtual patients together make up ``virtual_share`` of the draws.
+
+    A virtual patient is a row with a ``seed``. With only one kind of rows, all are drawn alike.
+
+    Raises:
+        ValueError: unless the share is between 0 and 1.
+    """
+    if not 0 <= virtual_share <= 1:
+        raise ValueError(f"virtual_share is {virtual_share}, expected a number from 0 to 1")
+    virtual = [bool(row.get("seed")) for row in rows]
+    if all(virtual) or not any(virtual):
+        return [1.0] * len(rows)
+    n_virtual = sum(virtual)
+    return [virtual_share / n_virtual if v else (1 - virtual_share) / (len(rows) - n_virtual) for v in virtual]

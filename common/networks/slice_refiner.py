@@ -22,7 +22,7 @@ __all__ = ["SliceRefiner", "slab_cosines"]
 HU_SCALE = 1000.0
 """HU per unit inside the network."""
 
-_PIXELS_AT_ONCE = 1 << 20  # of all thick slices in one pass, about 1 GB at the default size
+_PIXELS_AT_ONCE = 1 << 20  # thick-slice pixels in one pass, so that memory stays flat in depth
 
 
 @lru_cache(maxsize=64)

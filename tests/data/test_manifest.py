@@ -1,7 +1,7 @@
 import pytest
 
 from common.data.bad_input import BadInput
-from common.data.manifest import read_manifest, read_split
+from common.data.manifest import read_manifest, read_split, source_weights
 
 
 def test_rows_and_splits(tmp_path):
@@ -25,3 +25,11 @@ def test_bad_manifests_are_named(tmp_path, text, what):
 def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(BadInput, match="does not exist"):
         read_manifest(tmp_path)
+
+
+def test_virtual_patients_make_up_their_share():
+    rows = [{"seed": ""}, {"seed": "0"}, {"seed": "1"}, {}]
+    assert source_weights(rows, 0.2) == [0.4, 0.1, 0.1, 0.4]
+    assert source_weights(rows[:1], 0.2) == [1.0] and source_weights(rows[1:3], 0.2) == [1.0, 1.0]
+    with pytest.raises(ValueError, match="1.5"):
+        source_weights(rows, 1.5)
