@@ -17,12 +17,11 @@ from typing import Any, get_args
 
 import fire
 
-from common.apps.bundle import CommandLineText, UsageError, hint, nearest
+from common.apps.bundle import CommandLineText, UsageError, first_error, hint, nearest
 
 PROGRAM = "python -m common"
 _WIDTH = 110
 _OPTION = re.compile("--|-[A-Za-z]")  # what fire takes for an option; -3 is a number
-_WRAPPERS = ("Failed to ", "applying transform ")  # MONAI's configurations and transforms
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 _EVERYWHERE = {
     "--json": "print the result as JSON, and nothing else on stdout",
@@ -309,12 +308,8 @@ def _shown(parameter: inspect.Parameter, placeholder: str = "") -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """One line that says what went wrong.
-
-    MONAI wraps whatever fails inside a configuration or a transform; the first error is the one to tell.
-    """
-    while isinstance(error, RuntimeError) and error.__cause__ is not None and str(error).startswith(_WRAPPERS):
-        error = error.__cause__
+    """One line that says what went wrong."""
+    error = first_error(error)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) or _is_ours(error):
         return text

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command 
 
 HELPER_CONFIGS = ("metadata.json", "recipe.json")
 _COMPONENT_KEYS = ("_disabled_", "_requires_", "_mode_", "_desc_")  # MONAI's own, valid in every `_target_` section
+_WRAPPERS = ("Failed to ", "applying transform ")
 _MISSING = object()
 
 
@@ -170,6 +171,21 @@ def missing(path: str | os.PathLike[str], expected: str) -> BadInput:
     near = nearest(path.name, names)
     text = f"does not exist, expected {expected}"
     return BadInput(path, text if near is None else f"{text}; the nearest is {parent / near}")
+
+
+def first_error(error: BaseException) -> BaseException:
+    """What MONAI wrapped: it puts whatever fails inside a configuration or a transform into a RuntimeError."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None and str(error).startswith(_WRAPPERS):
+        error = error.__cause__
+    return error
+
+
+def resolve(config: ConfigParser, *ids: str) -> list[Any]:
+    """Parsed content of some ids; what fails inside the configuration is raised as it was, not as MONAI wraps it."""
+    try:
+        return [config.get_parsed_content(name) for name in ids]
+    except RuntimeError as error:
+        raise first_error(error) from error
 
 
 # ---- configuration -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import hashlib
 import logging
 import statistics
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.apps.bundle import open_bundle
+from common.apps.bundle import open_bundle, resolve
 from common.data.bad_input import BadInput
 from common.data.ct_volume import find_ct, read_ct
+from common.data.feature_cache import hash_array
 from common.data.output_folder import csv_text, write_text
 from common.inferers.slice_interpolation import SliceInterpolationInferer
 from common.metrics.image_quality import histogram_distance, psnr, ssim
@@ -71,17 +73,19 @@ def evaluate(
         MissingWeights: if no learned mode, or one that was asked for, has weights.
         ValueError: for an unknown mode or a ratio below 2.
     """
-    output_dir = Path(output_dir)
-    config = open_bundle(bundle).config("inference", ckpt_dir=ckpt_dir, overrides=overrides)
+    output_dir, bundle = Path(output_dir), open_bundle(bundle)
+    config = bundle.config("inference", ckpt_dir=ckpt_dir, overrides=overrides)
     names, not_run = _modes_to_run(modes, Path(config["ckpt_dir"]) / "model.pt", config["refine_samples"])
     # the widest mode builds every part that the others need
     config["mode"] = "diffusion" if "diffusion" in names else "refiner" if "refiner" in names else "linear"
     config["target_slices"], config["target_spacing"] = 2, None  # replaced per case below
-    network = config.get_parsed_content("network")
-    inferer = config.get_parsed_content("inferer")
+    network, inferer = resolve(config, "network", "inferer")
+    if "diffusion" in names and config["refine_samples"] and not network.refiner.uses_samples:
+        not_run["diffusion"] = "the refiner was trained without diffusion samples; --refine_samples false leaves it out"
+        names.remove("diffusion")
 
     (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
-    rows, excluded = [], []
+    rows, excluded, hashes = [], [], []
     cases = _thin_cases(Path(input))
     for path in tqdm(cases, desc="evaluate", unit="case"):
         try:
@@ -92,6 +96,7 @@ def evaluate(
             excluded.append({"path": str(path), "reason": str(error)})
             logger.warning("excluded: %s", error)
             continue
+        hashes.append(hash_array(target))
         thin_mm = float(np.linalg.norm(affine[:3, 0]))
         estimates = {
             name: _estimate(inferer, network, name, thick, thin_mm * ratio, len(target))
@@ -115,13 +120,12 @@ def evaluate(
     write_text(output_dir / "metrics_mean.csv", csv_text(COLUMNS[1:], means))
     write_text(output_dir / "excluded.csv", csv_text(("path", "reason"), excluded))
     baselines = {row["mode"]: row["psnr"] for row in means if row["window"] == "wide"}
-    name = Path(bundle).resolve().name
     total = sum(p.numel() for p in network.parameters())
     summary = build_summary(
-        bundle=name,
+        bundle=bundle.name,
         scale="evaluate",
         seed=config["seed"],
-        data=Path(input),
+        data=hashlib.sha256("".join(hashes).encode()).hexdigest(),
         stages=[],
         baselines=baselines,
         parameters={"total": total, "trainable": 0},

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.apps.bundle import open_bundle
+from common.apps.bundle import open_bundle, resolve
 from common.data.bad_input import BadInput
 from common.data.ct_volume import find_ct, read_ct
 from common.data.output_folder import csv_text, write_text
@@ -42,12 +42,10 @@ def predict(
     values = {"input": str(input), "output_dir": str(output_dir)} | (overrides or {})
     config = open_bundle(bundle).config("inference", ckpt_dir=ckpt_dir, overrides=values)
     config["dataset#data"] = [{"image": str(path)} for path in cases]
-    config.get_parsed_content("initialize")
-    config.get_parsed_content("run")
+    *_, postprocessing = resolve(config, "initialize", "run", "postprocessing")
     if excluded:
         write_text(Path(output_dir) / "excluded.csv", csv_text(("path", "reason"), excluded))
-    transforms = config.get_parsed_content("postprocessing").transforms
-    outputs = [path for transform in transforms for path in getattr(transform, "written", [])]
+    outputs = [path for transform in postprocessing.transforms for path in getattr(transform, "written", [])]
     return {"outputs": outputs, "cases": len(cases), "excluded": excluded}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,9 @@ def coarser_copy(store: VolumeStore, image: str | os.PathLike[str], scale: tuple
 class SlabPatchDataset(Dataset):
     """Random patches, as `{"thick": (N + context - 1, h, w), "target": (N * ratio, h, w), "ratio": int}`.
 
+    Rows with a ``sample`` (a decoded diffusion sample of the whole volume, drawn for slabs of ``sample_ratio`` slices
+    from slice 0) also give batches with `"sample"`, shaped like the target, in all items of a batch or in none.
+
     Values are HU/1000. The slab profile is a box: a thick slice is the mean of ``ratio`` thin ones. Patches are
     flipped and turned; any axis may be taken for the slice axis. Item i is drawn from (seed, epoch, i) and its ratio
     from (seed, epoch, i // batch_size): the same whatever the number of workers, and consecutive items stack.
@@ -88,6 +91,7 @@ class SlabPatchDataset(Dataset):
         axes: chances of the (z, y, x) axis to be the slice axis.
         scales: coarser copies to draw from as well, see `SCALES`.
         row_weights: how often each row is drawn; all alike by default.
+        sample_share: share of the batches with samples, if any row has one.
         seed: of the patches.
 
     Raises:
@@ -108,6 +112,7 @@ class SlabPatchDataset(Dataset):
         axes: Sequence[float] = (0.5, 0.25, 0.25),
         scales: Sequence[tuple[float, float, str]] = SCALES,
         row_weights: Sequence[float] | None = None,
+        sample_share: float = 0.5,
         seed: int = 0,
     ) -> None:
         if not rows:
@@ -127,6 +132,14 @@ class SlabPatchDataset(Dataset):
         store = VolumeStore(cache_dir)
         self.volumes = [[coarser_copy(store, row["image"], scale) for scale in self.scales] for row in rows]
         weights = [1.0] * len(rows) if row_weights is None else list(row_weights)
+        self.sample_share = sample_share
+        self.sampled = [
+            (store.get(row["image"]), store.get(row["sample"]), int(row["sample_ratio"]))
+            for row in rows
+            if row.get("sample")
+        ]
+        if len({ratio for *_, ratio in self.sampled}) > 1:
+            raise ValueError("the rows hold samples of several ratios, expected one")
         self._choices = {ratio: self._choices_for(ratio, weights, axes) for ratio in set(ratios)}
 
     def attach(self, engine: Engine) -> None:
@@ -144,16 +157,19 @@ class SlabPatchDataset(Dataset):
         index = range(self.n_items)[index]
         of_batch = seeded_generator(self.seed, 0, self.epoch, index // self.batch_size)
         ratio = self.ratios[int(torch.randint(len(self.ratios), (), generator=of_batch))]
+        with_sample = bool(self.sampled) and bool(torch.rand((), generator=of_batch) < self.sample_share)
         generator = seeded_generator(self.seed, 1, self.epoch, index)
         for _ in range(_TRIES):
-            hu = self._patch(ratio, generator)
+            hu, ratio = self._sampled_patch(generator) if with_sample else (self._patch(ratio, generator), ratio)
             # Nine of ten patches of nothing but air are drawn again.
-            if hu[::4, ::4, ::4].std() > 50 or torch.rand((), generator=generator) < 0.1:
+            if hu[..., ::4, ::4, ::4].std() > 50 or torch.rand((), generator=generator) < 0.1:
                 break
-        thin = torch.from_numpy(np.ascontiguousarray(hu)).float() / 1000
+        volumes = torch.from_numpy(np.ascontiguousarray(hu)).float() / 1000
+        thin = volumes[0] if with_sample else volumes
         half = self.context // 2
-        thick = thin.unflatten(0, (-1, ratio)).mean(dim=1)
-        return {"thick": thick, "target": thin[half * ratio : (half + self.n_slabs) * ratio], "ratio": ratio}
+        inner = slice(half * ratio, (half + self.n_slabs) * ratio)
+        item = {"thick": thin.unflatten(0, (-1, ratio)).mean(dim=1), "target": thin[inner], "ratio": ratio}
+        return item | {"sample": volumes[1][inner]} if with_sample else item
 
     def _choices_for(
         self, ratio: int, weights: Sequence[float], axes: Sequence[float]
@@ -187,14 +203,30 @@ class SlabPatchDataset(Dataset):
 
         choices, chances = self._choices[ratio]
         volume, axis = choices[int(torch.multinomial(chances, 1, generator=generator))]
-        volume = np.moveaxis(volume, axis, 0)
+        return self._cut([np.moveaxis(volume, axis, 0)], ratio, 1, draw)[0]
+
+    def _sampled_patch(self, generator: torch.Generator) -> tuple[np.ndarray, int]:
+        """The same random patch of a volume and of its sample, (2, ...) int16, and the ratio."""
+
+        def draw(n: int) -> int:
+            return int(torch.randint(n, (), generator=generator))
+
+        volume, sample, ratio = self.sampled[draw(len(self.sampled))]
+        # A sample is consistent with the slabs that it was drawn for, so patches start where a slab does.
+        return np.stack(self._cut([volume[: len(sample)], sample], ratio, ratio, draw)), ratio
+
+    def _cut(
+        self, volumes: Sequence[np.ndarray], ratio: int, align: int, draw: Callable[[int], int]
+    ) -> list[np.ndarray]:
+        """The same place of equally large volumes, flipped and turned alike; the first slice a multiple of `align`."""
         sizes = (ratio * (self.n_slabs + self.context - 1), *self.patch)
-        starts = [draw(full - size + 1) for full, size in zip(volume.shape, sizes, strict=True)]
-        patch = np.asarray(volume[tuple(slice(a, a + size) for a, size in zip(starts, sizes, strict=True))])
-        patch = np.flip(patch, [a for a in range(3) if draw(2)])
-        if self.patch[0] == self.patch[1] and draw(2):
-            patch = patch.swapaxes(1, 2)
-        return patch
+        room = [full - size for full, size in zip(volumes[0].shape, sizes, strict=True)]
+        starts = [align * draw(room[0] // align + 1), draw(room[1] + 1), draw(room[2] + 1)]
+        place = tuple(slice(a, a + size) for a, size in zip(starts, sizes, strict=True))
+        axes = [a for a in range(3) if draw(2)]
+        turned = self.patch[0] == self.patch[1] and draw(2)
+        patches = [np.flip(np.asarray(volume[place]), axes) for volume in volumes]
+        return [patch.swapaxes(1, 2) for patch in patches] if turned else patches
 
 
 def _coarser(hu: np.ndarray, along: float, in_plane: float, kind: str) -> np.ndarray:

@@ -31,8 +31,8 @@ def warmup_cosine(
         steps_per_epoch: how often the scheduler steps per epoch: 1 with MONAI's `LrScheduleHandler(...,
             epoch_level=True)`, the number of batches with `epoch_level=False`.
         final_fraction: of the rate, at the end.
-        max_minutes: time limit of the training. Where the clock runs ahead of the steps, the schedule follows the clock,
-            so that a training that the limit will cut short has cooled down by then.
+        max_minutes: time limit of the training. Where the clock runs ahead of the steps, the schedule follows the
+            clock, so that a training that the limit will cut short has cooled down by then.
 
     Raises:
         ValueError: if the warm-up is not shorter than the training, or a number is out of range.

@@ -19,10 +19,14 @@ class GradientClipHandler:
     With gradient accumulation only the summed gradient is clipped, in the iteration that steps. The norm before
     clipping is `engine.state.grad_norm` (None in the other iterations), from where `HistoryHandler` takes it.
 
+    A gradient that is not finite would turn every weight into NaN, so its step is left out with a sentence; after
+    `max_left_out` of them in a row the training ends with an error.
+
     Args:
         max_norm: largest norm that is kept; None only records.
         warn_above: norm that is worth a sentence, once per run; so is one that is not finite.
         advice: the override named in that sentence.
+        max_left_out: steps in a row that may be left out.
         logger_name: logger of the sentence.
 
     Raises:
@@ -34,6 +38,7 @@ class GradientClipHandler:
         max_norm: float | None = 1.0,
         warn_above: float = 100.0,
         advice: str = "--optimizer#lr",
+        max_left_out: int = 10,
         logger_name: str = "train",
     ) -> None:
         if max_norm is not None and not max_norm > 0:
@@ -42,7 +47,9 @@ class GradientClipHandler:
         self.warn_above = warn_above
         self.advice = advice
         self.logger = logging.getLogger(logger_name)
+        self.max_left_out = max_left_out
         self._warned = False
+        self._left_out = 0
 
     def attach(self, engine: Engine) -> None:
         """Register on the end of the backward pass of a MONAI trainer; needed on every rank."""
@@ -60,6 +67,7 @@ class GradientClipHandler:
         engine.state.grad_norm = float(norm)
         if scaled and not math.isfinite(engine.state.grad_norm):
             return  # a gradient scaler searches its scale this way, and leaves the step out
+        self._leave_out(engine, parameters)
         # Not "norm > limit", which a NaN would pass.
         if not engine.state.grad_norm <= self.warn_above and not self._warned:
             self._warned = True
@@ -70,3 +78,21 @@ class GradientClipHandler:
             add_note(engine, sentence)
             if idist.get_rank() == 0:
                 self.logger.warning(sentence)
+
+    def _leave_out(self, engine: Engine, parameters: list[torch.nn.Parameter]) -> None:
+        """Take the gradients away if their norm is not finite, which makes the optimizer's step do nothing."""
+        if math.isfinite(engine.state.grad_norm):
+            self._left_out = 0
+            return
+        self._left_out += 1
+        sentence = f"The step of iteration {engine.state.iteration} was left out: its gradient is not finite."
+        add_note(engine, sentence)
+        if idist.get_rank() == 0:
+            self.logger.warning(sentence)
+        if self._left_out > self.max_left_out:
+            raise FloatingPointError(
+                f"{self._left_out} steps in a row had gradients that are not finite, expected a training that goes on; "
+                f"lower the learning rate ({self.advice}) or set --precision float32"
+            )
+        for parameter in parameters:
+            parameter.grad = None

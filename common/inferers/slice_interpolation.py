@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 
 from common.inferers.chunked_vae import ChunkedVAE
 from common.networks.slice_interpolator import SliceInterpolator, parts_for
@@ -78,7 +79,7 @@ class SliceInterpolationInferer(Inferer):
             raise ValueError(f"the batch has shape {tuple(inputs.shape)}, expected one single-channel volume")
         affine = np.asarray(inputs.affine.cpu()).reshape(-1, 4, 4)[0]
         thick_mm = float(np.linalg.norm(affine[:3, 0]))
-        volume = self.interpolate(torch.as_tensor(inputs[0, 0]).float(), thick_mm, network)
+        volume = self.interpolate(convert_to_tensor(inputs)[0, 0].float(), thick_mm, network)
         new_affine = affine_of_slices(affine, inputs.shape[2], volume.shape[1])
         out = MetaTensor(volume[None], affine=torch.from_numpy(new_affine)[None])
         out.is_batch = True  # the engine takes the batch apart, and the affine with it
@@ -114,6 +115,11 @@ class SliceInterpolationInferer(Inferer):
     ) -> list[torch.Tensor]:
         if self.sampler is None:
             raise ValueError("mode is diffusion and sampler is None, expected a sampler")
+        if self.refine_samples and not network.refiner.uses_samples:
+            raise ValueError(
+                "the refiner was trained without diffusion samples and would ignore them, expected one trained after "
+                "the diffusion stage, or --refine_samples false"
+            )
         vae = ChunkedVAE(network.vae, encode_chunk=self.encode_chunk, decode_chunk=self.decode_chunk)
         start = interpolate_slices(thick, n_thin)
         latent = vae.encode_volume(scale_window(start)[None, None])[0] * network.scale_factor

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 from ignite.metrics import Average
+from monai.utils import convert_to_tensor
 from skimage.metrics import structural_similarity
 
 from common.transforms.windows import scale_window, window_bounds
@@ -62,7 +63,7 @@ def volume_average(metric: str = "psnr", window: str = "wide") -> Average:
     measure = {"psnr": psnr, "ssim": ssim, "histogram_distance": histogram_distance}[metric]
 
     def per_volume(output: list[dict]) -> float:
-        values = [measure(*(torch.as_tensor(item[k][0]).cpu() for k in ("pred", "label")), window) for item in output]
+        values = [measure(*(convert_to_tensor(item[k])[0].cpu() for k in ("pred", "label")), window) for item in output]
         return sum(values) / len(values)
 
     return Average(output_transform=per_volume)

@@ -178,6 +178,11 @@ class SliceRefiner(nn.Module):
         self.sample_head = SampleHead(sample_channels)
         self.to(memory_format=torch.channels_last)  # several times faster than planes on a CPU
 
+    @property
+    def uses_samples(self) -> bool:
+        """Whether the head for diffusion samples has been trained; before that a sample changes nothing."""
+        return bool(self.sample_head.out.weight.detach().any())
+
     def coefficients(self, thick: Tensor) -> Tensor:
         """Cosine coefficients of each slab.
 

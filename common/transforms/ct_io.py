@@ -9,6 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 from nibabel.orientations import io_orientation
 
 from common.data.bad_input import BadInput
@@ -89,7 +90,7 @@ class SaveCTd(MapTransform):
             path = self.output_dir / f"{meta['case']}.nii.gz"
             if path.resolve() == Path(meta["filename_or_obj"]).resolve():
                 raise BadInput(path, "is the input itself, expected another output_dir")
-            volume = torch.as_tensor(prediction[0]).cpu()
+            volume = convert_to_tensor(prediction)[0].cpu()
             hu = round_keeping_slab_means(volume) if self.dtype == "int16" else volume
             self._write(path, hu, prediction, meta)
             if len(prediction) > 1:
@@ -101,5 +102,5 @@ class SaveCTd(MapTransform):
         # the inverse of the permutation in to_axial, for the array and for the affine's columns
         back = np.argsort(meta["axial_axes"])
         affine = np.asarray(prediction.affine.cpu(), dtype=np.float64)[:, [*back, 3]]
-        write_nifti(path, torch.as_tensor(volume).cpu().numpy().transpose(back), affine)
+        write_nifti(path, convert_to_tensor(volume).cpu().numpy().transpose(back), affine)
         self.written.append(str(path))

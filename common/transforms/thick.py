@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
+from monai.utils import convert_to_tensor
 
 from common.transforms.ct_pairs import resize_in_plane
 from common.transforms.slabs import affine_of_slices, simulate_thick
@@ -43,7 +44,7 @@ class SimulateThickd(Transform):
             first = (thin.shape[1] - self.max_slices) // 2
             thin = thin[:, first : first + self.max_slices]
         affine[:3, 3] += affine[:3, 0] * first
-        resized = resize_in_plane(torch.as_tensor(thin)[0], self.resolution)[None]
+        resized = resize_in_plane(convert_to_tensor(thin)[0], self.resolution)[None]
         for axis in (1, 2):
             step = thin.shape[axis + 1] / resized.shape[axis + 1]
             affine[:3, 3] += affine[:3, axis] * (0.5 * step - 0.5)

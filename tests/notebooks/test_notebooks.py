@@ -1,0 +1,92 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
+MAX_BYTES = 1_500_000
+# A path of a machine, such as /home/somebody/runs or C:\runs; not the and/or of a sentence, nor an address.
+ABSOLUTE = re.compile(r"(?<![\w.:/~-])/(?:home|root|tmp|Users|work|opt|mnt|var|usr|srv|private|data)/|\b[A-Z]:\\\\")
+# Few, short epochs on few patients: what is tested is that every cell runs.
+SMALL = {
+    "n_patients": 4,
+    "overrides": {
+        "max_epochs": 1,
+        "warmup_epochs": 0,
+        "val_interval": 2,
+        "val_cases": 1,
+        "patches_per_volume": 1,
+        "patches_per_epoch": 32,
+        "sampling_steps": 4,
+    },
+}
+FURTHER = {"02_evaluation": {"n_unseen": 1, "n_samples": 2}}
+
+
+def texts(notebook: Any) -> str:
+    """All that a reader sees as text: sources and outputs, without the pictures."""
+    parts = [cell.source for cell in notebook.cells]
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            parts += [output.get("text", ""), *(str(v) for kind, v in data.items() if not kind.startswith("image/"))]
+    return "\n".join(parts)
+
+
+def test_there_are_notebooks_for_training_and_evaluation() -> None:
+    names = [path.relative_to(ROOT / "notebooks").as_posix() for path in NOTEBOOKS]
+    assert "ct_slice_interpolation/01_data_and_training.ipynb" in names
+    assert "ct_slice_interpolation/02_evaluation.ipynb" in names
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_clean(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].metadata.get("tags") == ["parameters"]
+    assert all(cell.execution_count for cell in code), "a cell was never run"
+    counts = [cell.execution_count for cell in code]
+    assert counts == sorted(counts), "cells were not run from top to bottom"
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "logs belong to the run, not here"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+    assert path.stat().st_size < MAX_BYTES
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_names_no_folder_of_a_machine(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    found = ABSOLUTE.search(texts(notebook))
+    assert found is None, texts(notebook)[found.start() - 60 : found.end() + 60]
+    assert "papermill" not in notebook.metadata, "papermill's record of its run holds the paths of that run"
+
+
+def test_an_absolute_path_would_be_found() -> None:
+    assert ABSOLUTE.search("written: /tmp/x/run") and ABSOLUTE.search("('/home/me/runs')")
+    assert not ABSOLUTE.search("runs/tmp/x, https://host/data/file and and/or")
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_from_another_folder(path: Path, tmp_path: Path) -> None:
+    papermill = pytest.importorskip("papermill")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    parameters = SMALL | FURTHER.get(path.stem, {}) | {"output_dir": str(tmp_path / "run")}
+    papermill.execute_notebook(
+        str(path),
+        str(tmp_path / path.name),
+        parameters=parameters,
+        cwd=str(elsewhere),
+        kernel_name="python3",
+        progress_bar=False,
+    )
+    executed = nbformat.read(tmp_path / path.name, as_version=4)
+    assert sum("image/png" in o.get("data", {}) for c in executed.cells for o in c.get("outputs", [])) >= 3
+    assert (tmp_path / "run" / "models" / "model.pt").is_file()
+    assert not any(elsewhere.iterdir()), "a notebook writes under output_dir only"
