@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -15,10 +14,10 @@ from typing import Any
 from common.apps.bundle import UsageError, missing
 from common.apps.prepare import prepare, prepare_virtual
 from common.data.bad_input import BadInput
+from common.data.manifest import PATHS, read_manifest
 from common.data.output_folder import csv_text, write_text
 
 VIRTUAL_KEYS = ("n", "shape", "spacing", "seed")
-_PATHS = ("image", "regions", "lesions")
 
 
 @dataclass(frozen=True)
@@ -99,30 +98,11 @@ def check_data(dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str,
         raise missing(dataset_dir, "a folder of CTs, or one that prepare wrote")
 
 
-def read_manifest(manifest: Path) -> list[dict[str, str]]:
-    """Rows of a manifest; relative paths are made absolute, as seen from its folder.
-
-    Raises:
-        BadInput: if it has no rows or lacks the columns case, split or image.
-    """
-    with manifest.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    lacking = [name for name in ("case", "split", "image") if name not in (reader.fieldnames or ())]
-    if lacking or not rows:
-        raise BadInput(manifest, f"lacks {lacking[0]}, expected a column" if lacking else "lists no case")
-    for row in rows:
-        for name in _PATHS:
-            if row.get(name):
-                row[name] = str(manifest.parent.resolve() / row[name])
-    return rows
-
-
 def _described(folder: Path) -> RunData:
     """Hash a manifest; without a column sha256, size and modification time of an image stand for its content."""
     lines, voxels = [], []
     for row in read_manifest(folder / "manifest.csv"):
-        facts = {name: value for name, value in row.items() if name not in _PATHS}
+        facts = {name: value for name, value in row.items() if name not in PATHS}
         if row.get("sha256"):
             voxels.append(f"{row['case']} {row['sha256']}\n")
         else:

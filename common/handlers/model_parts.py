@@ -23,6 +23,7 @@ class ModelPartSaver:
         part: "vae", "unet" or "refiner".
         network: the module to save, the averaged weights if there are any.
         sizes: arguments of the part's ``<part>_def`` in the configuration, so that a later run builds the same sizes.
+        settings: further ids of inference.json that this part needs, such as the sampler it was trained for.
         extra: single tensors to save under their own name, such as ``scale_factor``.
     """
 
@@ -32,10 +33,11 @@ class ModelPartSaver:
         part: str,
         network: nn.Module,
         sizes: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
         extra: Mapping[str, float] | None = None,
     ) -> None:
         self.ckpt_dir, self.part, self.network = Path(ckpt_dir), part, network
-        self.sizes, self.extra = dict(sizes), dict(extra or {})
+        self.sizes, self.settings, self.extra = dict(sizes), dict(settings or {}), dict(extra or {})
 
     def attach(self, engine: Engine) -> None:
         """Save when the engine completes."""
@@ -50,4 +52,4 @@ class ModelPartSaver:
         overlay = json.loads(overlay_path.read_text()) if overlay_path.is_file() else {}
         sizes = {f"{self.part}_def#{key}": value for key, value in self.sizes.items()}
         kept = {key: value for key, value in overlay.items() if not key.startswith(f"{self.part}_def#")}
-        write_text(overlay_path, json.dumps(kept | sizes, indent=4) + "\n")
+        write_text(overlay_path, json.dumps(kept | sizes | self.settings, indent=4) + "\n")
