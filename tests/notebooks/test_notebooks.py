@@ -14,13 +14,15 @@ ABSOLUTE = re.compile(r"(?<![\w.:/~-])/(?:home|root|tmp|Users|work|opt|mnt|var|u
 SMALL = {
     "n_patients": 4,
     "overrides": {
-        "max_epochs": 1,
-        "warmup_epochs": 0,
-        "val_interval": 2,
-        "val_cases": 1,
-        "patches_per_volume": 1,
-        "patches_per_epoch": 32,
         "sampling_steps": 4,
+        "stage_overrides#vae#max_epochs": 2,
+        "stage_overrides#vae#warmup_epochs": 0,
+        "stage_overrides#diffusion#max_epochs": 2,
+        "stage_overrides#diffusion#warmup_epochs": 0,
+        "stage_overrides#diffusion#val_interval": 4,
+        "stage_overrides#refiner#max_epochs": 1,
+        "stage_overrides#refiner#patches_per_epoch": 32,
+        "stage_overrides#refiner#val_interval": 2,
     },
 }
 FURTHER = {"02_evaluation": {"n_unseen": 1, "n_samples": 2}}
