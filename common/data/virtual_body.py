@@ -23,7 +23,7 @@ REGION_SWAP = (0, 4, 2, 5, 1, 3, 6, 8, 7, 9, 10, 11, 12, 13, 14, 15, 17, 16, 18,
 
 POWER = 2.4  # superellipse of the chest cavity, rounder than a box and fuller than an ellipse
 SKIN_POWER = 2.6
-HALF_HEIGHT = 141.0
+HALF_HEIGHT = 170.0  # beyond the fitted field of view, as a body goes on where a scan ends
 
 
 @dataclass(frozen=True)
