@@ -1,7 +1,6 @@
 """`evaluate`: how far each mode is from the truth on thin CT whose slices were averaged to thick ones."""
 
 import copy
-import csv
 import hashlib
 import logging
 import statistics
@@ -15,8 +14,9 @@ from tqdm import tqdm
 
 from common.apps.bundle import open_bundle, resolve
 from common.data.bad_input import BadInput
-from common.data.ct_volume import find_ct, read_ct
+from common.data.ct_volume import case_names, find_ct, read_ct
 from common.data.feature_cache import hash_array
+from common.data.manifest import read_split
 from common.data.output_folder import csv_text, write_text
 from common.inferers.slice_interpolation import SliceInterpolationInferer
 from common.metrics.image_quality import histogram_distance, psnr, ssim
@@ -87,7 +87,7 @@ def evaluate(
     (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
     rows, excluded, hashes = [], [], []
     cases = _thin_cases(Path(input))
-    for path in tqdm(cases, desc="evaluate", unit="case"):
+    for path, case in tqdm(cases, desc="evaluate", unit="case"):
         try:
             volume = read_ct(path)
             thin, affine = to_axial(volume)
@@ -100,16 +100,14 @@ def evaluate(
         thin_mm = float(np.linalg.norm(affine[:3, 0]))
         estimates = {
             name: _estimate(inferer, network, name, thick, thin_mm * ratio, len(target))
-            for name in tqdm(names, desc=volume.case, unit="mode", leave=False)
+            for name in tqdm(names, desc=case, unit="mode", leave=False)
         }
         for name, estimate in estimates.items():
-            rows += _rows(volume.case, name, estimate, target, thick)
+            rows += _rows(case, name, estimate, target, thick)
         if len({row["case"] for row in rows}) <= pictures:
-            figure = interpolation_figure(
-                estimates, target, affine=affine, window=window_bounds("wide"), title=volume.case
-            )
-            caption = f"Case {volume.case}: axial and coronal planes and absolute error in HU, slabs of {ratio} slices."
-            save_picture(figure, output_dir / "pictures" / f"{volume.case}.png", caption)
+            figure = interpolation_figure(estimates, target, affine=affine, window=window_bounds("wide"), title=case)
+            caption = f"Case {case}: axial and coronal planes and absolute error in HU, slabs of {ratio} slices."
+            save_picture(figure, output_dir / "pictures" / f"{case}.png", caption)
     if not rows:
         raise BadInput(
             input, f"holds no CT that can be evaluated: {excluded[0]['reason'] if excluded else 'no CT found'}"
@@ -206,13 +204,9 @@ def _modes_to_run(
     return [name for name in wanted if name not in not_run], not_run
 
 
-def _thin_cases(source: Path) -> list[Path]:
-    """The test split of a prepared folder, else every CT found."""
-    manifest = source / "manifest.csv"
-    if not manifest.is_file():
-        return find_ct(source)
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    if not rows:
-        raise BadInput(manifest, "has no row with split test, expected at least one")
-    return [source / row["image"] for row in rows]
+def _thin_cases(source: Path) -> list[tuple[Path, str]]:
+    """Path and name of the test split of a prepared folder, else of every CT found."""
+    if (source / "manifest.csv").is_file():
+        return [(Path(row["image"]), row["case"]) for row in read_split(source, "test")]
+    found = find_ct(source)
+    return list(zip(found, case_names(found, source), strict=True))

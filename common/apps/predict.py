@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from common.apps.bundle import open_bundle, resolve
 from common.data.bad_input import BadInput
-from common.data.ct_volume import find_ct, read_ct
+from common.data.ct_volume import case_names, find_ct, read_ct
 from common.data.output_folder import csv_text, write_text
 
 logger = logging.getLogger("predict")
@@ -41,7 +41,8 @@ def predict(
     cases, excluded = _readable(Path(input))
     values = {"input": str(input), "output_dir": str(output_dir)} | (overrides or {})
     config = open_bundle(bundle).config("inference", ckpt_dir=ckpt_dir, overrides=values)
-    config["dataset#data"] = [{"image": str(path)} for path in cases]
+    names = case_names(cases, Path(input))
+    config["dataset#data"] = [{"image": str(path), "case": name} for path, name in zip(cases, names, strict=True)]
     *_, postprocessing = resolve(config, "initialize", "run", "postprocessing")
     if excluded:
         write_text(Path(output_dir) / "excluded.csv", csv_text(("path", "reason"), excluded))

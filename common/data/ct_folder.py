@@ -14,7 +14,6 @@ import json
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from common.data.bad_input import BadInput
 from common.data.ct_rate import CT_RATE_LABELS, CT_RATE_REPORT, CTRateImage, list_ct_rate, read_ct_rate
-from common.data.ct_volume import case_name, find_ct, is_nifti, read_ct, write_nifti
+from common.data.ct_volume import case_name, case_names, find_ct, is_nifti, read_ct, write_nifti
 from common.data.output_folder import csv_text, locked, write_text
 from common.data.splits import SPLITS, split_by_patient
 
@@ -143,12 +142,9 @@ def _list_items(source: Path, layout: str, excluded: _Excluded) -> list[_Item]:
     patients_csv = (source if source.is_dir() else source.parent) / "patients.csv"
     patients = _read_patients(patients_csv) if patients_csv.is_file() else None
     items = []
-    repeated = {case for case, count in Counter(map(case_name, paths)).items() if count > 1}
-    for path in paths:
-        case, patient = case_name(path), None
-        if case in repeated and not is_nifti(path):
-            # Series folders are often named alike (P1/CT, P2/CT); the folders above tell them apart.
-            case = "_".join([*path.relative_to(source).parts[:-1], case])
+    for path, unique in zip(paths, case_names(paths, source), strict=True):
+        # Two NIfTI files of one name are a mistake that the user should see; series folders are often named alike.
+        case, patient = case_name(path) if is_nifti(path) else unique, None
         if patients is not None and is_nifti(path):
             patient = patients.get(case)
             if patient is None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def case_name(path: str | os.PathLike[str]) -> str:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def case_names(paths: Sequence[Path], root: Path) -> list[str]:
+    """A name for each input below a folder: its case name, or where several share one, with the folders above it.
+
+    Series folders are often named alike: `P1/CT` and `P2/CT` become `P1_CT` and `P2_CT`.
+    """
+    names = [case_name(path) for path in paths]
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        "_".join([*path.relative_to(root).parts[:-1], name]) if name in repeated else name
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def is_nifti(path: Path) -> bool:

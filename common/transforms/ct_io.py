@@ -36,6 +36,8 @@ def to_axial(volume: CTVolume) -> tuple[torch.Tensor, np.ndarray]:
 class ReadCTd(MapTransform):
     """Replace a path (NIfTI, DICOM folder or zip) by its CT: MetaTensor (1, D, H, W), float32 HU.
 
+    An entry ``case`` beside it names the case; otherwise the file or folder does.
+
     The meta data hold ``affine`` (of the d, h, w indices), ``case``, ``filename_or_obj`` and ``axial_axes`` (where
     D, H, W stood in the file). Raises BadInput for anything that is not a sound CT volume.
     """
@@ -50,7 +52,7 @@ class ReadCTd(MapTransform):
             volume = read_ct(out[key])
             hu, affine = to_axial(volume)
             meta = {
-                "case": volume.case,
+                "case": out.get("case", volume.case),
                 "filename_or_obj": str(volume.source),
                 "axial_axes": axial_axes(volume.affine),
                 "spatial_shape": np.asarray(hu.shape),

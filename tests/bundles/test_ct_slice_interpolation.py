@@ -17,7 +17,9 @@ from monai.bundle import ConfigParser
 from common.apps.evaluate import COLUMNS, COMPARED, evaluate
 from common.apps.predict import predict
 from common.apps.recipe import run_recipe
+from common.data.bad_input import BadInput
 from common.data.ct_volume import read_ct, write_nifti
+from common.data.virtual_layouts import write_dicom
 from common.data.virtual_patient import make_virtual_patient, thick_reconstruction
 from common.networks.slice_interpolator import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
@@ -243,6 +245,14 @@ def test_bad_cases_of_a_folder_are_listed_and_the_rest_predicted(run, thick_case
     result = predict(BUNDLE, folder, tmp_path / "out", run[0] / "models", {"mode": "linear", "target_spacing": 6.0})
     assert [Path(p).name for p in result["outputs"]] == ["a.nii.gz"]
     assert "broken.nii.gz" in (tmp_path / "out" / "excluded.csv").read_text()
-    with pytest.raises(Exception, match="input itself"):
+    with pytest.raises(BadInput, match="input itself"):
         predict(BUNDLE, folder / "a.nii.gz", folder, run[0] / "models", {"mode": "linear", "target_spacing": 6.0})
     assert read_ct(folder / "a.nii.gz").hu.shape[2] == 4
+
+
+def test_series_folders_named_alike_do_not_overwrite_each_other(tmp_path):
+    write_dicom(tmp_path / "in", 2, seed=0, shape=(8, 24, 24), spacing=(10, 8, 8))
+    settings = {"mode": "nearest", "target_spacing": 5.0}
+    result = predict(BUNDLE, tmp_path / "in" / "dicom", tmp_path / "out", overrides=settings)
+    assert len({Path(path).name for path in result["outputs"]}) == 2
+    assert all(nib.load(path).shape == (24, 24, 16) for path in result["outputs"])
