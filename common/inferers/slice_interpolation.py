@@ -122,13 +122,15 @@ class SliceInterpolationInferer(Inferer):
             )
         vae = ChunkedVAE(network.vae, encode_chunk=self.encode_chunk, decode_chunk=self.decode_chunk)
         start = interpolate_slices(thick, n_thin)
-        latent = vae.encode_volume(scale_window(start)[None, None])[0] * network.scale_factor
+        # Volumes stay where they are, mostly on the host; latents go to the networks.
+        device = network.scale_factor.device
+        latent = vae.encode_volume(scale_window(start)[None, None])[0].to(device) * network.scale_factor
         condition = ratio_condition(thick_mm, thick_mm * len(thick) / n_thin).to(latent)[None]
         samples = []
         for k in range(self.n_samples):
-            generator = torch.Generator(device=latent.device).manual_seed(self.seed + k)
+            generator = torch.Generator().manual_seed(self.seed + k)
             drawn = self.sampler(network.unet, latent, condition, generator) / network.scale_factor
-            sample = unscale_window(vae.decode(drawn, shape=start.shape)[0, 0])
+            sample = unscale_window(vae.decode(drawn.to(start.device), shape=start.shape)[0, 0])
             if self.refine_samples:
                 sample = network.refiner.refine(thick, n_thin, sample=sample, tta=self.tta)
             samples.append(sample)

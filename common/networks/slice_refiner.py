@@ -234,17 +234,18 @@ class SliceRefiner(nn.Module):
             tta: average over the flips of the three axes; eight times the work for about 0.1 dB.
 
         Returns:
-            (n_thin, H, W) float32, HU.
+            (n_thin, H, W) float32, HU, on the device of ``thick``.
         """
-        thick = thick.float() / HU_SCALE
+        home, device = thick.device, self.body.head.weight.device
+        thick = thick.to(device).float() / HU_SCALE
         base = project_to_measurement(interpolate_slices(thick, n_thin), thick)
-        sample = None if sample is None else sample.float() / HU_SCALE
+        sample = None if sample is None else sample.to(device).float() / HU_SCALE
         flips = [[axis for axis in range(3) if bits >> axis & 1] for bits in range(8 if tta else 1)]
         residual = torch.zeros_like(base)
         for axes in flips:
             flipped = (None if x is None else x.flip(axes) for x in (thick, base, sample))
             residual += self._residual(*flipped).flip(axes)
-        return HU_SCALE * (base + residual / len(flips))
+        return (HU_SCALE * (base + residual / len(flips))).to(home)
 
     def _residual(self, thick: Tensor, base: Tensor, sample: Tensor | None) -> Tensor:
         """Residual (n_thin, H, W) of a whole volume in HU/1000, some slabs at a time."""
