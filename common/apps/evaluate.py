@@ -78,6 +78,8 @@ def evaluate(
     names, not_run = _modes_to_run(modes, Path(config["ckpt_dir"]) / "model.pt", config["refine_samples"])
     # the widest mode builds every part that the others need
     config["mode"] = "diffusion" if "diffusion" in names else "refiner" if "refiner" in names else "linear"
+    if "refiner" in names:
+        config["refiner_def#_disabled_"] = False  # diffusion alone would leave it out with refine_samples off
     config["target_slices"], config["target_spacing"] = 2, None  # replaced per case below
     network, inferer = resolve(config, "network", "inferer")
     if "diffusion" in names and config["refine_samples"] and not network.refiner.uses_samples:

@@ -36,7 +36,7 @@ from common.data.virtual_patient import (
 )
 
 STAMP = "virtual.json"
-VERSION = 1  # of the generator; raise it when the same seed gives other voxels
+VERSION = 2  # of the generator; raise it when the same seed gives other voxels
 UID_ROOT = "2.25."
 CT_RATE_THICK_RATIO = 2
 CT_RATE_REPORT_COLUMNS = ("VolumeName", "ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN")

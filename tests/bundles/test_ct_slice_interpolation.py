@@ -256,3 +256,10 @@ def test_series_folders_named_alike_do_not_overwrite_each_other(tmp_path):
     result = predict(BUNDLE, tmp_path / "in" / "dicom", tmp_path / "out", overrides=settings)
     assert len({Path(path).name for path in result["outputs"]}) == 2
     assert all(nib.load(path).shape == (24, 24, 16) for path in result["outputs"])
+
+
+def test_samples_can_be_evaluated_without_the_refiner_beside_it(run, tmp_path):
+    settings = {"sampling_steps": 2, "refine_samples": False}
+    modes = ["refiner", "diffusion"]
+    result = evaluate(BUNDLE, run[0] / "data", tmp_path, run[0] / "models", 4, modes, settings, pictures=0)
+    assert {row["mode"] for row in result["metrics"]} == set(modes) and not result["not_run"]
