@@ -52,7 +52,7 @@ def run(
 
     Each stage is printed as the `python -m monai.bundle run` command that does the same. Stages that finished with the
     same configuration and data are skipped; one that changed runs again, with those after it. Interrupt it at any
-    moment and give the same command to go on.
+    moment; the same command starts the interrupted stage again and goes on from there.
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
