@@ -74,7 +74,7 @@ def print_rows(metrics: Path, tta: str) -> None:
             float(rows[case, mode]["psnr"]) for mode in ("refiner", "linear", "linear_projected")
         )
         line = {"name": f"refiner, ratio 5, tta {tta}", "input": case, "ours": ours, "reference": linear}
-        line |= {"gain_db": round(ours - linear, 2), "projected_linear_db": projected, "machine": platform.processor()}
+        line |= {"gain_db": round(ours - linear, 2), "projected_linear_db": projected, "machine": platform.machine()}
         line |= {"consistency_hu": float(rows[case, "refiner"]["consistency_hu"])}
         print(json.dumps(line), flush=True)
 
