@@ -263,3 +263,16 @@ def test_samples_can_be_evaluated_without_the_refiner_beside_it(run, tmp_path):
     modes = ["refiner", "diffusion"]
     result = evaluate(BUNDLE, run[0] / "data", tmp_path, run[0] / "models", 4, modes, settings, pictures=0)
     assert {row["mode"] for row in result["metrics"]} == set(modes) and not result["not_run"]
+
+
+def test_evaluate_json_measures_the_test_split(run):
+    out = run[0]
+    parser = ConfigParser()
+    files = [str(CONFIGS / f"{name}.json") for name in ("train", "diffusion", "demo", "evaluate")]
+    parser.read_config([*files, str(out / "models" / "network.json")])
+    places = {"dataset_dir": str(out / "data"), "output_dir": str(out), "sampling_steps": 2, "precision": "float32"}
+    parser.update(places)
+    for step in ("initialize", "run"):
+        parser.get_parsed_content(step)
+    metrics = parser.get_parsed_content("validate#evaluator").state.metrics
+    assert metrics["psnr"] > 5 and 0 < metrics["ssim"] < 1
