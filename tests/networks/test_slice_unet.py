@@ -114,7 +114,9 @@ def test_condition_and_time_change_the_result():
 
 def test_bfloat16_autocast_on_the_cpu_is_close_and_trains():
     unet = tiny(gradient_checkpointing=True)
-    x, t, spacing = inputs()
+    # 12 slices, so that no level has exactly 2: there the weight gradient of oneDNN's bfloat16 convolution reads memory
+    # that nobody wrote (NaN now and then)
+    x, t, spacing = torch.randn(1, 8, 12, 12, 12), torch.tensor([300]), ratio_condition(5.0, 1.0)[None]
     reference = unet.eval()(x, t, spacing)
     with torch.autocast("cpu", torch.bfloat16):
         out = unet.train()(x, t, spacing)
