@@ -14,7 +14,7 @@ from common.networks.maisi_vae import MaisiVAE
 def test_the_vae_trains_with_monais_engines(decollate, dtype):
     torch.manual_seed(0)
     vae = MaisiVAE(num_channels=[8, 8, 8], norm_num_groups=4, num_res_blocks=[1, 1, 1])
-    data, losses = [{"image": torch.rand(1, 1, 8, 8, 8)}], []
+    data, losses = [{"image": torch.rand(1, 1, 12, 12, 12)}], []
     loss = VAELoss()
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
