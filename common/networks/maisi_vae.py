@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from pathlib import Path
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 __all__ = [
@@ -31,6 +28,8 @@ __all__ = [
     "load_vae_weights",
     "weights_hash",
 ]
+
+from common.networks.checkpoint_file import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ def load_vae_weights(vae: nn.Module, path: str | Path, key: str | None = None) -
         ValueError: if the file cannot be read as weights, or does not fill the network exactly.
     """
     path = Path(path)
-    candidates = dict(_candidates(_read(path)))
+    candidates = dict(_candidates(read_checkpoint(path)))
     if key is not None:
         candidates = {label: found for label, found in candidates.items() if label == key}
     if not candidates:
@@ -220,21 +219,6 @@ def load_vae_weights(vae: nn.Module, path: str | Path, key: str | None = None) -
 class _Candidate:
     state: dict[str, Tensor]
     ignored: tuple[str, ...]
-
-
-def _read(path: Path) -> Mapping:
-    if not path.is_file():
-        raise FileNotFoundError(f"VAE checkpoint {path} does not exist.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a file of weights: {reason}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict.")
-    return content
 
 
 def _candidates(content: Mapping, where: str = "") -> Iterator[tuple[str, _Candidate]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from common.networks.checkpoint_file import read_checkpoint
 from common.networks.slice_interpolator import load_exactly
 
 __all__ = ["SliceUNet", "convert_monai_generative_names", "load_unet_weights", "ratio_condition"]
@@ -188,7 +186,7 @@ def load_unet_weights(unet: SliceUNet, path: str | os.PathLike[str]) -> SliceUNe
         ValueError: if the file cannot be read as weights, holds no or several U-Nets, or does not fit exactly.
     """
     path = Path(path)
-    found = dict(_unets(_read(path)))
+    found = dict(_unets(read_checkpoint(path)))
     if len(found) != 1:
         names = f"{len(found)} ({', '.join(map(repr, found))})" if found else "no"
         raise ValueError(f"{path} holds {names} state dicts of a diffusion U-Net, expected exactly one")
@@ -196,21 +194,6 @@ def load_unet_weights(unet: SliceUNet, path: str | os.PathLike[str]) -> SliceUNe
     load_exactly(unet, convert_monai_generative_names(state), f"{path}: U-Net {label!r}" if label else f"{path}: U-Net")
     logger.info("%s: %d U-Net tensors loaded", path, len(state))
     return unet
-
-
-def _read(path: Path) -> Mapping:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, expected a U-Net checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a file of weights: {reason}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict")
-    return content
 
 
 def _unets(content: Mapping, where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
