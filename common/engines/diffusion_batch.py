@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import PrepareBatch
@@ -49,7 +50,9 @@ def draw_timesteps(scheduler: Scheduler, shape: torch.Size, generator: torch.Gen
 
 
 class PrepareDiffusionBatch(PrepareBatch):
-    """Add noise for MONAI's `SupervisedTrainer`; the noise depends on seed, call number and rank only.
+    """Add noise for MONAI's `SupervisedTrainer`; that of a sample depends on the seed and its place in the run only.
+
+    The place counts over all processes, so two of them draw what one would with batches twice as large.
 
     The batch is `{"latent": (B, 4, d, h, w), "thick_latent": same, "spacing": (B, 3)}`; out come the noisy latent and
     the thick one side by side, (B, 8, d, h, w), the target, `(timesteps,)` and `{"spacing_tensor": ...}`.
@@ -72,7 +75,8 @@ class PrepareDiffusionBatch(PrepareBatch):
         self.scheduler = scheduler
         self.scale_factor = scale_factor
         self.seed = seed
-        self.iteration = 0
+        self.samples = 0
+        self.dealt = True  # whether the processes take turns with the samples, as DistributedSampler deals them out
 
     def __call__(
         self,
@@ -90,35 +94,38 @@ class PrepareDiffusionBatch(PrepareBatch):
             **kwargs: further arguments of `Tensor.to`.
         """
         latent, thick, spacing = _scaled(batchdata, self.scale_factor, device, non_blocking, **kwargs)
-        generator = self._generator()
-        self.iteration += 1
-        timesteps = draw_timesteps(self.scheduler, latent.shape, generator).to(latent.device)
         # On the CPU, so that a run gives the same noise on every device.
-        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
+        one = torch.Size((1, *latent.shape[1:]))
+        generators = self._generators(len(latent))
+        timesteps = torch.cat([draw_timesteps(self.scheduler, one, g) for g in generators]).to(latent.device)
+        noise = torch.cat([torch.randn(one, generator=g) for g in generators]).to(latent.device)
         noisy = self.scheduler.add_noise(original_samples=latent, noise=noise, timesteps=timesteps)
         target = self._target(latent, noise, timesteps)
         return torch.cat([noisy, thick], dim=1), target, (timesteps,), {"spacing_tensor": spacing}
 
     def attach(self, engine: Engine) -> None:
-        """Begin anew at every start of an evaluator."""
+        """Begin anew at every start of an evaluator; every process sees all of its cases."""
+        self.dealt = False
         engine.add_event_handler(Events.STARTED, self.reset)
 
     def reset(self) -> None:
-        """Forget how many batches have been drawn."""
-        self.iteration = 0
+        """Forget how many samples have been drawn."""
+        self.samples = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Seed and number of batches drawn, for an exact resume."""
-        return {"seed": self.seed, "iteration": self.iteration}
+        """Seed and number of samples drawn, for an exact resume."""
+        return {"seed": self.seed, "samples": self.samples}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue after `state["iteration"]` batches."""
-        self.seed, self.iteration = int(state["seed"]), int(state["iteration"])
+        """Continue after `state["samples"]` samples."""
+        self.seed, self.samples = int(state["seed"]), int(state["samples"])
 
-    def _generator(self) -> torch.Generator:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if distributed else 0
-        return seeded_generator(self.seed, rank, self.iteration)
+    def _generators(self, count: int) -> list[torch.Generator]:
+        """One per sample of the next batch."""
+        rank, ranks = (idist.get_rank(), idist.get_world_size()) if self.dealt else (0, 1)
+        first = self.samples
+        self.samples += count * ranks
+        return [seeded_generator(self.seed, first + i * ranks + rank) for i in range(count)]
 
     def _target(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         if isinstance(self.scheduler, RFlowScheduler):

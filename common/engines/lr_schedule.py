@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from common.handlers.training_clock import TrainingClock
 
 __all__ = ["warmup_cosine"]
 
@@ -17,7 +18,7 @@ def warmup_cosine(
     warmup_epochs: float = 5,
     steps_per_epoch: int = 1,
     final_fraction: float = 0.0,
-    max_minutes: float | None = None,
+    clock: TrainingClock | None = None,
 ) -> LambdaLR:
     """Linear warm-up, then half a cosine down to `final_fraction` of the learning rate.
 
@@ -31,8 +32,8 @@ def warmup_cosine(
         steps_per_epoch: how often the scheduler steps per epoch: 1 with MONAI's `LrScheduleHandler(...,
             epoch_level=True)`, the number of batches with `epoch_level=False`.
         final_fraction: of the rate, at the end.
-        max_minutes: time limit of the training. Where the clock runs ahead of the steps, the schedule follows the
-            clock, so that a training that the limit will cut short has cooled down by then.
+        clock: with the time limit of the training. Where it runs ahead of the steps, the schedule follows it, so that
+            a training that the limit will cut short has cooled down by then.
 
     Raises:
         ValueError: if the warm-up is not shorter than the training, or a number is out of range.
@@ -45,12 +46,10 @@ def warmup_cosine(
     if not 0 <= final_fraction <= 1:
         raise ValueError(f"final_fraction is {final_fraction}, expected a number from 0 to 1")
 
-    start = time.monotonic()
-
     def fraction(step: int) -> float:
         if step < warm_up:
             return (step + 1) / (warm_up + 1)
-        elapsed = 0.0 if max_minutes is None else (time.monotonic() - start) / (60 * max_minutes)
+        elapsed = 0.0 if clock is None else clock.spent
         progress = min(1.0, max((step - warm_up) / (total - warm_up), elapsed))
         return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
 

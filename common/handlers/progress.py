@@ -22,6 +22,7 @@ from common.handlers.engine_state import (
     scalar,
     total_iterations,
 )
+from common.handlers.training_clock import TrainingClock
 
 _SMOOTH = 50  # iterations in the mean of the shown loss
 
@@ -188,47 +189,36 @@ class TimeLimitHandler:
     The limit is looked at where the optimizer steps, so that no accumulated gradient is lost.
 
     Args:
-        max_minutes: wall-clock minutes of this run, None for no limit.
+        clock: of the training, with its limit.
         name: of the stage, in the sentence.
         override: the override that changes the limit, as the user types it.
         logger_name: logger of the sentence.
-
-    Raises:
-        ValueError: if `max_minutes` is not positive.
     """
 
     def __init__(
-        self, max_minutes: float | None, name: str, override: str = "--max_minutes", logger_name: str = "train"
+        self, clock: TrainingClock, name: str, override: str = "--max_minutes", logger_name: str = "train"
     ) -> None:
-        if max_minutes is not None and not max_minutes > 0:
-            raise ValueError(f"max_minutes is {max_minutes}, expected a positive number of minutes or None.")
-        self.max_minutes = max_minutes
+        self.clock = clock
         self.name = name
         self.override = override
         self.logger = logging.getLogger(logger_name)
-        self._start = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register the events, if there is a limit."""
-        if self.max_minutes is not None:
-            engine.add_event_handler(Events.STARTED, self._started)
+        if self.clock.max_minutes is not None:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
 
-    def _started(self, engine: Engine) -> None:
-        self._start = time.perf_counter()
-
     def _iteration_completed(self, engine: Engine) -> None:
-        minutes = (time.perf_counter() - self._start) / 60
         # The ranks of a distributed run must end at the same iteration, so they all follow rank 0.
-        late = bool(idist.broadcast(float(minutes >= self.max_minutes), src=0)) if is_step_iteration(engine) else False
+        late = bool(idist.broadcast(float(self.clock.spent >= 1), src=0)) if is_step_iteration(engine) else False
         total = total_iterations(engine)
         if not late or engine.state.iteration == total:
             return
         of = "" if total is None else f" of {total}"
-        longer = f"{self.override} {2 * self.max_minutes:g}"
+        longer = f"{self.override} {2 * self.clock.max_minutes:g}"
         sentence = (
-            f"{self.name}: the limit of {self.max_minutes:g} minutes is reached at iteration {engine.state.iteration}"
-            f"{of}, so training ends here; {longer} allows twice as long."
+            f"{self.name}: the limit of {self.clock.max_minutes:g} minutes is reached at iteration "
+            f"{engine.state.iteration}{of}, so training ends here; {longer} allows twice as long."
         )
         add_note(engine, sentence)
         if idist.get_rank() == 0:

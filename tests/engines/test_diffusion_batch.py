@@ -50,7 +50,7 @@ def test_input_and_target_lead_back_to_the_latent(kind):
         torch.testing.assert_close(found, x0.double(), atol=1e-3 if kind == "epsilon" else 1e-5, rtol=1e-3)
 
 
-def test_noise_depends_on_seed_and_iteration_only_and_resumes():
+def test_noise_depends_on_seed_and_place_only_and_resumes():
     def run(prepare, count):
         return [prepare(batch())[0] for _ in range(count)]
 
@@ -68,12 +68,25 @@ def test_noise_depends_on_seed_and_iteration_only_and_resumes():
     assert not torch.equal(first[0], run(other, 1)[0])
 
 
+def test_two_processes_draw_what_one_would_with_twice_the_batch(monkeypatch):
+    latent = {key: value.repeat_interleave(2, 0) for key, value in batch().items()}
+    one = PrepareDiffusionBatch(scheduler("v_prediction"))
+    whole = [one(latent)[0] for _ in range(2)]
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        prepare = PrepareDiffusionBatch(scheduler("v_prediction"))
+        for expected in whole:
+            dealt = {key: value[rank::2] for key, value in latent.items()}
+            assert torch.equal(prepare(dealt)[0], expected[rank::2])
+
+
 def test_as_a_handler_it_starts_anew():
     prepare = PrepareDiffusionBatch(scheduler("flow"))
     engine = Engine(lambda engine, data: prepare(data)[0])
     prepare.attach(engine)
     outputs = [engine.run([batch()]).output for _ in range(2)]
-    assert torch.equal(*outputs) and prepare.iteration == 1
+    assert torch.equal(*outputs) and prepare.samples == len(batch()["latent"])
 
 
 def test_half_precision_latents_do_not_spoil_the_scheduler():

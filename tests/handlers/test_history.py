@@ -179,7 +179,7 @@ def test_the_handlers_are_made_from_a_configuration(tmp_path):
         {
             "output_dir": str(tmp_path),
             "stage": "diffusion",
-            "max_minutes": None,
+            "clock": {"_target_": "common.handlers.training_clock.TrainingClock", "max_minutes": None},
             "network": {"_target_": "tests.handlers.small_engines.make_network"},
             "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.1},
             "evaluator": {"_target_": "tests.handlers.small_engines.make_evaluator", "network": "@network"},
@@ -207,7 +207,7 @@ def test_the_handlers_are_made_from_a_configuration(tmp_path):
                 },
                 {
                     "_target_": "common.handlers.progress.TimeLimitHandler",
-                    "max_minutes": "@max_minutes",
+                    "clock": "@clock",
                     "name": "@stage",
                 },
                 {"_target_": "ValidationHandler", "validator": "@evaluator", "interval": 1},

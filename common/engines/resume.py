@@ -1,0 +1,294 @@
+"""Exact resume: the same command goes on where a training was killed, and ends with the same weights bit for bit."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from common.data.bad_input import BadInput
+from common.data.epoch_sampler import EpochSampler
+from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
+from common.handlers.engine_state import is_step_iteration, on_exception, scalar, total_iterations
+
+__all__ = ["ResumeHandler", "differences"]
+
+_NAME = re.compile(r"iteration_(\d+)(?:_(?P<metric>.+)_(?P<value>-?[\d.]+(?:e[+-]\d+)?))?\.pt")
+_BEST = ("best_metric", "best_metric_epoch")
+
+
+class ResumeHandler:
+    """Save all that a training is, and take it up again at the start.
+
+    A checkpoint `iteration_N[_METRIC_VALUE].pt` holds the states of `objects`, trainer and validator, scaler, the
+    random generators of every process and the place in the data, and is written to a temporary file, synced and
+    renamed. It is written only where the optimizer has just stepped, so that no accumulated gradient is lost; at the
+    end of an epoch after everything else of that epoch, and not at the very end, where `model.pt` is written instead.
+
+    SIGTERM (a machine that is taken away) saves at the next step and exits with code 0.
+
+    Attach it last: what other handlers do in an iteration or epoch must be done when it saves.
+
+    Args:
+        save_dir: folder of the checkpoints, created.
+        objects: name -> anything with `state_dict` and `load_state_dict`: network, EMA, optimizer, scheduler, ...;
+            None is left out.
+        settings: name -> what the result depends on; a checkpoint with other settings is refused.
+        validator: evaluator whose best metric is part of the state, and by whose key metric the best are kept.
+        interval: iterations between two checkpoints.
+        n_saved: newest checkpoints that are kept.
+        n_best: checkpoints of the best validations that are kept besides.
+        resume: False begins anew and, at the first checkpoint, removes earlier ones.
+        name: of the stage, in sentences.
+        logger_name: logger of the sentences.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        objects: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        validator: Engine | None = None,
+        interval: int = 2000,
+        n_saved: int = 3,
+        n_best: int = 1,
+        resume: bool = True,
+        name: str = "training",
+        logger_name: str = "train",
+    ) -> None:
+        if interval < 1 or n_saved < 1 or n_best < 0:
+            raise ValueError(f"interval is {interval}, n_saved {n_saved}, n_best {n_best}, expected 1, 1 and 0 or more")
+        self.folder = Path(save_dir)
+        self.objects = {name: item for name, item in objects.items() if item is not None}
+        self.settings = {**settings, "world_size": idist.get_world_size()}
+        self.validator, self.interval, self.n_saved, self.n_best = validator, interval, n_saved, n_best
+        self.resume, self.name = resume, name
+        self.logger = logging.getLogger(logger_name)
+        self._random: dict[str, Any] | None = None
+        self._saved = 0
+        self._metric: tuple[str, float] | None = None
+        self._stop = False
+        self._former_handler: Any = None
+
+    # ---- events ------------------------------------------------------------------------------------------------------
+
+    def attach(self, engine: Engine) -> None:
+        """Register the events of a MONAI trainer; needed on every rank."""
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._get_batch_started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+        on_exception(engine, lambda *_: self._unlisten())
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self._validated)
+
+    def _started(self, engine: Engine) -> None:
+        self._listen()
+        sampler = getattr(engine.state.dataloader, "sampler", None)
+        if not isinstance(sampler, EpochSampler):
+            raise ValueError(
+                f"the data loader's sampler is a {type(sampler).__name__}, expected an EpochSampler, which a resumed "
+                "training can begin in the middle of an epoch"
+            )
+        newest = self.newest() if self.resume else None
+        if newest is not None:
+            self.load(engine, newest)
+
+    def _get_batch_started(self, engine: Engine) -> None:
+        # Only now: making the iterator of the data loader may draw random numbers.
+        if self._random is not None:
+            load_random_state(self._random)
+            self._random = None
+
+    def _validated(self, validator: Engine) -> None:
+        value = scalar(validator.state.metrics.get(validator.state.key_metric_name))
+        self._metric = None if value is None else (validator.state.key_metric_name, value)
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        if is_step_iteration(engine) and engine.state.iteration % engine.state.epoch_length:
+            self._save_if_due(engine)
+
+    def _epoch_completed(self, engine: Engine) -> None:
+        if engine.state.iteration != total_iterations(engine):
+            self._save_if_due(engine)
+
+    def _completed(self, engine: Engine) -> None:
+        self._unlisten()
+        if self._stop:
+            raise SystemExit(0)
+
+    def _save_if_due(self, engine: Engine) -> None:
+        iteration, stop = engine.state.iteration, self._stop
+        if idist.get_world_size() > 1:
+            stop = bool(idist.all_reduce(int(stop), "MAX"))
+        if stop or iteration // self.interval > self._saved // self.interval or self._is_among_best():
+            self.save(engine)
+        self._metric = None
+        if stop:
+            self.logger.warning(f"{self.name}: asked to end, saved at iteration {iteration}; the same command goes on.")
+            raise SystemExit(0)
+
+    # ---- signals -----------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python does not allow it
+            self._former_handler = signal.signal(signal.SIGTERM, self._asked_to_end)
+
+    def _unlisten(self) -> None:
+        if self._former_handler is not None:
+            signal.signal(signal.SIGTERM, self._former_handler)
+            self._former_handler = None
+
+    def _asked_to_end(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints in the folder, oldest first."""
+        found = [path for path in self.folder.glob("iteration_*.pt") if _NAME.fullmatch(path.name)]
+        return sorted(found, key=_iteration)
+
+    def newest(self) -> Path | None:
+        """The checkpoint of the latest iteration; None if there is none."""
+        return next(reversed(self.checkpoints()), None)
+
+    def save(self, engine: Engine) -> None:
+        """Write a checkpoint of this moment, then remove those that are no longer kept.
+
+        Raises:
+            BadInput: if it cannot be written.
+        """
+        randoms = idist.all_gather(random_state()) if idist.get_world_size() > 1 else [random_state()]
+        self._saved = engine.state.iteration
+        if idist.get_rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.resume:
+                for path in self.checkpoints():
+                    path.unlink()
+            for left in self.folder.glob(".iteration_*.tmp"):  # by a process that was killed while it wrote
+                left.unlink()
+            metric = "" if self._metric is None else f"_{self._metric[0]}_{self._metric[1]:.6g}"
+            state = {
+                "settings": self.settings,
+                "iteration": engine.state.iteration,
+                "epoch": engine.state.epoch,
+                "epoch_length": engine.state.epoch_length,
+                "trainer": _best_of(engine),
+                "validator": {} if self.validator is None else _best_of(self.validator),
+                "objects": {name: item.state_dict() for name, item in self._all_objects(engine).items()},
+                "random": list(randoms),
+            }
+            write_state_file(self.folder / f"iteration_{engine.state.iteration:09d}{metric}.pt", state)
+            self._remove_old()
+        self.resume = True
+
+    def load(self, engine: Engine, path: Path) -> None:
+        """Bring the trainer, and all that belongs to it, to the moment of a checkpoint.
+
+        Raises:
+            BadInput: if it is of a training with other settings or parts, naming what differs.
+        """
+        state = read_state_file(path)
+        differing = differences(state["settings"], self.settings)
+        differing |= differences({"epoch_length": state["epoch_length"]}, {"epoch_length": engine.state.epoch_length})
+        if differing:
+            listed = ", ".join(f"{key} {then!r} (now {now!r})" for key, (then, now) in differing.items())
+            raise BadInput(
+                path,
+                f"is of a training with {listed}; expected the same, another output_dir or --resume false",
+            )
+        objects = self._all_objects(engine)
+        if objects.keys() != state["objects"].keys():
+            raise BadInput(path, f"holds the parts {sorted(state['objects'])}, expected {sorted(objects)}")
+        for name, item in objects.items():
+            try:
+                item.load_state_dict(state["objects"][name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise BadInput(path, f"does not fit the {name} ({str(error).splitlines()[0]})") from error
+        for target, kept in ((engine, state["trainer"]), (self.validator, state["validator"])):
+            for key, value in kept.items():
+                setattr(target.state, key, value)
+        # Ignite counts an epoch when it begins.
+        engine.state.iteration = self._saved = state["iteration"]
+        engine.state.epoch = state["iteration"] // state["epoch_length"]
+        self._random = state["random"][idist.get_rank()]
+        if idist.get_rank() == 0:
+            self.logger.info(f"{self.name}: resumed after iteration {state['iteration']} from {path}")
+
+    def _all_objects(self, engine: Engine) -> dict[str, Any]:
+        """The objects, DDP unwrapped, and the gradient scaler if the trainer has one."""
+        found = {name: getattr(item, "module", item) for name, item in self.objects.items()}
+        scaler = getattr(engine, "scaler", None)
+        return found if scaler is None else found | {"scaler": scaler}
+
+    def _is_among_best(self) -> bool:
+        if self._metric is None or self.n_best == 0:
+            return False
+        best = sorted((_value(path) for path in self._best()), key=self._rank)
+        return len(best) < self.n_best or self._rank(self._metric[1]) < self._rank(best[-1])
+
+    def _best(self) -> list[Path]:
+        """The kept checkpoints with the best values, best first; of equal ones the earlier."""
+        valued = [path for path in self.checkpoints() if _NAME.fullmatch(path.name)["value"] is not None]
+        return sorted(valued, key=lambda path: self._rank(_value(path)))[: self.n_best]
+
+    def _rank(self, value: float) -> float:
+        """Smaller is better, by the validator's own comparison."""
+        greater_is_better = self.validator is None or self.validator.metric_cmp_fn(1.0, 0.0)
+        return -value if greater_is_better else value
+
+    def _remove_old(self) -> None:
+        kept = {*self.checkpoints()[-self.n_saved :], *self._best()}
+        for path in self.checkpoints():
+            if path not in kept:
+                path.unlink()
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The ids whose values differ between two configurations.
+
+    Args:
+        then: nested dicts and lists.
+        now: the like.
+        prefix: of the ids.
+
+    Returns:
+        id, in MONAI's spelling, to both values; None stands for one that is not there.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*then, *now]):
+        a, b = then.get(key), now.get(key)
+        if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+            a, b = ({str(i): value for i, value in enumerate(items)} for items in (a, b))
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{prefix}{key}#")
+        elif a != b:
+            found[f"{prefix}{key}"] = (a, b)
+    return found
+
+
+def _best_of(engine: Engine) -> dict[str, Any]:
+    """What MONAI remembers of an engine's best key metric, as plain numbers."""
+    values = {key: scalar(getattr(engine.state, key, None)) for key in _BEST}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _iteration(path: Path) -> int:
+    return int(_NAME.fullmatch(path.name)[1])
+
+
+def _value(path: Path) -> float:
+    return float(_NAME.fullmatch(path.name)["value"])

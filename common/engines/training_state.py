@@ -1,0 +1,89 @@
+"""What a training is at one moment beyond its modules: random states, counters; and the file that holds it all."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.data.bad_input import BadInput
+
+__all__ = ["load_random_state", "random_state", "read_state_file", "write_state_file"]
+
+FORMAT = 1
+
+
+def random_state() -> dict[str, Any]:
+    """States of the global generators of Python, NumPy, torch and every CUDA device, of plain types and tensors."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def load_random_state(state: Mapping[str, Any]) -> None:
+    """Bring the global generators into the state that `random_state` saw."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a file that is whole or not there, even if the machine stops at this moment.
+
+    Args:
+        path: its folder exists.
+        state: nested dicts and lists of tensors, numbers and text.
+
+    Raises:
+        BadInput: if it cannot be written, say because the disk is full; what else is in the folder stays as it is.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch wraps some errors of the disk
+        partial.unlink(missing_ok=True)
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
+        raise BadInput(path, f"cannot be written ({reason}), expected room for one more checkpoint") from error
+
+
+def read_state_file(path: Path) -> dict[str, Any]:
+    """Read what `write_state_file` wrote, tensors on the CPU; code in the file is not run.
+
+    Raises:
+        BadInput: if it is no such file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        raise BadInput(path, f"is not a whole checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise BadInput(path, f"is not a checkpoint of a training, expected one of format {FORMAT}")
+    return state
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
