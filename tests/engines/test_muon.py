@@ -63,7 +63,7 @@ def test_the_refiner_keeps_its_outer_layers_with_adamw_and_a_resume_is_exact():
     step(network, optimizer)
     again = copy.deepcopy(network)
     other = ConvMuon(hidden_weights(again), lr=1e-3)
-    other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(network, optimizer), step(again, other)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
