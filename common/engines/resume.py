@@ -51,7 +51,7 @@ class ResumeHandler:
         logger_name: logger of the sentences.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range or an object has no state.
     """
 
     def __init__(
@@ -69,6 +69,9 @@ class ResumeHandler:
     ) -> None:
         if interval < 1 or n_saved < 1 or n_best < 0:
             raise ValueError(f"interval is {interval}, n_saved {n_saved}, n_best {n_best}, expected 1, 1 and 0 or more")
+        for key, item in objects.items():
+            if item is not None and not hasattr(item, "load_state_dict"):
+                raise ValueError(f"object {key} is a {type(item).__name__}, expected one with a state_dict to save")
         self.folder = Path(save_dir)
         self.objects = {name: item for name, item in objects.items() if item is not None}
         self.settings = {**settings, "world_size": idist.get_world_size()}

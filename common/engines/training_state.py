@@ -6,13 +6,13 @@ import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 
 from common.data.bad_input import BadInput
+from common.networks.checkpoint_file import read_checkpoint
 
 __all__ = ["load_random_state", "random_state", "read_state_file", "write_state_file"]
 
@@ -66,17 +66,17 @@ def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
         raise BadInput(path, f"cannot be written ({reason}), expected room for one more checkpoint") from error
 
 
-def read_state_file(path: Path) -> dict[str, Any]:
+def read_state_file(path: Path) -> Mapping[str, Any]:
     """Read what `write_state_file` wrote, tensors on the CPU; code in the file is not run.
 
     Raises:
         BadInput: if it is no such file.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        raise BadInput(path, f"is not a whole checkpoint ({str(error).splitlines()[0]})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        state = read_checkpoint(path)
+    except ValueError as error:
+        raise BadInput(path, f"is not a whole checkpoint ({str(error).removeprefix(f'{path} ')})") from error
+    if state.get("format") != FORMAT:
         raise BadInput(path, f"is not a checkpoint of a training, expected one of format {FORMAT}")
     return state
 
