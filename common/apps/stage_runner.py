@@ -20,12 +20,14 @@ from typing import Any
 
 from common.apps.bundle import Bundle, cpu_count
 from common.apps.run_data import RunData
+from common.data.bad_input import BadInput
 from common.data.output_folder import write_text
+from common.visualize.tables import json_text
 
 # Where things lie changes nothing in the result, and what a scale asks for shows in the stages, overrides and data.
 _NOT_COMPARED = (
     "_meta_", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "seed",
-    "stages", "stage_overrides", "virtual", "held_out",
+    "stages", "stage_overrides", "virtual", "held_out", "resume",
 )  # fmt: skip
 
 
@@ -69,20 +71,23 @@ class StageRunner:
 
     def run(self, job: Job, place: str) -> None:
         """Run a stage, unless it finished before with the same configuration, data and stages before it."""
-        fingerprint = self._fingerprint(job)
+        depends_on = self._depends_on(job)
+        fingerprint = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
         folder = self.out / job.name
         finished = _read_json(folder / "finished.json")
         if finished is not None and finished["fingerprint"] == fingerprint and self._has_files(finished):
             self._say(f"stage {job.name} ({place}): nothing changed since {finished['finished_at'][:19]}, skipped")
             self.skipped.append(job.name)
             return
-        # What an interrupted run with the same configuration left is kept, its checkpoints can be taken up again.
+        # What an interrupted run with the same configuration left is kept, its checkpoints are taken up again.
         started = _read_json(folder / "started.json")
+        if started is not None and started["fingerprint"] != fingerprint and job.config.get("resume", True):
+            _refuse_other(folder, started["depends_on"], depends_on)
         if finished is not None or (started is not None and started["fingerprint"] != fingerprint):
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         self.models.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "started.json", json.dumps({"fingerprint": fingerprint}) + "\n")
+        write_text(folder / "started.json", json_text({"fingerprint": fingerprint, "depends_on": depends_on}, indent=1))
         write_text(folder / "config.json", json.dumps(job.config, indent=1, default=str) + "\n")
         logging_file = self.bundle.configs / "logging.conf"
         command = monai_command(job.files, logging_file if logging_file.is_file() else None, job.overrides)
@@ -127,8 +132,8 @@ class StageRunner:
         places = {"output_dir": str(self.out), "ckpt_dir": str(self.models), "page": str(write_run_page(self.out))}
         return summary | places | {"ran": self.ran, "skipped": self.skipped}
 
-    def _fingerprint(self, job: Job) -> str:
-        """SHA-256 of all that a stage's result depends on, among it when the stages before it were last run."""
+    def _depends_on(self, job: Job) -> dict[str, Any]:
+        """All that a stage's result depends on, among it when the stages before it were last run; as JSON has it."""
         before = {}
         for name in self.order[: self.order.index(job.name)]:
             finished = _read_json(self.out / name / "finished.json")
@@ -137,8 +142,8 @@ class StageRunner:
         config = {key: value for key, value in job.config.items() if key not in _NOT_COMPARED}
         inside = self.models.resolve().is_relative_to(self.out.resolve())
         models = self.models.resolve().relative_to(self.out.resolve()) if inside else self.models.resolve()
-        parts = [config, self.data.fingerprint, self.seed, str(models), before]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        parts = {"data": self.data.fingerprint, "seed": self.seed, "ckpt_dir": str(models), "stages before": before}
+        return json.loads(json.dumps(config | parts, default=str))
 
     def _has_files(self, finished: Mapping[str, Any]) -> bool:
         return all((self.models / name).is_file() for name in finished["files"])
@@ -232,6 +237,23 @@ def _log_to(path: Path) -> Iterator[Any]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
+
+
+def _refuse_other(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Keep the checkpoints of an interrupted training from being lost to a changed configuration.
+
+    Raises:
+        BadInput: if there are any, naming the ids that differ.
+    """
+    from common.engines.resume import differences
+
+    if next((folder / "checkpoints").glob("*.pt"), None) is not None:
+        listed = ", ".join(f"{key} {a!r} (now {b!r})" for key, (a, b) in differences(then, now).items())
+        raise BadInput(
+            folder / "checkpoints",
+            f"holds an interrupted training with {listed}; expected the same configuration to go on with it, another "
+            "--output_dir, or --resume false to begin anew",
+        )
 
 
 def _states(folder: Path) -> dict[str, tuple[int, int]]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
@@ -44,7 +45,13 @@ class ModelPartSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine | None = None) -> None:
-        """Write both files."""
+        """Write both files; of several processes only the first does, and the others wait for it."""
+        if idist.get_rank() == 0:
+            self._write()
+        if idist.get_world_size() > 1:
+            idist.barrier()
+
+    def _write(self) -> None:
         network = self.network.module if hasattr(self.network, "module") else self.network
         tensors = {name: torch.tensor(float(value)) for name, value in self.extra.items()}
         save_parts(self.ckpt_dir / "model.pt", {self.part: network} | tensors)

@@ -177,6 +177,22 @@ def test_a_failed_stage_is_not_finished_and_keeps_its_files(call: Any, tmp_path:
     assert not (folder / "checkpoint.pt").exists()  # other configuration: must not be
 
 
+def test_the_checkpoints_of_an_interrupted_training_are_not_lost_to_a_changed_configuration(
+    call: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError):
+        call(stages="second", overrides={"run": ["$@train#trainer.run()", "$1 / 0"], "label": "old"})
+    checkpoint = tmp_path / "out" / "second" / "checkpoints" / "iteration_1.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    with pytest.raises(BadInput, match=r"interrupted training with label 'old' \(now 'none'\), run.*; expected the same"):
+        call(stages="second")
+    assert checkpoint.is_file()
+    with pytest.raises(RuntimeError):  # the same one goes on
+        call(stages="second", overrides={"run": ["$@train#trainer.run()", "$1 / 0"], "label": "old"})
+    assert checkpoint.is_file()
+
+
 def test_a_folder_in_use_is_refused(call: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with locked(tmp_path / "out"), pytest.raises(BadInput, match=f"is being written by process {os.getpid()}"):
