@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.apps.bundle import UnknownKey, UsageError, missing, open_bundle
 from common.cli_call import Call, Group, Verb, parse_call, sentence
+from common.data.bad_input import BadInput
 
 Result = dict[str, Any]
 
@@ -205,6 +207,62 @@ def evaluate(
     return result
 
 
+def pack(bundle: str, out: str, ckpt_dir: str | None = None) -> Result:
+    """Write a self-contained copy of a bundle, and its zip, for programs that know MONAI but not this library.
+
+    The part of the library that the bundle uses is put into the copy as scripts/common, the configurations name it so,
+    and versions and checksums are in the metadata. Packed twice, the zip has the same bytes.
+
+    Args:
+        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
+        out: DIR created; gets BUNDLE/ and BUNDLE_v<version>.zip
+        ckpt_dir: DIR folder with model.pt (default: models of the bundle)
+
+    Examples:
+        python -m common pack bundles/ct_slice_interpolation --out packed --ckpt_dir runs/demo/models
+    """
+    from common.apps.pack import pack_bundle
+
+    result = pack_bundle(bundle, out, ckpt_dir)
+    print(f"{result['folder']} ({result['files']} files)\n{result['zip']} (sha256 {result['sha256']})")
+    return result
+
+
+def check(bundle: str, allow: str = "") -> Result:
+    """Find what is wrong or dangerous in a bundle, a packed one or its zip, before anything in it is executed.
+
+    Every target and import must be in a module of the list below, expressions may use only what the configuration
+    imports, weights must load without code, no path may leave the bundle, and the code in scripts/common must be what
+    this version would pack. A line `file: rule: what` per finding, and exit code 1 if there is one.
+
+    Args:
+        bundle: folder of a bundle, or a zip
+        allow: MODULE,... that targets and imports may name besides; scripts accepts Python of the bundle's own
+
+    Examples:
+        python -m common check bundles/ct_slice_interpolation
+        python -m common check packed/ct_slice_interpolation_v0.1.0.zip
+        python -m common check somebody_elses_bundle --allow scripts,monai.apps.nuclick
+    """
+    from common.apps.check import check_bundle
+
+    _must_exist("bundle", bundle, "a bundle folder or its zip")
+    findings = check_bundle(bundle, [word.strip() for word in allow.split(",") if word.strip()])
+    for finding in findings:
+        print(finding)
+    if findings:
+        raise BadInput(bundle, f"has {len(findings)} finding{'s' * (len(findings) > 1)}, expected none")
+    print(f"{bundle}: nothing found")
+    return {"bundle": bundle, "findings": []}
+
+
+def _allowed_modules(words: Sequence[str]) -> str:
+    """What `check --help` adds."""
+    from common.apps.check_code import ALLOWED_MODULES
+
+    return textwrap.fill("Modules that may be named: " + ", ".join(ALLOWED_MODULES), 110, subsequent_indent="  ")
+
+
 def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
     try:
         values = tuple(kind(part) for part in text.strip("()[] ").split(","))
@@ -271,6 +329,8 @@ VERBS: dict[str, Verb | Group] = {
     "run": Verb(run, "run", _scales_and_stages),
     "predict": Verb(predict, "predict", _inference_keys),
     "evaluate": Verb(evaluate, "evaluate", _inference_keys),
+    "pack": Verb(pack, "pack"),
+    "check": Verb(check, "check", _allowed_modules),
 }
 
 

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from common.apps.bundle import open_bundle, resolve
 from common.data.bad_input import BadInput
-from common.data.ct_volume import case_names, find_ct, read_ct
+from common.data.ct_reader import read_ct
+from common.data.ct_volume import case_names, find_ct
 from common.data.output_folder import csv_text, write_text
 
 logger = logging.getLogger("predict")

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from common.data.bad_input import BadInput
 from common.data.ct_rate import CT_RATE_LABELS, CT_RATE_REPORT, CTRateImage, list_ct_rate, read_ct_rate
-from common.data.ct_volume import case_name, case_names, find_ct, is_nifti, read_ct, write_nifti
+from common.data.ct_reader import read_ct
+from common.data.ct_volume import case_name, case_names, find_ct, is_nifti, write_nifti
 from common.data.output_folder import csv_text, locked, write_text
 from common.data.splits import SPLITS, split_by_patient
 

@@ -1,7 +1,4 @@
-"""A CT volume in HU, and how to find, read, check and write one whatever its file format.
-
-NIfTI files are read by `common.data.nifti`, DICOM series by `common.data.dicom`; both give a `CTVolume`.
-"""
+"""A CT volume in HU, and how to find, check and write one; `common.data.ct_reader` reads it whatever its format."""
 
 from __future__ import annotations
 
@@ -77,36 +74,6 @@ def case_names(paths: Sequence[Path], root: Path) -> list[str]:
 def is_nifti(path: Path) -> bool:
     """Whether the name is that of a single-file NIfTI image."""
     return path.name.lower().endswith(NIFTI_SUFFIXES)
-
-
-def read_ct(path: str | os.PathLike[str]) -> CTVolume:
-    """Read one CT from a NIfTI file, a folder holding one DICOM series, or a zip of one.
-
-    Args:
-        path: what to read; it is never written to.
-
-    Returns:
-        The volume in HU, padding below -1024 clipped.
-
-    Raises:
-        BadInput: if the input is missing, damaged or not a CT volume.
-    """
-    # Imported here because both readers return the CTVolume defined above.
-    from common.data.dicom import read_dicom
-    from common.data.nifti import read_nifti
-
-    path = Path(path)
-    if not path.exists():
-        raise BadInput(path, "does not exist")
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        return read_dicom(path)
-    if is_nifti(path):
-        return read_nifti(path)
-    if looks_like_dicom(path):
-        raise BadInput(path, "is a single DICOM file, expected the folder or zip that holds its whole series")
-    raise BadInput(
-        path, f"has the name ending {path.suffix!r}, expected .nii, .nii.gz, a DICOM folder or a .zip of one"
-    )
 
 
 def looks_like_dicom(path: Path) -> bool:

@@ -45,7 +45,7 @@ def coarser_copy(store: VolumeStore, image: str | os.PathLike[str], scale: tuple
 
     Args:
         store: of the decoded volumes.
-        image: readable by `common.data.ct_volume.read_ct`.
+        image: readable by `common.data.ct_reader.read_ct`.
         scale: factor along the slices, factor in plane, "sharp" or "area", see `SCALES`.
 
     Returns:
@@ -80,7 +80,7 @@ class SlabPatchDataset(Dataset):
     As a handler of the trainer it draws new patches in every epoch.
 
     Args:
-        rows: manifest rows; ``image`` is read by `common.data.ct_volume.read_ct`.
+        rows: manifest rows; ``image`` is read by `common.data.ct_reader.read_ct`.
         cache_dir: folder of the `VolumeStore`.
         n_items: items per epoch.
         batch_size: items that share a ratio.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from common.data.ct_volume import read_ct
+from common.data.ct_reader import read_ct
 
 __all__ = ["VolumeStore"]
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 
 from common.data.bad_input import BadInput
-from common.data.ct_volume import read_ct
+from common.data.ct_reader import read_ct
 from common.transforms.ct_io import to_axial
 from common.transforms.slabs import simulate_thick
 

@@ -10,7 +10,7 @@ from common.apps.bundle import UsageError
 from common.apps.prepare import prepare, prepare_virtual
 from common.data.bad_input import BadInput
 from common.data.ct_folder import MANIFEST_COLUMNS
-from common.data.ct_volume import read_ct
+from common.data.ct_reader import read_ct
 
 SMALL = {"shape": (16, 32, 32), "spacing": (9.0, 10.0, 11.0)}
 

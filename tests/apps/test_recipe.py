@@ -185,7 +185,9 @@ def test_the_checkpoints_of_an_interrupted_training_are_not_lost_to_a_changed_co
     checkpoint = tmp_path / "out" / "second" / "checkpoints" / "iteration_1.pt"
     checkpoint.parent.mkdir()
     checkpoint.touch()
-    with pytest.raises(BadInput, match=r"interrupted training with label 'old' \(now 'none'\), run.*; expected the same"):
+    with pytest.raises(
+        BadInput, match=r"interrupted training with label 'old' \(now 'none'\), run.*; expected the same"
+    ):
         call(stages="second")
     assert checkpoint.is_file()
     with pytest.raises(RuntimeError):  # the same one goes on

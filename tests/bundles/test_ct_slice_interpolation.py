@@ -18,7 +18,8 @@ from common.apps.evaluate import COLUMNS, COMPARED, evaluate
 from common.apps.predict import predict
 from common.apps.recipe import run_recipe
 from common.data.bad_input import BadInput
-from common.data.ct_volume import read_ct, write_nifti
+from common.data.ct_reader import read_ct
+from common.data.ct_volume import write_nifti
 from common.data.virtual_layouts import write_dicom
 from common.data.virtual_patient import make_virtual_patient, thick_reconstruction
 from common.networks.slice_interpolator import MissingWeights, read_state

@@ -15,7 +15,7 @@ import pytest
 from common.data import ct_folder
 from common.data.bad_input import BadInput
 from common.data.ct_folder import MANIFEST_COLUMNS, prepare_ct
-from common.data.ct_volume import read_ct
+from common.data.ct_reader import read_ct
 from common.data.output_folder import locked
 from tests.data.bad_ct import (
     BAD_KEYWORDS,

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from common.data.bad_input import BadInput
 from common.data.ct_patches import CTPatchDataset
-from common.data.ct_volume import read_ct, write_nifti
+from common.data.ct_reader import read_ct
+from common.data.ct_volume import write_nifti
 from common.data.volume_store import VolumeStore
 from common.transforms.ct_io import to_axial
 from common.transforms.windows import scale_window

@@ -9,7 +9,7 @@ import pytest
 from common.data.bad_input import BadInput
 from common.data.ct_folder import prepare_ct
 from common.data.ct_rate import CT_RATE_LABELS, CT_RATE_REPORT, list_ct_rate, read_ct_rate
-from common.data.ct_volume import read_ct
+from common.data.ct_reader import read_ct
 from tests.data.bad_ct import AFFINE, tiny_hu, write_volume
 
 HEADERS = Path(__file__).resolve().parents[3] / "shared" / "data" / "layouts" / "ct-rate"

@@ -9,16 +9,8 @@ import pytest
 from nibabel.affines import voxel_sizes
 
 from common.data.bad_input import BadInput
-from common.data.ct_volume import (
-    CTVolume,
-    case_name,
-    clip_padding,
-    find_ct,
-    read_ct,
-    rescale,
-    validate_hu,
-    write_nifti,
-)
+from common.data.ct_reader import read_ct
+from common.data.ct_volume import CTVolume, case_name, clip_padding, find_ct, rescale, validate_hu, write_nifti
 from tests.data.bad_ct import AFFINE, SPACING, tiny_hu, tiny_series, write_series, write_volume, write_zip
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.data.ct_volume import read_ct, write_nifti
+from common.data.ct_reader import read_ct
+from common.data.ct_volume import write_nifti
 from common.data.slab_patches import SlabPatchDataset
 from common.data.virtual_patient import make_virtual_patient
 from common.engines.diffusion_samples import add_samples

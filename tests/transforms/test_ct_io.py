@@ -3,7 +3,8 @@ import pytest
 import torch
 from monai.transforms import Compose
 
-from common.data.ct_volume import read_ct, write_nifti
+from common.data.ct_reader import read_ct
+from common.data.ct_volume import write_nifti
 from common.transforms.ct_io import ReadCTd, SaveCTd, axial_axes
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from common.data.bad_input import BadInput
-from common.data.ct_volume import read_ct
+from common.data.ct_reader import read_ct
 from common.transforms.ct_pairs import read_pair, resize_in_plane
 from tests.data.thin_ct import write_thin_ct
 
