@@ -125,6 +125,11 @@ def find_ct(path: str | os.PathLike[str], kinds: Iterable[str] = ("nifti", "dico
     return sorted(found)
 
 
+def ct_items(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """What `find_ct` finds, as items of a MONAI `Dataset`: `[{"image": PATH}, ...]`."""
+    return [{"image": str(found)} for found in find_ct(path)]
+
+
 def clip_padding(hu: np.ndarray) -> np.ndarray:
     """Raise everything below -1024 HU to -1024, in place; high values (metal, above 3071) are kept."""
     return np.maximum(hu, hu.dtype.type(HU_FLOOR), out=hu)

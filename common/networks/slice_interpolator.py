@@ -122,13 +122,19 @@ def save_parts(path: str | os.PathLike[str], parts: dict[str, nn.Module | torch.
     os.replace(partial, path)
 
 
-def frozen_vae(vae: nn.Module, checkpoint: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> nn.Module:
+def frozen_vae(
+    vae: nn.Module,
+    checkpoint: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
     """The VAE with weights and without gradients: from a MAISI checkpoint, or as the vae stage left it.
 
     Args:
         vae: MaisiVAE to fill.
         checkpoint: ``model.pt``, read when ``weights`` is None.
         weights: MAISI's own checkpoint.
+        device: where it goes.
 
     Raises:
         MissingWeights: if neither holds a VAE.
@@ -138,7 +144,7 @@ def frozen_vae(vae: nn.Module, checkpoint: str | os.PathLike[str], weights: str 
         logger.info("%s", load_vae_weights(vae, weights))
     else:
         SliceInterpolator(vae=vae).load(checkpoint)
-    return freeze(vae)
+    return freeze(vae).to(device)
 
 
 def parts_for(mode: str, refine_samples: bool = True) -> Sequence[str]:

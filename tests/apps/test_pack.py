@@ -1,0 +1,206 @@
+"""A packed bundle is run by MONAI alone, in processes where `common` cannot be imported."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from common.apps.check import check_bundle
+from common.apps.pack import pack_bundle
+from common.apps.predict import predict
+from common.apps.vendored import modules_of_config, packages_of, vendored_files, with_vendored_targets
+from common.cli import main
+from common.data.bad_input import BadInput
+from common.networks.slice_interpolator import save_parts
+from common.networks.slice_refiner import SliceRefiner
+from tests.data.thin_ct import write_thin_ct
+
+BUNDLE = Path("bundles/ct_slice_interpolation").resolve()
+SIZES = {"refiner_def#context": 3, "refiner_def#channels": [8, 16], "refiner_def#blocks": [1, 1]}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    refiner = SliceRefiner(3, [8, 16], [1, 1])
+    torch.nn.init.normal_(refiner.body.head.weight, std=0.1)
+    save_parts(folder / "model.pt", {"refiner": refiner})
+    (folder / "network.json").write_text(json.dumps(SIZES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(weights, tmp_path_factory):
+    return pack_bundle(BUNDLE, tmp_path_factory.mktemp("packed"), weights)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Of a process in which importing `common` fails."""
+    folder = tmp_path_factory.mktemp("shadow")
+    (folder / "common.py").write_text("raise ImportError('common was imported')\n")
+    return os.environ | {"PYTHONPATH": str(folder)}
+
+
+def python(*words, env, cwd="/"):
+    done = subprocess.run([sys.executable, *words], env=env, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_zip_has_the_same_bytes_twice(packed, weights, tmp_path):
+    copy = shutil.copytree(BUNDLE, tmp_path / BUNDLE.name, ignore=shutil.ignore_patterns("models", "runs", "eval"))
+    again = pack_bundle(copy, tmp_path / "out", weights)
+    assert Path(again["zip"]).name == f"{BUNDLE.name}_v0.1.0.zip"
+    assert Path(again["zip"]).read_bytes() == Path(packed["zip"]).read_bytes() and again["sha256"] == packed["sha256"]
+    with zipfile.ZipFile(packed["zip"]) as archive:
+        assert archive.testzip() is None
+        names = {name.removeprefix(f"{BUNDLE.name}/") for name in archive.namelist()}
+    folder = Path(packed["folder"])
+    assert names == {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_is_complete_and_names_the_vendored_library(packed):
+    folder = Path(packed["folder"])
+    assert check_bundle(folder) == check_bundle(packed["zip"]) == []
+    for file in folder.rglob("configs/*.json"):
+        assert not json.dumps(json.loads(file.read_text())).replace("scripts.common.", "").count("common.data."), file
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert metadata["checksum"]["models/model.pt"].startswith("sha256:")
+    assert metadata["pytorch_version"] == "2.13.0" and metadata["required_packages_version"]["fire"] == "0.7.1"
+    # the networks have the sizes of the weights
+    for name in ("inference", "train"):
+        config = json.loads((folder / "configs" / f"{name}.json").read_text())
+        assert config["refiner_def"]["channels"] == [8, 16] and config["unet_def"]["num_channels"][0] == 128
+    assert "apps/pack.py" not in packed["modules"] and "networks/slice_refiner.py" in packed["modules"]
+
+
+def test_metadata_fits_monais_schema(packed):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = Path("../shared/data/monai_schema/meta_schema_20240725.json")
+    if not schema.is_file():
+        pytest.skip(f"{schema} is not there")
+    metadata = json.loads((Path(packed["folder"]) / "configs" / "metadata.json").read_text())
+    jsonschema.validate(metadata, json.loads(schema.read_text()))
+
+
+def test_monai_alone_gives_the_same_bits_from_anywhere(packed, weights, environment, tmp_path):
+    ct = write_thin_ct(tmp_path / "ct.nii.gz", spacing=(1.5, 1.5, 5.0))
+    predict(BUNDLE, ct, tmp_path / "ours", weights, {"tta": False})
+    folder = packed["folder"]
+    words = ["-m", "monai.bundle", "run", "--config_file", f"{folder}/configs/inference.json"]
+    words += ["--bundle_root", folder, "--input", str(ct), "--output_dir", str(tmp_path / "theirs"), "--tta", "False"]
+    python(*words, env=environment)
+    ours, theirs = (nib.load(tmp_path / name / "ct.nii.gz") for name in ("ours", "theirs"))
+    assert np.array_equal(ours.affine, theirs.affine)
+    assert np.array_equal(ours.get_fdata(), theirs.get_fdata())
+
+
+TWO = """
+import importlib, sys
+from monai.bundle import ConfigWorkflow
+
+def load(root):  # as MONAI Label does
+    sys.path.insert(0, root)
+    for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
+        del sys.modules[name]
+    workflow = ConfigWorkflow(f"{root}/configs/inference.json", workflow_type="infer", bundle_root=root,
+                              logging_file=False, input=sys.argv[3], output_dir=sys.argv[4], tta=False)
+    workflow.initialize()
+    return workflow, workflow.network_def
+
+a, first = load(sys.argv[1])
+b, second = load(sys.argv[2])
+print(*(type(network).load.__code__.co_filename for network in (first, second)))
+import torch
+thick = torch.randn(4, 8, 8)
+print(float(first.refiner.refine(thick, 8).sum()), float(second.refiner.refine(thick, 8).sum()))
+"""
+
+
+def test_two_bundles_in_one_process_do_not_mix(packed, environment, tmp_path):
+    other = shutil.copytree(packed["folder"], tmp_path / "other")
+    module = other / "scripts" / "common" / "networks" / "slice_refiner.py"
+    text = module.read_text()
+    assert "HU_SCALE = 1000.0" in text
+    module.write_text(text.replace("return (HU_SCALE * (base", "return (0 * (base"))
+    ct = write_thin_ct(tmp_path / "ct.nii.gz", spacing=(1.5, 1.5, 5.0))
+    lines = python("-c", TWO, packed["folder"], str(other), str(ct), str(tmp_path / "out"), env=environment)
+    files, sums = lines.strip().splitlines()[-2:]
+    assert [Path(file).parents[3] for file in files.split()] == [Path(packed["folder"]), other]
+    assert float(sums.split()[0]) != 0 and float(sums.split()[1]) == 0
+
+
+def test_vendored_code_imports_nothing_of_the_library_inside_functions(packed):
+    # Such an import would find another bundle's copy if one has been loaded in between.
+    for path in (Path(packed["folder"]) / "scripts").rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                inner = [node for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
+                assert not any((node.module or "").startswith("scripts") for node in inner), path
+
+
+def test_weights_are_asked_for(tmp_path):
+    with pytest.raises(BadInput, match="expected weights to pack; `python -m common run"):
+        pack_bundle(BUNDLE, tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_can_be_remote(tmp_path):
+    copy = shutil.copytree(BUNDLE, tmp_path / BUNDLE.name, ignore=shutil.ignore_patterns("models", "runs", "eval"))
+    entry = {"path": "models/model.pt", "url": "https://host/model.pt", "hash_val": "ab", "hash_type": "sha256"}
+    (copy / "large_files.yml").write_text(json.dumps({"large_files": [entry]}))  # JSON is YAML
+    result = pack_bundle(copy, tmp_path / "out")
+    assert check_bundle(result["folder"]) == [] and not (Path(result["folder"]) / "models").exists()
+
+
+def test_what_is_no_packed_bundle_is_not_replaced(packed, weights, tmp_path):
+    mine = tmp_path / BUNDLE.name / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(BadInput, match="is no packed bundle"):
+        pack_bundle(BUNDLE, tmp_path, weights)
+    assert mine.read_text() == "mine"
+    shutil.rmtree(mine.parent)
+    for _ in range(2):
+        pack_bundle(BUNDLE, tmp_path, weights)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BUNDLE.name, f"{BUNDLE.name}_v0.1.0.zip"]
+
+
+def test_a_version_needs_its_change(weights, tmp_path):
+    copy = shutil.copytree(BUNDLE, tmp_path / BUNDLE.name, ignore=shutil.ignore_patterns("models", "runs", "eval"))
+    file = copy / "configs" / "metadata.json"
+    file.write_text(file.read_text().replace('"version": "0.1.0"', '"version": "0.2.0"'))
+    with pytest.raises(BadInput, match="has version '0.2.0', expected one that its changelog explains"):
+        pack_bundle(copy, tmp_path / "out", weights)
+
+
+def test_what_a_configuration_names():
+    config = {
+        "a": {"_target_": "common.data.seeds.seeded_generator"},
+        "b": ["$from common.losses.vae_loss import VAELoss", "$common.nothing", "uncommon.data.seeds"],
+        "c": {"_target_": "scripts.common.losses.slab_loss.SlabLoss"},
+    }
+    assert modules_of_config(config) == {"data/seeds.py", "losses/vae_loss.py", "losses/slab_loss.py"}
+    written = with_vendored_targets(config)
+    assert written["a"]["_target_"] == "scripts.common.data.seeds.seeded_generator"
+    assert written["c"] == config["c"] and written["b"][2] == "uncommon.data.seeds"
+    files = vendored_files(["transforms/thick.py"])
+    assert {"scripts/__init__.py", "scripts/common/__init__.py", "scripts/common/transforms/slabs.py"} <= {*files}
+    assert b"from scripts.common.transforms.slabs import" in files["scripts/common/transforms/thick.py"]
+    assert packages_of(files)["torch"] == "2.13.0"
+
+
+def test_the_command(weights, tmp_path, capsys):
+    assert main(["pack", str(BUNDLE), "--out", str(tmp_path), "--ckpt_dir", str(weights), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["zip"] == str(tmp_path / f"{BUNDLE.name}_v0.1.0.zip")
