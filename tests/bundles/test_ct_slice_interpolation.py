@@ -105,7 +105,7 @@ def test_standard_ids_are_there():
 # ---- the smoke recipe ---------------------------------------------------------------------------------------------
 
 TINY = {
-    "virtual#n": 5,
+    "virtual#n": 6,
     "virtual#shape": [16, 32, 32],
     "virtual#spacing": [6, 6, 6],
     "virtual#seed": 0,

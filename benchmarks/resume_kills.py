@@ -1,0 +1,178 @@
+"""Exact resume, the hard way: `python -m common run` killed 25 times, preempted, on a full disk, with another config.
+
+Trains a small refiner on virtual patients, with a worker process of the data loader and a checkpoint every third
+iteration, so that many kills fall into the writing of one. Prints one JSON line per check:
+
+    python benchmarks/resume_kills.py [--kills 25] [--folder DIR]
+"""
+
+import argparse
+import json
+import platform
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+OPTIONS = {
+    "scale": "real_cpu",
+    "virtual": "{'n': 4, 'shape': [60, 64, 64], 'spacing': [3.0, 3.0, 3.0], 'seed': 7}",
+    "max_minutes": "null",
+    "max_epochs": "6",
+    "patches_per_epoch": "480",
+    "patch_size": "[32,32]",
+    "patch_ratios": "[2,3,4]",
+    "batch_size": "8",
+    "num_workers": "1",
+    "val_interval": "60",
+    "ckpt_interval": "3",
+    "refiner_def#channels": "[16,32]",
+    "refiner_def#blocks": "[1,1]",
+}
+
+
+def command(out: Path, **changed: str) -> list[str]:
+    options = OPTIONS | {"output_dir": str(out)} | changed
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    return [sys.executable, "-u", "-m", "common", "run", "bundles/ct_slice_interpolation", *words]
+
+
+def start(out: Path, **changed: str) -> subprocess.Popen:
+    """Start a run and wait until it trains."""
+    process = subprocess.Popen(command(out, **changed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if "iterations in" in line:
+            break
+    return process
+
+
+def finish(out: Path, **changed: str) -> str:
+    done = subprocess.run(command(out, **changed), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return done.stdout + done.stderr
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / "models" / "model.pt", weights_only=True)
+
+
+def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> int:
+    return sum(not torch.equal(a[name], b[name]) for name in a) + len(a.keys() ^ b.keys())
+
+
+def report(name: str, **facts: object) -> None:
+    machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    print(json.dumps({"name": name, **facts, **machine}), flush=True)
+
+
+def kills(folder: Path, count: int, expected: dict[str, torch.Tensor]) -> None:
+    out, choose, moments, half_written = folder / "killed", random.Random(0), [], 0
+    for _ in range(count):
+        process = start(out)
+        delay = choose.uniform(0, 0.7)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        checkpoints = out / "refiner" / "checkpoints"
+        half_written += bool(list(checkpoints.glob(".*.tmp")))
+        moments.append(max((int(path.name.split("_")[1][:9]) for path in checkpoints.glob("*.pt")), default=0))
+    log = finish(out)
+    report(
+        f"weights after {count} SIGKILLs against an uninterrupted training",
+        input="refiner, 360 iterations, a data loader worker, a checkpoint every 3 iterations",
+        ours=differing(expected, weights(out)),
+        reference=0,
+        unit="tensors that differ",
+        tensors=len(expected),
+        newest_checkpoint_after_each_kill=moments,
+        kills_while_a_checkpoint_was_written=half_written,
+        resumed=log.count("resumed after iteration"),
+    )
+
+
+def preempted(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    out = folder / "preempted"
+    process = start(out)
+    time.sleep(1)
+    process.terminate()
+    text, _ = process.communicate()
+    sentence = next((line for line in text.splitlines() if "asked to end" in line), "")
+    finish(out)
+    report(
+        "a machine that is taken away (SIGTERM)",
+        exit_code=process.returncode,
+        says=sentence.split("train WARNING ")[-1],
+        ours=differing(expected, weights(out)),
+        reference=0,
+        unit="tensors that differ",
+    )
+
+
+def full_disk(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    """On a small tmpfs that another file fills while the training runs."""
+    out, script = folder / "full", folder / "full.sh"
+    out.mkdir()
+    run = " ".join(f"'{word}'" for word in command(out))
+    script.write_text(
+        f"mount -t tmpfs -o size=60m tmpfs {out} || exit 77\n"
+        f"({run}) > {folder}/full.log 2>&1 & pid=$!\n"
+        f"until ls {out}/refiner/checkpoints/*.pt > /dev/null 2>&1; do sleep 0.1; done\n"
+        f"dd if=/dev/zero of={out}/filler bs=64k > /dev/null 2>&1\n"
+        f"wait $pid; echo exit $? >> {folder}/full.log\n"
+        f"ls {out}/refiner/checkpoints > {folder}/left.txt\n"
+        f"rm {out}/filler\n"
+        f"({run}) >> {folder}/full.log 2>&1; cp {out}/models/model.pt {folder}/full.pt\n"
+    )
+    if subprocess.run(["unshare", "-Urm", "sh", str(script)]).returncode == 77:
+        raise SystemExit("a tmpfs cannot be mounted here, which the check of a full disk needs")
+    log = (folder / "full.log").read_text().splitlines()
+    sentence = next((line for line in log if "No space left" in line and line.startswith("/")), "")
+    code = next(line for line in log if line.startswith("exit "))
+    report(
+        "a full disk",
+        exit_code=int(code.split()[1]),
+        says=sentence.replace(str(folder), "DIR"),
+        checkpoints_left=(folder / "left.txt").read_text().split(),
+        ours=differing(expected, torch.load(folder / "full.pt", weights_only=True)),
+        reference=0,
+        unit="tensors that differ after the disk had room again",
+    )
+
+
+def other_configuration(folder: Path) -> None:
+    out = folder / "other"
+    process = start(out)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command(out, learning_rate="0.001"), capture_output=True, text=True)
+    says = done.stderr.strip().splitlines()[-1].replace(str(folder), "DIR")
+    report("a checkpoint of another configuration", exit_code=done.returncode, says=says)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--folder", type=Path, help="new folder for the runs; a temporary one by default")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        finish(folder / "whole")
+        expected = weights(folder / "whole")
+        finish(folder / "again")
+        report("the same training twice", ours=differing(expected, weights(folder / "again")), reference=0)
+        kills(folder, given.kills, expected)
+        preempted(folder, expected)
+        full_disk(folder, expected)
+        other_configuration(folder)
+
+
+if __name__ == "__main__":
+    main()
