@@ -105,7 +105,8 @@ class ResumeHandler:
                 f"the data loader's sampler is a {type(sampler).__name__}, expected an EpochSampler, which a resumed "
                 "training can begin in the middle of an epoch"
             )
-        newest = self.newest() if self.resume else None
+        # A trainer that has trained already (a further round of federated learning) goes on by itself.
+        newest = self.newest() if self.resume and engine.state.iteration == 0 else None
         if newest is not None:
             self.load(engine, newest)
 

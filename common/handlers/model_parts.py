@@ -1,4 +1,4 @@
-"""Put a trained part into ``model.pt``, the plain state dict that inference loads."""
+"""Put a trained part into ``model.pt``, the plain state dict that inference loads, and take it from there."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from common.data.output_folder import write_text
-from common.networks.slice_interpolator import save_parts
+from common.networks.slice_interpolator import load_part, save_parts
 
 
 class ModelPartSaver:
@@ -60,3 +60,24 @@ class ModelPartSaver:
         sizes = {f"{self.part}_def#{key}": value for key, value in self.sizes.items()}
         kept = {key: value for key, value in overlay.items() if not key.startswith(f"{self.part}_def#")}
         write_text(overlay_path, json.dumps(kept | sizes | self.settings, indent=4) + "\n")
+
+
+class PartCheckpointLoader:
+    """Load one part from ``model.pt`` when an engine starts; MONAI's federated client switches it off by its name.
+
+    Args:
+        path: ``model.pt``.
+        part: "vae", "unet" or "refiner".
+        network: the module that gets the weights.
+    """
+
+    def __init__(self, path: str, part: str, network: nn.Module) -> None:
+        self.path, self.part, self.network = path, part, network
+
+    def attach(self, engine: Engine) -> None:
+        """Load when the engine starts."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine | None = None) -> None:
+        """Load the weights, all or none."""
+        load_part(getattr(self.network, "module", self.network), self.path, self.part)

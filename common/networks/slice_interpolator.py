@@ -66,13 +66,7 @@ class SliceInterpolator(nn.Module):
         """
         state = read_state(path) if self.parts() else {}
         for part in self.parts():
-            tensors = {name.removeprefix(f"{part}."): t for name, t in state.items() if name.startswith(f"{part}.")}
-            if not tensors:
-                scale = "real_cpu" if part == "refiner" else "demo"
-                raise MissingWeights(
-                    f"{path} holds no {part} weights; make them with {MAKE_WEIGHTS.format(scale=scale)}"
-                )
-            load_exactly(getattr(self, part), tensors, f"{path}: {part}")
+            load_part(getattr(self, part), path, part, state)
         if "scale_factor" in state:
             self.scale_factor.copy_(state["scale_factor"])
         return self.eval()
@@ -87,6 +81,29 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if not Path(path).is_file():
         raise MissingWeights(f"{path} does not exist; make it with {MAKE_WEIGHTS.format(scale='real_cpu')}")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_part(
+    module: nn.Module, path: str | os.PathLike[str], part: str, state: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Load one part of a plain state dict (``model.pt``), all of its tensors or none.
+
+    Args:
+        module: gets the weights.
+        path: of the file.
+        part: "vae", "unet" or "refiner".
+        state: content of the file, if it has been read already.
+
+    Raises:
+        MissingWeights: if the file or the part is missing.
+        ValueError: if the part has other names or shapes than the module.
+    """
+    state = read_state(path) if state is None else state
+    tensors = {name.removeprefix(f"{part}."): t for name, t in state.items() if name.startswith(f"{part}.")}
+    if not tensors:
+        scale = "real_cpu" if part == "refiner" else "demo"
+        raise MissingWeights(f"{path} holds no {part} weights; make them with {MAKE_WEIGHTS.format(scale=scale)}")
+    load_exactly(module, tensors, f"{path}: {part}")
 
 
 def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], what: str) -> None:
