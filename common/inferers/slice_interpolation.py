@@ -10,6 +10,7 @@ from monai.utils import convert_to_tensor
 
 from common.inferers.chunked_vae import ChunkedVAE
 from common.networks.slice_interpolator import SliceInterpolator, parts_for
+from common.networks.slice_refiner import SliceRefiner
 from common.networks.slice_unet import ratio_condition
 from common.transforms.slabs import (
     INTERPOLATIONS,
@@ -65,12 +66,12 @@ class SliceInterpolationInferer(Inferer):
         self.refine_samples, self.tta = refine_samples, tta
         self.encode_chunk, self.decode_chunk = encode_chunk, decode_chunk
 
-    def __call__(self, inputs: torch.Tensor, network: SliceInterpolator) -> MetaTensor:
+    def __call__(self, inputs: torch.Tensor, network: SliceInterpolator | SliceRefiner) -> MetaTensor:
         """Interpolate one CT.
 
         Args:
             inputs: (1, 1, D, H, W) MetaTensor in HU whose affine maps (d, h, w) to mm.
-            network: the parts that the mode needs.
+            network: the parts that the mode needs; for ``refiner`` a bare `SliceRefiner` will do.
 
         Returns:
             (1, 1, D', H, W) MetaTensor in HU with its affine; of several samples channel 1 is the standard deviation.
@@ -96,13 +97,16 @@ class SliceInterpolationInferer(Inferer):
         return self.target_slices
 
     @torch.inference_mode()
-    def interpolate(self, thick: torch.Tensor, thick_mm: float, network: SliceInterpolator) -> torch.Tensor:
+    def interpolate(
+        self, thick: torch.Tensor, thick_mm: float, network: SliceInterpolator | SliceRefiner
+    ) -> torch.Tensor:
         """Interpolate a (D, H, W) HU volume to (1 or 2, D', H, W): estimate and, of several samples, their std."""
         n_thin = self.n_thin(len(thick), thick_mm)
         if self.mode in INTERPOLATIONS:
             samples = [interpolate_slices(thick, n_thin, self.mode)]
         elif self.mode == "refiner":
-            samples = [network.refiner.refine(thick, n_thin, tta=self.tta)]
+            refiner = getattr(network, "refiner", network)
+            samples = [refiner.refine(thick, n_thin, tta=self.tta)]
         else:
             samples = self._diffusion_samples(thick, thick_mm, n_thin, network)
         if self.project:

@@ -36,6 +36,7 @@ class SliceInterpolator(nn.Module):
         unet: denoising U-Net (SliceUNet) or None.
         refiner: pixel-space refiner (SliceRefiner) or None.
         scale_factor: brings the latents to unit variance (1 / std of the training latents); kept in the state dict.
+        ratio: thin slices per thick one in `forward`.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class SliceInterpolator(nn.Module):
         unet: nn.Module | None = None,
         refiner: nn.Module | None = None,
         scale_factor: float = 1.0,
+        ratio: int = 5,
     ) -> None:
         super().__init__()
+        self.ratio = ratio
         self.vae, self.unet, self.refiner = vae, unet, refiner
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
 
@@ -53,9 +56,24 @@ class SliceInterpolator(nn.Module):
         """Names of the parts that are present."""
         return tuple(name for name, _ in self.named_children())
 
-    def forward(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
-        """Apply the refiner; see `SliceRefiner.forward`. Sampling is the inferer's business."""
-        return self.refiner(*args, **kwargs)
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Apply the refiner once at the fixed `ratio`: for TorchScript and programs that know tensors only.
+
+        Spacing, other modes, flips and large volumes are the business of
+        `common.inferers.slice_interpolation.SliceInterpolationInferer`.
+
+        Args:
+            image: (B, 1, D, H, W), HU.
+
+        Returns:
+            (B, 1, D * ratio, H, W), HU; the mean of each slab is the slice of the image.
+
+        Raises:
+            MissingWeights: without a refiner.
+        """
+        if self.refiner is None:
+            raise MissingWeights("the network has no refiner, expected one (mode refiner)")
+        return self.refiner.thin(image[:, 0], self.ratio)[:, None]
 
     def load(self, path: str | os.PathLike[str]) -> "SliceInterpolator":
         """Load every present part from a plain state dict (``model.pt``), all of its tensors or none.

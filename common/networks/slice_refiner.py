@@ -26,7 +26,7 @@ _PIXELS_AT_ONCE = 1 << 20  # thick-slice pixels in one pass, so that memory stay
 
 
 @lru_cache(maxsize=64)
-def slab_cosines(n_thick: int, n_thin: int, n_cosines: int) -> Tensor:
+def slab_cosines(n_thick: int, n_thin: int, n_cosines: int) -> np.ndarray:
     r"""The matrix from cosine coefficients of slabs to thin slices.
 
     Over slab j the series is :math:`\sum_{k=1}^{K} c_{jk} \cos(\pi k p)` with p from 0 to 1; thin slice i is its mean
@@ -54,7 +54,7 @@ def slab_cosines(n_thick: int, n_thin: int, n_cosines: int) -> Tensor:
     # (n_thin + 1, n_thick, K): the integral from the beginning of slab j up to each border between thin slices
     integral = np.sin(np.clip(ends[:, None] - slab, 0, 1)[..., None] * wave) / wave
     mean = np.diff(integral, axis=0) * n_thin / n_thick
-    return torch.from_numpy(mean.reshape(n_thin, -1)).float()
+    return mean.reshape(n_thin, -1).astype(np.float32)
 
 
 class ResidualBlock(nn.Module):
@@ -213,13 +213,31 @@ class SliceRefiner(nn.Module):
             (B, n_thin, H, W) residual, HU/1000, to add to ``base``; without slab means for an integer ratio.
         """
         coefficients = self.coefficients(thick)
-        n_thick, n_thin = coefficients.shape[1], base.shape[1]
-        cosines = slab_cosines(n_thick, n_thin, self.n_cosines).to(coefficients)
+        n_thick, n_thin = int(coefficients.shape[1]), int(base.shape[1])  # TorchScript traces sizes as tensors
+        cosines = torch.from_numpy(slab_cosines(n_thick, n_thin, self.n_cosines)).to(coefficients)
         residual = torch.einsum("tc,bchw->bthw", cosines, coefficients.flatten(1, 2))
         if sample is not None:
             correction = self.sample_head(_replicate(base, 1, 1), _replicate(sample, 1, 1)).float()
             residual = residual + _without_slab_means(correction, n_thick)
         return residual
+
+    def thin(self, thick: Tensor, ratio: int) -> Tensor:
+        """Thin slices of whole volumes in one piece and with gradients, projected; `refine` keeps memory flat.
+
+        Args:
+            thick: (B, n_thick, H, W), HU.
+            ratio: thin slices per thick one.
+
+        Returns:
+            (B, n_thick * ratio, H, W), HU.
+        """
+        height, width = thick.shape[-2:]
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        padded = F.pad(thick / HU_SCALE, padding, mode="replicate")
+        base = project_to_measurement(interpolate_slices(padded, thick.shape[1] * ratio), padded)
+        half = self.context // 2
+        thin = base + self(_replicate(padded, half, half), base)
+        return project_to_measurement(thin[..., :height, :width] * HU_SCALE, thick)
 
     @torch.inference_mode()
     def refine(self, thick: Tensor, n_thin: int, sample: Tensor | None = None, tta: bool = False) -> Tensor:
@@ -253,7 +271,7 @@ class SliceRefiner(nn.Module):
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         half = self.context // 2
         padded = _replicate(F.pad(thick[None], padding, mode="replicate"), half, half)
-        cosines = slab_cosines(n_thick, n_thin, self.n_cosines).to(thick)
+        cosines = torch.from_numpy(slab_cosines(n_thick, n_thin, self.n_cosines)).to(thick)
         step = max(1, _PIXELS_AT_ONCE // padded[0, 0].numel())
         residual = torch.zeros_like(base)
         with torch.autocast(thick.device.type, torch.bfloat16, enabled=_computes_in_bfloat16(thick.device)):

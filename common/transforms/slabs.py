@@ -38,7 +38,7 @@ def slices_for_spacing(n_thick: int, thick_mm: float, thin_mm: float) -> int:
 
 
 @lru_cache(maxsize=64)
-def slab_matrix(n_thick: int, n_thin: int) -> torch.Tensor:
+def slab_matrix(n_thick: int, n_thin: int) -> np.ndarray:
     """Box slab profile: the (n_thick, n_thin) matrix that averages thin slices over each thick slice's extent.
 
     Entry (j, i) is the share of thick slice j's thickness that thin slice i covers, so rows sum to one. For an integer
@@ -54,18 +54,18 @@ def slab_matrix(n_thick: int, n_thin: int) -> torch.Tensor:
     thick = np.arange(n_thick + 1) / n_thick
     thin = np.arange(n_thin + 1) / n_thin
     overlap = np.minimum(thick[1:, None], thin[None, 1:]) - np.maximum(thick[:-1, None], thin[None, :-1])
-    return torch.from_numpy(np.clip(overlap, 0, None) * n_thick)
+    return np.clip(overlap, 0, None) * n_thick
 
 
 @lru_cache(maxsize=64)
-def _right_inverse(n_thick: int, n_thin: int) -> torch.Tensor:
+def _right_inverse(n_thick: int, n_thin: int) -> np.ndarray:
     """A^T (A A^T)^-1 of the slab matrix A, (n_thin, n_thick)."""
     slab = slab_matrix(n_thick, n_thin)
-    return slab.T @ torch.linalg.inv(slab @ slab.T)
+    return slab.T @ np.linalg.inv(slab @ slab.T)
 
 
 @lru_cache(maxsize=64)
-def interpolation_matrix(n_thick: int, n_thin: int, kind: str) -> torch.Tensor:
+def interpolation_matrix(n_thick: int, n_thin: int, kind: str) -> np.ndarray:
     """The (n_thin, n_thick) matrix that resamples slice centres: ``nearest``, ``linear`` or ``cubic``.
 
     Centres beyond the first and last thick centre take the edge value (``linear`` equals
@@ -80,28 +80,28 @@ def interpolation_matrix(n_thick: int, n_thin: int, kind: str) -> torch.Tensor:
     if kind == "nearest" or n_thick == 1:
         # the slab that contains the centre; a centre on a border belongs to the upper slab
         index = np.floor((np.arange(n_thin) + 0.5) * n_thick / n_thin).astype(int)
-        return torch.from_numpy(np.eye(n_thick)[index])
+        return np.eye(n_thick)[index]
     degree = 1 if kind == "linear" else min(3, n_thick - 1)
     spline = make_interp_spline(np.arange(n_thick), np.eye(n_thick), k=degree)
-    return torch.from_numpy(spline(centres))
+    return spline(centres)
 
 
-def apply_along_slices(matrix: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
+def apply_along_slices(matrix: np.ndarray, volume: torch.Tensor) -> torch.Tensor:
     """Apply an (n_out, n_in) matrix to axis -3 of a (..., n_in, H, W) volume."""
     if matrix.shape[1] != volume.shape[-3]:
         raise ValueError(f"the volume has {volume.shape[-3]} slices, expected {matrix.shape[1]}")
     flat = volume.flatten(-2)
-    return (matrix.to(flat) @ flat).unflatten(-1, volume.shape[-2:])
+    return (torch.from_numpy(matrix).to(flat) @ flat).unflatten(-1, volume.shape[-2:])
 
 
 def average_slabs(thin: torch.Tensor, n_thick: int) -> torch.Tensor:
     """Thick slices of a thin volume (..., n_thin, H, W): the mean over each slab, (..., n_thick, H, W), same units."""
-    return apply_along_slices(slab_matrix(n_thick, thin.shape[-3]), thin)
+    return apply_along_slices(slab_matrix(int(n_thick), int(thin.shape[-3])), thin)
 
 
 def interpolate_slices(thick: torch.Tensor, n_thin: int, kind: str = "linear") -> torch.Tensor:
     """Resample a thick volume (..., n_thick, H, W) to ``n_thin`` slices over the same extent."""
-    return apply_along_slices(interpolation_matrix(thick.shape[-3], n_thin, kind), thick)
+    return apply_along_slices(interpolation_matrix(int(thick.shape[-3]), int(n_thin), kind), thick)
 
 
 def project_to_measurement(thin: torch.Tensor, thick: torch.Tensor) -> torch.Tensor:
@@ -116,7 +116,7 @@ def project_to_measurement(thin: torch.Tensor, thick: torch.Tensor) -> torch.Ten
     Returns:
         tensor like ``thin``; averaging it over each thick slice returns ``thick`` up to rounding.
     """
-    n_thick, n_thin = thick.shape[-3], thin.shape[-3]
+    n_thick, n_thin = int(thick.shape[-3]), int(thin.shape[-3])  # TorchScript traces sizes as tensors
     return thin + apply_along_slices(_right_inverse(n_thick, n_thin), thick - average_slabs(thin, n_thick))
 
 

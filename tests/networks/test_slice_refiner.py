@@ -24,7 +24,7 @@ def thick_hu(*shape):
 
 @pytest.mark.parametrize(("n_thick", "n_thin"), [(2, 10), (3, 7), (4, 4), (1, 3)])
 def test_cosines_are_means_over_thin_slices(n_thick, n_thin):
-    matrix = slab_cosines(n_thick, n_thin, 3)
+    matrix = torch.from_numpy(slab_cosines(n_thick, n_thin, 3))
     for thin in range(n_thin):
         low, high = thin * n_thick / n_thin, (thin + 1) * n_thick / n_thin
         for slab in range(n_thick):
@@ -122,3 +122,17 @@ def test_default_size():
 def test_even_context_is_refused():
     with pytest.raises(ValueError, match="context is 4"):
         SliceRefiner(context=4)
+
+
+def test_whole_volumes_in_one_piece_equal_the_inferer():
+    torch.manual_seed(0)
+    network = SliceRefiner(3, [8, 16], [1, 1])
+    torch.nn.init.normal_(network.body.head.weight, std=0.05)
+    thick = 300 * torch.randn(2, 5, 10, 13)
+    found = network.thin(thick, 4)
+    for volume, expected in zip(found, thick, strict=True):
+        refined = project_to_measurement(network.refine(expected, 20), expected)
+        torch.testing.assert_close(volume, refined, atol=8.0, rtol=0)  # bfloat16 there
+        torch.testing.assert_close(average_slabs(volume, 5), expected, atol=1e-3, rtol=0)
+    found.square().sum().backward()
+    assert network.body.stem.weight.grad.abs().sum() > 0
