@@ -256,6 +256,24 @@ def check(bundle: str, allow: str = "") -> Result:
     return {"bundle": bundle, "findings": []}
 
 
+def report(*runs: str, output_dir: str = "runs/report") -> Result:
+    """Compare runs: a page with their metrics and curves side by side, and a table for other programs.
+
+    Args:
+        runs: DIR folders of run, demo or evaluate
+        output_dir: DIR created; gets index.html and results_summary.csv
+
+    Examples:
+        python -m common report runs/a runs/b
+        python -m common report runs/* --output_dir comparison
+    """
+    from common.apps.report import compare_runs
+
+    result = compare_runs(runs, output_dir)
+    print(f"{result['page']}\n{result['table']}")
+    return result
+
+
 def _allowed_modules(words: Sequence[str]) -> str:
     """What `check --help` adds."""
     from common.apps.check_code import ALLOWED_MODULES
@@ -329,6 +347,7 @@ VERBS: dict[str, Verb | Group] = {
     "run": Verb(run, "run", _scales_and_stages),
     "predict": Verb(predict, "predict", _inference_keys),
     "evaluate": Verb(evaluate, "evaluate", _inference_keys),
+    "report": Verb(report, "report"),
     "pack": Verb(pack, "pack"),
     "check": Verb(check, "check", _allowed_modules),
 }
@@ -368,7 +387,7 @@ def _execute(call: Call) -> None:
     arguments = {key: value for key, value in call.arguments.items() if key in parameters}
     with contextlib.redirect_stdout(sys.stderr) if call.json else contextlib.nullcontext():
         try:
-            result = call.verb.function(**arguments, **overrides)
+            result = call.verb.function(*arguments.pop(call.verb.listed, ()), **arguments, **overrides)
         except UnknownKey as error:  # the nearest may be an option of the verb
             raise UnknownKey(error.key, [*parameters, *error.known], error.where) from error
     if call.json:

@@ -34,7 +34,8 @@ _EVERYWHERE = {
 class Verb:
     """A verb: the function it calls, whose docstring (Google style) is its help, and its name.
 
-    Parameters without a default may be given by position; `**overrides` takes every unknown `--key value`.
+    Parameters without a default may be given by position, `*names` takes all further words, `**overrides` every unknown
+    `--key value`.
     In the docstring an argument's description may start with a placeholder in capitals.
 
     Attributes:
@@ -52,6 +53,11 @@ class Verb:
         """Its parameters but `**overrides`."""
         found = inspect.signature(self.function, eval_str=True).parameters
         return {name: p for name, p in found.items() if p.kind is not p.VAR_KEYWORD}
+
+    @property
+    def listed(self) -> str | None:
+        """The parameter that takes all further words (`*runs`), if it has one."""
+        return next((name for name, p in self.parameters.items() if p.kind is p.VAR_POSITIONAL), None)
 
     @property
     def takes_overrides(self) -> bool:
@@ -158,7 +164,8 @@ def _arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"{verb.name} has no option --{name}{hint(name, lacking, '--')}")
     if lacking:
         raise UsageError(f"{verb.name} needs {_shown(parameters[lacking[0]])}, see {PROGRAM} {verb.name} --help")
-    return {
+    listed = {name: [str(word) for word in texts.pop(name)] for name in [verb.listed] if name in texts}
+    return listed | {
         name: _typed(name, text, parameters[name].annotation) if name in parameters else CommandLineText(text)
         for name, text in texts.items()
     }
@@ -188,17 +195,20 @@ def _explicit(verb: Verb, words: Sequence[str]) -> list[str]:
     return result
 
 
-def _split(verb: Verb, words: list[str]) -> dict[str, str]:
+def _split(verb: Verb, words: list[str]) -> dict[str, Any]:
     """Let fire find which word is the value of which argument; all of them stay text."""
-    required = [name for name, p in verb.parameters.items() if p.default is p.empty]
-    taken: dict[str, str] = {}
+    required = [n for n, p in verb.parameters.items() if p.default is p.empty and n != verb.listed]
+    taken: dict[str, Any] = {}
 
     def capture(*values: str | None, **options: str) -> None:
-        taken.update({name: value for name, value in zip(required, values, strict=True) if value is not None})
+        taken.update({name: value for name, value in zip(required, values, strict=False) if value is not None})
+        if values[len(required) :]:
+            taken[verb.listed] = values[len(required) :]
         taken.update(options)
 
     kind = inspect.Parameter
     by_position = [kind(name, kind.POSITIONAL_OR_KEYWORD, default=None) for name in required]
+    by_position += [] if verb.listed is None else [kind(verb.listed, kind.VAR_POSITIONAL)]
     capture.__signature__ = inspect.Signature([*by_position, kind("options", kind.VAR_KEYWORD)])
     fire.decorators.SetParseFn(str)(capture)
     try:
@@ -299,6 +309,8 @@ def _placeholder(note: str) -> tuple[str, str]:
 
 def _shown(parameter: inspect.Parameter, placeholder: str = "") -> str:
     """How an argument is written: BUNDLE by position, --name VALUE otherwise."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return f"{placeholder or parameter.name.upper()} ..."
     if parameter.name == "bundle" and parameter.default is parameter.empty:
         return "BUNDLE"
     return f"--{parameter.name} {placeholder}".rstrip()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from common.visualize.figures import GREY, HATCHES, LINE_STYLES, OKABE_ITO
 
@@ -67,6 +68,58 @@ def training_curves(history: Mapping[str, Any], title: str = "") -> Figure:
         axes.set_title(name, fontsize=10, loc="left")
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
+    return figure
+
+
+def comparison_curves(histories: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Training loss and validation metrics of several runs of one stage over the iterations, a line per run.
+
+    Args:
+        histories: name of the run to content of its history.json.
+
+    Returns:
+        The figure, three panels a row, one legend.
+
+    Raises:
+        ValueError: if no history holds iterations or validations.
+    """
+    sources = {"iterations": ["loss"], "validations": []}
+    for history in histories.values():
+        for row in history["validations"]:
+            numbers = [k for k, v in row.items() if isinstance(v, int | float) and k not in ("iteration", "epoch")]
+            sources["validations"] += [key for key in numbers if key not in sources["validations"]]
+    panels = [
+        (source, key)
+        for source, keys in sources.items()
+        for key in keys
+        if any(row.get(key) is not None for history in histories.values() for row in history[source])
+    ]
+    if not panels:
+        raise ValueError(f"The histories of {', '.join(histories)} are empty, expected iterations or validations.")
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure = Figure(figsize=(3.9 * across, 2.5 * down + 0.7), layout="constrained")
+    figure.supxlabel("iteration", fontsize=9)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes, (source, key) in zip(grid.flat, panels, strict=False):
+        for i, history in enumerate(histories.values()):
+            points = [(row["iteration"], row[key]) for row in history[source] if row.get(key) is not None]
+            if points:
+                x, y = (np.array(column, dtype=float) for column in zip(*points, strict=True))
+                y = _running_mean(y, max(1, len(y) // 30)) if source == "iterations" else y
+                style = {"color": OKABE_ITO[i % len(OKABE_ITO)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
+                axes.plot(x, y, linewidth=1.8, marker="o" if source == "validations" else "", markersize=4, **style)
+        axes.set_title(
+            "training loss" if source == "iterations" else f"validation {label(key)}", fontsize=10, loc="left"
+        )
+        _plain(axes)
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    lines = [
+        Line2D([], [], color=OKABE_ITO[i % len(OKABE_ITO)], linestyle=LINE_STYLES[i % len(LINE_STYLES)], label=name)
+        for i, name in enumerate(histories)
+    ]
+    figure.legend(handles=lines, loc="outside upper left", ncols=min(3, len(lines)), fontsize=8.5, frameon=False)
     return figure
 
 
@@ -136,9 +189,7 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, smooth: bool
         window = max(1, len(y) // 30)
         if smooth and window > 1:
             axes.plot(x, y, color=style["color"], alpha=0.25, linewidth=0.8)
-            # Mean over what lies within the window, which is shorter at both ends.
-            ones = np.convolve(np.ones_like(y), np.ones(window), "same")
-            y = np.convolve(y, np.ones(window), "same") / ones
+            y = _running_mean(y, window)
         axes.plot(x, y, linewidth=1.8, label=name.removeprefix(f"{key}/"), **style)
         if key == "loss" and y.min() > 0 and y.max() > 10 * y.min():
             axes.set_yscale("log")
@@ -149,6 +200,11 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, smooth: bool
     if key == "lr":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     _plain(axes)
+
+
+def _running_mean(y: np.ndarray, window: int) -> np.ndarray:
+    """Mean over what lies within the window, which is shorter at both ends."""
+    return np.convolve(y, np.ones(window), "same") / np.convolve(np.ones_like(y), np.ones(window), "same")
 
 
 def _points(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:

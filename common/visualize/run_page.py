@@ -118,7 +118,7 @@ def _section(folder: Path, title: str, entry: Mapping[str, Any] | None) -> Secti
     tables = [Table.of_rows([values], caption=_words(name)) for name, values in nested.items()]
     pictures = []
     if (folder / MEANS).is_file():
-        means = _read_csv(folder / MEANS)
+        means = read_means(folder / MEANS)
         tables = _means_tables(means) + tables
         pictures += _means_bars(means)
     if history["iterations"] or history["validations"]:
@@ -159,7 +159,12 @@ def _means_bars(means: Sequence[Mapping[str, object]]) -> list[Picture]:
     return [Picture.of_figure(metric_bars(means, "psnr", _BASELINE), caption)]
 
 
-def _read_csv(path: Path) -> list[dict[str, object]]:
+def read_means(path: Path) -> list[dict[str, object]]:
+    """Rows of a metrics_mean.csv, numbers as numbers.
+
+    Raises:
+        BadInput: if it has none.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         rows = [{name: parsed(text or "") for name, text in row.items()} for row in csv.DictReader(file)]
     if not rows:
