@@ -48,13 +48,14 @@ def run(
     output_dir: str | None = None,
     ckpt_dir: str | None = None,
     seed: int = 0,
+    tracking: str | None = None,
     **overrides: str,
 ) -> Result:
     """Train a bundle: the stages of its configs/recipe.json, one after the other, through MONAI.
 
     Each stage is printed as the `python -m monai.bundle run` command that does the same. Stages that finished with the
     same configuration and data are skipped; one that changed runs again, with those after it. Interrupt it at any
-    moment; the same command starts the interrupted stage again and goes on from there.
+    moment; the same command goes on from the last checkpoint and ends with the same weights.
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
@@ -64,6 +65,7 @@ def run(
         output_dir: DIR the run folder, created (default: runs/BUNDLE_SCALE)
         ckpt_dir: DIR folder of the weights (default: models in the run folder)
         seed: N of every stage
+        tracking: NAME mlflow or wandb, which must be installed, beside TensorBoard; nothing leaves the machine
         overrides: changes a value of the configuration, by its MONAI id, in every stage that has it
 
     Examples:
@@ -73,7 +75,7 @@ def run(
     """
     from common.apps.recipe import run_recipe
 
-    result = run_recipe(bundle, scale, stages, dataset_dir, output_dir, ckpt_dir, seed, overrides)
+    result = run_recipe(bundle, scale, stages, dataset_dir, output_dir, ckpt_dir, seed, overrides, tracking)
     print(f"{len(result['ran'])} stages run, {len(result['skipped'])} skipped, see {result['page']}")
     return result
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from common.apps.bundle import Bundle, UsageError, has_id, hint, merged_config, open_bundle, read_overrides
 from common.apps.run_data import check_data, provide_data
-from common.apps.stage_runner import Job, StageRunner, settings_of_torch
+from common.apps.stage_runner import TRACKERS, Job, StageRunner, settings_of_torch
 from common.data.bad_input import BadInput
 from common.data.output_folder import locked
 
@@ -59,6 +59,7 @@ def run_recipe(
     ckpt_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    tracking: str | None = None,
 ) -> dict[str, Any]:
     """Run the stages of a bundle; those that finished with the same configuration and data are skipped.
 
@@ -72,6 +73,7 @@ def run_recipe(
         ckpt_dir: folder of model.pt; default `models` in the run folder.
         seed: of every stage.
         overrides: configuration id -> value, for every stage that has the id.
+        tracking: "mlflow" or "wandb", beside TensorBoard.
 
     Returns:
         The content of summary.json, and `output_dir`, `ckpt_dir`, `page`, `ran` and `skipped` (names of stages).
@@ -81,6 +83,8 @@ def run_recipe(
         UsageError: for an unknown scale, stage or configuration id, or data that is not named.
     """
     bundle = open_bundle(bundle)
+    if tracking is not None and tracking not in TRACKERS:
+        raise UsageError(f"--tracking is {tracking!r}, expected one of {', '.join(TRACKERS)}{hint(tracking, TRACKERS)}")
     recipe = read_recipe(bundle)
     overlay = _overlay(bundle, recipe, scale)
     out = Path("runs") / f"{bundle.name}_{scale}" if output_dir is None else Path(output_dir)
@@ -97,7 +101,7 @@ def run_recipe(
         data = provide_data(out / "data", dataset_dir, settings.get("virtual"))
         places = {"bundle_root": str(bundle.root), "dataset_dir": str(data.folder), "output_dir": str(out)}
         places |= {"ckpt_dir": str(models), "seed": seed}
-        runner = StageRunner(bundle, scale, seed, out, models, data, [stage.name for stage in recipe])
+        runner = StageRunner(bundle, scale, seed, out, models, data, [stage.name for stage in recipe], tracking)
         of_scale = settings.get("stage_overrides", {})
         jobs = [_merge(bundle, stage, overlay, of_scale, user, places) for stage in recipe if stage.name in wanted]
         for number, job in enumerate(jobs, 1):

@@ -30,6 +30,22 @@ _NOT_COMPARED = (
     "stages", "stage_overrides", "virtual", "held_out", "resume",
 )  # fmt: skip
 
+TRACKERS: dict[str, Any] = {
+    "mlflow": "mlflow",  # MONAI's own settings, into OUTPUT_DIR/mlruns
+    "wandb": {
+        "handlers_id": {"trainer": {"id": "train#trainer", "handlers": "train#handlers"}},
+        "configs": {
+            "save_execute_config": False,
+            "trainer": {
+                "_target_": "common.handlers.wandb.WandbHandler",
+                "output_dir": "@output_dir",
+                "stage": "@stage",
+            },
+        },
+    },
+}
+"""What `--tracking` adds to a training, as MONAI's `tracking` takes it; nothing leaves the machine."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -59,13 +75,23 @@ class StageRunner:
         models: folder of the checkpoints that stages hand on.
         data: of the run.
         order: names of all stages of the recipe.
+        tracking: "mlflow" or "wandb", beside TensorBoard; None for neither.
     """
 
     def __init__(
-        self, bundle: Bundle, scale: str, seed: int, out: Path, models: Path, data: RunData, order: Sequence[str]
+        self,
+        bundle: Bundle,
+        scale: str,
+        seed: int,
+        out: Path,
+        models: Path,
+        data: RunData,
+        order: Sequence[str],
+        tracking: str | None = None,
     ) -> None:
         self.bundle, self.scale, self.seed, self.data = bundle, scale, seed, data
         self.out, self.models, self.order = out, models, list(order)
+        self.tracking = tracking
         self.ran: list[str] = []
         self.skipped: list[str] = []
 
@@ -154,9 +180,13 @@ class StageRunner:
         from monai.utils import set_determinism
 
         set_determinism(self.seed)
+        options = dict(job.overrides)
+        if self.tracking is not None:
+            # MONAI adds to the text of output_dir, which must be an expression for that.
+            options |= {"tracking": TRACKERS[self.tracking], "output_dir": f"${str(self.out.resolve())!r}"}
         with _log_to(self.out / "logs" / "train.log") as attach:
             workflow = ConfigWorkflow(
-                job.files, logging_file=False if logging_file is None else str(logging_file), **job.overrides
+                job.files, logging_file=False if logging_file is None else str(logging_file), **options
             )
             attach()  # the logging file has replaced all handlers
             workflow.initialize()
