@@ -120,11 +120,12 @@ def _prepare_layout(layout: str, title: str, details: str) -> Verb:
         engine: str = "local",
         seed: int = 0,
         exclusion_list: str | None = None,
+        address: str | None = None,
     ) -> Result:
         from common.apps.prepare import prepare as write
 
         _must_exist("input", input, "a folder of CTs")
-        return _prepared(write(layout, input, output_dir, strict, workers, engine, seed, exclusion_list))
+        return _prepared(write(layout, input, output_dir, strict, workers, engine, seed, exclusion_list, address))
 
     prepare.__doc__ = f"""{title}
 
@@ -136,9 +137,10 @@ def _prepare_layout(layout: str, title: str, details: str) -> Verb:
         output_dir: DIR created, outside the input: manifest.csv, excluded.csv (path,reason), prepare.json, images/
         strict: refuse, with exit code 1, if anything had to be excluded as bad
         workers: N processes that validate
-        engine: NAME where they run: local
+        engine: NAME where they run: local, or ray (pip install 'thorax-bundles[cluster]')
         seed: N of the split
         exclusion_list: FILE cases or paths to leave out, one per line
+        address: HOST of a Ray cluster, whose machines see the same files (default: one on this machine)
 
     Examples:
         python -m common prepare {layout} --input data/raw --output_dir data/prepared
@@ -147,7 +149,16 @@ def _prepare_layout(layout: str, title: str, details: str) -> Verb:
     return Verb(prepare, f"prepare {layout}")
 
 
-def predict(bundle: str, input: str, output_dir: str, ckpt_dir: str | None = None, **overrides: str) -> Result:
+def predict(
+    bundle: str,
+    input: str,
+    output_dir: str,
+    ckpt_dir: str | None = None,
+    workers: int = 1,
+    engine: str = "local",
+    address: str | None = None,
+    **overrides: str,
+) -> Result:
     """Apply a bundle to a file, a folder of them, or a DICOM series.
 
     What is written per case is the bundle's matter, see its docs/README.md. Without weights nothing is written.
@@ -157,6 +168,9 @@ def predict(bundle: str, input: str, output_dir: str, ckpt_dir: str | None = Non
         input: PATH a NIfTI file, a DICOM folder or zip, or a folder of these
         output_dir: DIR created
         ckpt_dir: DIR folder with model.pt (default: models of the bundle)
+        workers: N processes that share the cases
+        engine: NAME where they run: local, or ray (pip install 'thorax-bundles[cluster]')
+        address: HOST of a Ray cluster, whose machines see the same files (default: one on this machine)
         overrides: changes a value of the bundle's configs/inference.json, by its id
 
     Examples:
@@ -166,7 +180,7 @@ def predict(bundle: str, input: str, output_dir: str, ckpt_dir: str | None = Non
     from common.apps.predict import predict as apply
 
     _must_exist("input", input, "a CT or a folder of them")
-    result = apply(bundle, input, output_dir, ckpt_dir, overrides)
+    result = apply(bundle, input, output_dir, ckpt_dir, overrides, workers, engine, address)
     for path in result["outputs"]:
         print(path)
     return result
@@ -276,6 +290,65 @@ def report(*runs: str, output_dir: str = "runs/report") -> Result:
     return result
 
 
+def job(
+    kind: str,
+    bundle: str,
+    stage: str,
+    dataset_dir: str,
+    output_dir: str,
+    scale: str = "paper",
+    nodes: int = 1,
+    gpus: int = 8,
+    cpus: int = 16,
+    memory_gb: int = 128,
+    hours: int = 24,
+    image: str = "thorax-bundles:0.1.0",
+    claim: str = "ct-storage",
+    storage_dir: str = "/storage",
+    project_dir: str = ".",
+    out: str | None = None,
+    **overrides: str,
+) -> Result:
+    """Write a Slurm or Kubernetes job that trains one stage with torchrun on one machine or several.
+
+    Nothing is submitted. The paths are those that the machines of the cluster see.
+
+    Args:
+        kind: slurm or kubernetes
+        bundle: folder of a bundle
+        stage: NAME of its recipe
+        dataset_dir: DIR prepared data
+        output_dir: DIR of the run
+        scale: NAME adds configs/NAME.json; paper adds nothing
+        nodes: N machines
+        gpus: N per machine
+        cpus: N per machine
+        memory_gb: N per machine
+        hours: N limit of a Slurm job
+        image: NAME Docker image, for Kubernetes
+        claim: NAME persistent volume claim, for Kubernetes
+        storage_dir: DIR where the claim is mounted
+        project_dir: DIR with .venv and bundles, for Slurm
+        out: FILE to write (default: stdout)
+        overrides: changes a value of the configuration, by its MONAI id
+
+    Examples:
+        python -m common job slurm bundles/ct_slice_interpolation --stage diffusion --dataset_dir /data/ct \
+            --output_dir /data/runs/a --nodes 2 --gpus 4 --out job.sh
+    """
+    from common.apps.cluster_jobs import render_job
+
+    numbers = {"nodes": nodes, "gpus": gpus, "cpus": cpus, "memory_gb": memory_gb, "hours": hours}
+    names = {"image": image, "claim": claim, "storage_dir": storage_dir, "project_dir": project_dir}
+    text = render_job(kind, bundle, stage, dataset_dir, output_dir, scale, **numbers, **names, overrides=overrides)
+    if out is None:
+        print(text, end="")
+    else:
+        Path(out).write_text(text, encoding="utf-8")
+        print(out)
+    return {"kind": kind, "stage": stage, "job": text, "file": out}
+
+
 def _allowed_modules(words: Sequence[str]) -> str:
     """What `check --help` adds."""
     from common.apps.check_code import ALLOWED_MODULES
@@ -350,6 +423,7 @@ VERBS: dict[str, Verb | Group] = {
     "predict": Verb(predict, "predict", _inference_keys),
     "evaluate": Verb(evaluate, "evaluate", _inference_keys),
     "report": Verb(report, "report"),
+    "job": Verb(job, "job"),
     "pack": Verb(pack, "pack"),
     "check": Verb(check, "check", _allowed_modules),
 }

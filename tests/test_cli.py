@@ -30,7 +30,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stands in for predict and evaluate, which have tests of their own; collects their arguments."""
     calls: list[Any] = []
 
-    def predict(bundle: str, input: str, output_dir: str, ckpt_dir: str | None, overrides: dict) -> dict:
+    def predict(bundle: str, input: str, output_dir: str, ckpt_dir: str | None, overrides: dict, *where: Any) -> dict:
+        assert where == (1, "local", None)
         calls.append((bundle, input, output_dir, ckpt_dir, overrides))
         open_bundle(bundle).config("inference", overrides=overrides)
         return {"outputs": [f"{output_dir}/a.nii.gz"]}
@@ -115,7 +116,8 @@ MISTAKES = {
         1,
         "{toy}/configz: does not exist, expected a folder of CTs (--input); the nearest is {toy}/configs.",
     ),
-    "prepare ct --input {toy} --output_dir {toy}/../v --engine ray": (1, "Engine ray is not built yet, use --engine"),
+    "prepare ct --input {toy} --output_dir {toy}/../v --engine rya": (2, "--engine is 'rya', expected local or ray"),
+    "predict {toy} --input {toy} --output_dir o --workers 0": (2, "--workers is 0, expected at least 1"),
     "predict {toy} --input {toy}/configz --output_dir o": (
         1,
         "{toy}/configz: does not exist, expected a CT or a folder of them (--input); the nearest is {toy}/configs.",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.apps.bundle import UsageError, hint, missing
+from common.data.case_pool import ENGINES
 from common.data.ct_folder import LAYOUTS, MANIFEST_COLUMNS, prepare_ct
 from common.data.output_folder import csv_text, locked, write_text
 from common.data.splits import SPLITS, split_by_patient
@@ -30,6 +31,7 @@ def prepare(
     engine: str = "local",
     seed: int = 0,
     exclusion_list: str | os.PathLike[str] | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Validate, convert and split a folder of CTs (see `common.data.ct_folder.prepare_ct`).
 
@@ -39,28 +41,24 @@ def prepare(
         output_dir: created; not inside the input.
         strict: refuse if any input is bad, instead of listing it in excluded.csv.
         workers: processes that validate.
-        engine: where they run; "local".
+        engine: where they run, "local" or "ray".
         seed: of the split by patient.
         exclusion_list: text file of cases or paths to leave out.
+        address: of a Ray cluster; None starts one on this machine.
 
     Returns:
         The content of prepare.json, and the paths of `manifest` and `excluded`.
 
     Raises:
         BadInput: if the input does not exist, nothing in it is usable, or it is bad and `strict` is set.
-        NotImplementedError: for a layout or engine that is not built yet.
+        NotImplementedError: for a layout that is not built yet.
         UsageError: for an unknown layout or engine, or a number of workers below 1.
     """
     _check_layout(layout, LAYOUTS)
-    if engine not in ("local", "ray"):
-        raise UsageError(f"--engine is {engine!r}, expected local{hint(engine, ('local', 'ray'))}")
-    if engine == "ray":
-        raise NotImplementedError("Engine ray is not built yet, use --engine local with --workers N.")
-    if workers < 1:
-        raise UsageError(f"--workers is {workers}, expected at least 1")
+    check_engine(engine, workers)
     if not Path(input).exists():
         raise missing(input, "a folder of CTs")
-    result = prepare_ct(input, output_dir, layout, seed, strict, workers, exclusion_list)
+    result = prepare_ct(input, output_dir, layout, seed, strict, workers, exclusion_list, engine, address)
     return result.summary | {"manifest": str(result.manifest), "excluded": str(result.excluded)}
 
 
@@ -108,6 +106,18 @@ def prepare_virtual(
             row |= geometry | {"split": split_of[row["case"]], "sha256": _sha256(out / row["image"])}
             row |= {name: str(out / row[name]) for name in ("image", "regions", "lesions") if name in row}
         return _write(out, rows, {"layout": layout, "seed": seed, "shape": list(shape), "spacing": list(spacing)})
+
+
+def check_engine(engine: str, workers: int) -> None:
+    """Refuse what `common.data.case_pool` does not know.
+
+    Raises:
+        UsageError: for an unknown engine or a number of workers below 1.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"--engine is {engine!r}, expected {' or '.join(ENGINES)}{hint(engine, ENGINES)}")
+    if workers < 1:
+        raise UsageError(f"--workers is {workers}, expected at least 1")
 
 
 def _check_layout(layout: str, built: Sequence[str]) -> None:

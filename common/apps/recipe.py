@@ -144,6 +144,32 @@ def scale_names(bundle: Bundle, recipe: Sequence[Stage]) -> list[str]:
     return [NO_OVERLAY, *sorted(file.stem for file in bundle.configs.glob("*.json") if file.stem not in used)]
 
 
+def merged_stage(
+    bundle: Bundle, name: str, scale: str, places: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> Job:
+    """One stage as a run would execute it.
+
+    Args:
+        bundle: the bundle.
+        name: of the stage.
+        scale: "paper" or an overlay.
+        places: configuration id -> value (dataset_dir, output_dir, ...).
+        overrides: of the user.
+
+    Raises:
+        UsageError: for an unknown stage, scale or id.
+    """
+    recipe = read_recipe(bundle)
+    stages = {stage.name: stage for stage in recipe}
+    if name not in stages:
+        raise UsageError(f"--stage is {name!r}, expected one of {', '.join(stages)}{hint(name, stages)}")
+    overlay = _overlay(bundle, recipe, scale)
+    plain = _merge(bundle, stages[name], overlay, {}, {})
+    settings, _ = _scale_settings(plain.config, {})
+    user = read_overrides(overrides or {}, [plain.config], f"stage {name}")
+    return _merge(bundle, stages[name], overlay, settings.get("stage_overrides", {}), user, places)
+
+
 def _overlay(bundle: Bundle, recipe: Sequence[Stage], scale: str) -> list[str]:
     known = scale_names(bundle, recipe)
     if scale not in known:

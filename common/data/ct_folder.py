@@ -12,18 +12,15 @@ import csv
 import hashlib
 import json
 import os
-import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.data.bad_input import BadInput
+from common.data.case_pool import Failure, map_cases
 from common.data.ct_rate import CT_RATE_LABELS, CT_RATE_REPORT, CTRateImage, list_ct_rate, read_ct_rate
 from common.data.ct_reader import read_ct
 from common.data.ct_volume import case_name, case_names, find_ct, is_nifti, write_nifti
@@ -87,6 +84,8 @@ def prepare_ct(
     strict: bool = False,
     workers: int = 1,
     exclusion_list: str | os.PathLike[str] | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> PrepareResult:
     """Validate, convert and split the CTs of a folder; running it again resumes and gives the same bytes.
 
@@ -103,6 +102,8 @@ def prepare_ct(
         strict: raise, after listing all of them, if any input is bad.
         workers: processes that validate.
         exclusion_list: text file of case names or paths to leave out, one per line, `#` starts a comment.
+        engine: where the processes run, "local" or "ray", see `common.data.case_pool`.
+        address: of a Ray cluster.
 
     Returns:
         Where the files are, and the counts.
@@ -128,7 +129,7 @@ def prepare_ct(
         items = _list_items(source, layout, excluded)
         items = _without_listed(items, source, exclusion_list, excluded)
         items = _without_repeats(items, excluded)
-        kept = _validate(items, out, max(1, workers), excluded)
+        kept = _validate(items, out, workers, engine, address, excluded)
         return _write(kept, excluded, source, out, layout, seed, strict)
 
 
@@ -212,67 +213,35 @@ def _without_repeats(items: list[_Item], excluded: _Excluded) -> list[_Item]:
     return unique
 
 
-def _validate(items: list[_Item], out: Path, workers: int, excluded: _Excluded) -> list[tuple[_Item, dict]]:
+def _validate(
+    items: list[_Item], out: Path, workers: int, engine: str, address: str | None, excluded: _Excluded
+) -> list[tuple[_Item, dict]]:
     """Give the first usable item of every group with its facts, in the order of `items`."""
     groups: dict[str, list[_Item]] = {}
     for item in items:
         groups.setdefault(item.group, []).append(item)
     kept: dict[str, tuple[_Item, dict]] = {}
-    settings = _versions()
-    pool = ProcessPoolExecutor(workers, initializer=_die_with_parent) if workers > 1 else None
-    try:
-        with tqdm(total=len(groups), unit="case", desc="prepare", dynamic_ncols=True) as bar:
-            waiting = list(groups.items())
-            while waiting:
-                # A second reconstruction is looked at only when the first one of its scan is bad.
-                results = _run([group[0] for _, group in waiting], out, settings, pool, bar)
-                retry = []
-                for (name, group), result in zip(waiting, results, strict=True):
-                    if "reason" not in result:
-                        kept[name] = (group[0], result)
-                        for spare in group[1:]:
-                            excluded.add(spare.path, f"scan {name} is represented by {group[0].path}", bad=False)
-                        continue
-                    excluded.add(group[0].path, result["reason"])
-                    if group[1:]:
-                        retry.append((name, group[1:]))
-                bar.total += len(retry)
-                waiting = retry
-    finally:
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+    prepare_one = partial(_prepare_one, out=out, settings=_versions())
+    with tqdm(total=len(groups), unit="case", desc="prepare", dynamic_ncols=True) as bar:
+        waiting = list(groups.items())
+        while waiting:
+            # A second reconstruction is looked at only when the first one of its scan is bad.
+            firsts = [group[0] for _, group in waiting]
+            results = map_cases(prepare_one, firsts, workers, engine, address, bar.update)
+            retry = []
+            for (name, group), result in zip(waiting, results, strict=True):
+                reason = result.reason if isinstance(result, Failure) else result.get("reason")
+                if reason is None:
+                    kept[name] = (group[0], result)
+                    for spare in group[1:]:
+                        excluded.add(spare.path, f"scan {name} is represented by {group[0].path}", bad=False)
+                    continue
+                excluded.add(group[0].path, reason)
+                if group[1:]:
+                    retry.append((name, group[1:]))
+            bar.total += len(retry)
+            waiting = retry
     return [kept[name] for name in groups if name in kept]
-
-
-def _run(items: Sequence[_Item], out: Path, settings: dict, pool: Executor | None, bar: tqdm) -> list[dict]:
-    results: list[dict] = []
-    if pool is None:
-        for item in items:
-            results.append(_prepare_one(item, out, settings))
-            bar.update()
-        return results
-    futures: list[Future] = [pool.submit(_prepare_one, item, out, settings) for item in items]
-    try:
-        for future in as_completed(futures):
-            future.result()
-            bar.update()
-    except BrokenProcessPool as error:
-        raise BadInput(
-            out, "a worker process was killed, mostly for lack of memory; finished cases are kept, use fewer workers"
-        ) from error
-    return [future.result() for future in futures]
-
-
-def _die_with_parent() -> None:
-    """Make a worker end when its parent is killed; it would otherwise wait for work for ever."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _prepare_one(item: _Item, out: Path, settings: dict) -> dict:

@@ -40,6 +40,7 @@ class DiffusionQuality:
         training: `(prepare_batch, inferer, loss)` of the trainer, to compute its loss with the same noise every time;
             needs a `PrepareDiffusionBatch` of its own.
         keep: CTs and their baselines to keep in memory between validations.
+        draws: of noise and timestep per case in the training loss; one alone says little.
     """
 
     def __init__(
@@ -49,11 +50,14 @@ class DiffusionQuality:
         resolution: int | None = None,
         training: tuple[Any, Any, Any] | None = None,
         keep: int = 4,
+        draws: int = 4,
     ) -> None:
         self.chunked_vae = chunked_vae
         self.scale_factor = scale_factor
         self.resolution = resolution
-        self.training = training
+        self.training, self.draws = training, draws
+        if training is not None:
+            training[0].dealt = False  # every process validates on all cases
         self.example: dict[str, Any] = {}
         self._values: dict[str, list[float]] = defaultdict(list)
         self._pair = lru_cache(maxsize=keep)(self._read)
@@ -97,9 +101,12 @@ class DiffusionQuality:
 
     def _loss(self, engine: Engine, batch: dict[str, Any]) -> float:
         prepare_batch, inferer, loss = self.training
-        inputs, target, args, kwargs = prepare_batch(batch, engine.state.device)
-        with torch.no_grad():
-            return loss(inferer(inputs, engine.network, *args, **kwargs), target).item()
+        values = []
+        for _ in range(self.draws):
+            inputs, target, args, kwargs = prepare_batch(batch, engine.state.device)
+            with torch.no_grad():
+                values.append(loss(inferer(inputs, engine.network, *args, **kwargs), target).item())
+        return sum(values) / len(values)
 
     def _decode(self, latent: Tensor, pair: SlicePair) -> Tensor:
         decoded = self.chunked_vae.decode(latent[None].float() / self.scale_factor, shape=pair.thin.shape)

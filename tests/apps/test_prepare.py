@@ -88,8 +88,6 @@ def test_prepare_checks_its_arguments(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     with pytest.raises(BadInput, match=f"does not exist.*the nearest is {tmp_path / 'scans'}"):
         prepare("ct", tmp_path / "scan", tmp_path / "out")
-    with pytest.raises(NotImplementedError, match="ray is not built yet"):
-        prepare("ct", tmp_path, tmp_path / "out", engine="ray")
     with pytest.raises(UsageError, match="--engine is 'locl', expected local"):
         prepare("ct", tmp_path, tmp_path / "out", engine="locl")
     with pytest.raises(UsageError, match="--workers is 0"):

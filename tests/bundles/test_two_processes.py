@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ def words(latents, out, processes, **settings):
     shutil.copy(latents / "models" / "model.pt", out / "models")
     names = ["train", "diffusion", "demo", *(["multi_gpu_train"] if processes == 2 else [])]
     places = {"bundle_root": str(BUNDLE), "dataset_dir": str(latents / "data"), "output_dir": str(out)}
+    places |= {"ckpt_dir": str(out / "models")}
     places |= {"latent_index": str(latents / "latents"), "batch_size": 2 // processes}
     files = [str(CONFIGS / f"{name}.json") for name in names]
     options = SETTINGS | places | settings
@@ -100,6 +102,24 @@ def test_a_killed_run_of_two_processes_ends_alike(latents, two, tmp_path):
     log = run(latents, tmp_path, 2, ckpt_interval=1, val_interval=1000)
     assert "resumed after iteration" in log
     found, expected = unet(tmp_path), unet(tmp_path / "uninterrupted")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_two_machines_give_what_one_does(latents, two, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = words(latents, tmp_path, 2, backend="gloo")
+    start = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={place}", "--rdzv_id=test"]
+    command[1 : 1 + len(TORCHRUN)] = ["-m", "torch.distributed.run", *start]
+    agents = [
+        subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    found, expected = unet(tmp_path), unet(two)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
