@@ -1,6 +1,6 @@
 """Exact resume, the hard way: `python -m common run` killed 25 times, preempted, on a full disk, with another config.
 
-Trains a small refiner on virtual patients, with a worker process of the data loader and a checkpoint every third
+Trains a small refiner on virtual patients, with a worker process of the data loader and a checkpoint every
 iteration, so that many kills fall into the writing of one. Prints one JSON line per check:
 
     python benchmarks/resume_kills.py [--kills 25] [--folder DIR]
@@ -30,7 +30,7 @@ OPTIONS = {
     "batch_size": "8",
     "num_workers": "1",
     "val_interval": "60",
-    "ckpt_interval": "3",
+    "ckpt_interval": "1",
     "refiner_def#channels": "[16,32]",
     "refiner_def#blocks": "[1,1]",
 }
@@ -85,7 +85,7 @@ def kills(folder: Path, count: int, expected: dict[str, torch.Tensor]) -> None:
     log = finish(out)
     report(
         f"weights after {count} SIGKILLs against an uninterrupted training",
-        input="refiner, 360 iterations, a data loader worker, a checkpoint every 3 iterations",
+        input="refiner, 360 iterations, a data loader worker, a checkpoint every iteration",
         ours=differing(expected, weights(out)),
         reference=0,
         unit="tensors that differ",
@@ -132,7 +132,7 @@ def full_disk(folder: Path, expected: dict[str, torch.Tensor]) -> None:
     if subprocess.run(["unshare", "-Urm", "sh", str(script)]).returncode == 77:
         raise SystemExit("a tmpfs cannot be mounted here, which the check of a full disk needs")
     log = (folder / "full.log").read_text().splitlines()
-    sentence = next((line for line in log if "No space left" in line and line.startswith("/")), "")
+    sentence = next(line for line in log if "No space left" in line and line.startswith("/"))
     code = next(line for line in log if line.startswith("exit "))
     report(
         "a full disk",

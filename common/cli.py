@@ -333,8 +333,7 @@ def job(
         overrides: changes a value of the configuration, by its MONAI id
 
     Examples:
-        python -m common job slurm bundles/ct_slice_interpolation --stage diffusion --dataset_dir /data/ct \
-            --output_dir /data/runs/a --nodes 2 --gpus 4 --out job.sh
+        python -m common job slurm ct_slice_interpolation --stage refiner --dataset_dir /ct --output_dir /run --nodes 2
     """
     from common.apps.cluster_jobs import render_job
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -103,7 +104,10 @@ def _run_acts(engine: Engine, error: BaseException) -> None:
     if getattr(engine, "last_exception", None) is not error:
         engine.last_exception = error
         for act in engine.exception_acts:
-            act(engine, error)
+            try:
+                act(engine, error)
+            except Exception as other:  # say, a full disk; what ended the run matters more
+                logging.getLogger("train").warning("also, while the run ended: %s", other)
     if not engine.has_event_handler(_raise, Events.EXCEPTION_RAISED):  # failed before the run had started
         raise error
 

@@ -123,3 +123,17 @@ def test_an_exception_of_the_data_is_not_swallowed():
     with pytest.raises(RuntimeError, match="shapes"):
         trainer.run()
     assert make_data()  # the sound data of the other tests
+
+
+def test_an_act_that_fails_hides_nothing_and_stops_no_other(caplog):
+    seen = []
+    trainer = make_trainer([Fail(ValueError("stop"))])
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    on_exception(trainer, fail)
+    on_exception(trainer, lambda _, error: seen.append(error))
+    with pytest.raises(ValueError, match="stop"):
+        trainer.run()
+    assert [str(error) for error in seen] == ["stop"] and "also, while the run ended: disk full" in caplog.text
