@@ -19,7 +19,6 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import get_decoder
 
 from common.data.bad_input import BadInput
 from common.data.ct_volume import CTVolume, case_name, rescale, validate_hu
@@ -252,6 +251,9 @@ def _sort_slices(path: Path, slices: list[tuple[str, FileDataset]]) -> tuple[lis
 def _can_decode(syntax: pydicom.uid.UID) -> bool:
     if syntax.is_private or not syntax.is_transfer_syntax:
         return False
+    # Imported here because pydicom 2, which MONAI Label is bound to, lacks it; NIfTI needs none of it.
+    from pydicom.pixels import get_decoder
+
     try:
         return not syntax.is_encapsulated or get_decoder(syntax).is_available
     except NotImplementedError:

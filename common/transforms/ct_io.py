@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, SaveImaged
 from monai.utils import convert_to_tensor
 from nibabel.orientations import io_orientation
 
@@ -63,7 +63,7 @@ class ReadCTd(MapTransform):
         return out
 
 
-class SaveCTd(MapTransform):
+class SaveCTd(SaveImaged):
     """Write a (1 or 2, D, H, W) MetaTensor in HU as ``CASE.nii.gz`` in the axis order of the input file.
 
     A second channel is a standard deviation in HU and becomes ``CASE_uncertainty.nii.gz``.
@@ -74,11 +74,12 @@ class SaveCTd(MapTransform):
         meta_key: the entry whose meta data name the case.
         dtype: "float32", or "int16" rounded so that slab means still hold.
 
-    ``written`` lists the files. Raises BadInput rather than write over the input.
+    ``written`` lists the files. Raises BadInput rather than write over the input. It is a `SaveImaged` for programs
+    that leave out what writes files (MONAI Label).
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str, meta_key: str = "image", dtype: str = "float32") -> None:
-        super().__init__(keys)
+        super().__init__(keys, output_dir=output_dir, print_log=False)
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.output_dir, self.meta_key, self.dtype = Path(output_dir), meta_key, dtype
@@ -102,8 +103,39 @@ class SaveCTd(MapTransform):
         return out
 
     def _write(self, path: Path, volume: torch.Tensor, prediction: MetaTensor, meta: Mapping) -> None:
-        # the inverse of the permutation in to_axial, for the array and for the affine's columns
-        back = np.argsort(meta["axial_axes"])
-        affine = np.asarray(prediction.affine.cpu(), dtype=np.float64)[:, [*back, 3]]
+        back, affine = _file_axes(prediction, meta)
         write_nifti(path, convert_to_tensor(volume).cpu().numpy().transpose(back), affine)
         self.written.append(str(path))
+
+
+class FileAxesd(MapTransform):
+    """Bring a (C, D, H, W) MetaTensor back to the axis order of the input file, for programs that write it themselves.
+
+    The meta data of the image (``spatial_shape``, ``original_affine``) then describe the finer grid, to which MONAI
+    Label resamples otherwise.
+
+    Args:
+        keys: what to bring back.
+        meta_key: the image whose ``axial_axes`` say where D, H, W stood.
+    """
+
+    def __init__(self, keys: KeysCollection, meta_key: str = "image") -> None:
+        super().__init__(keys)
+        self.meta_key = meta_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Permute every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            back, affine = _file_axes(out[key], out[self.meta_key].meta)
+            volume = convert_to_tensor(out[key]).permute(0, *(axis + 1 for axis in back.tolist()))
+            out[key] = MetaTensor(volume.contiguous(), affine=torch.from_numpy(affine))
+            grid = {"spatial_shape": np.asarray(volume.shape[1:]), "original_affine": affine}
+            out[self.meta_key].meta.update(grid)
+        return out
+
+
+def _file_axes(prediction: MetaTensor, meta: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """Where the file's axes are in (D, H, W), the inverse of `to_axial`, and the affine of the file's axes."""
+    back = np.argsort(meta["axial_axes"])
+    return back, np.asarray(prediction.affine.cpu(), dtype=np.float64)[:, [*back, 3]]

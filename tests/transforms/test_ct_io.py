@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
+from monai.data import MetaTensor
+from monai.transforms import Compose, SaveImaged
 
 from common.data.ct_reader import read_ct
 from common.data.ct_volume import write_nifti
-from common.transforms.ct_io import ReadCTd, SaveCTd, axial_axes
+from common.transforms.ct_io import FileAxesd, ReadCTd, SaveCTd, axial_axes
 
 
 @pytest.fixture(params=[(0, 1, 2), (2, 0, 1), (1, 2, 0)], ids=["xyz", "zxy", "yzx"])
@@ -56,3 +57,25 @@ def test_oblique_axes_go_to_the_nearest_anatomical_axis():
     affine = np.eye(4)
     affine[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     assert axial_axes(affine) == (2, 1, 0)
+
+
+def test_a_prediction_in_the_axes_of_the_file(case):
+    path, _ = case
+    data = ReadCTd("image")({"image": str(path)})
+    affine = data["image"].affine.clone()
+    affine[:, 0] /= 2  # twice as many slices
+    data["pred"] = MetaTensor(data["image"].as_tensor().repeat_interleave(2, 1), affine=affine)
+    found = FileAxesd("pred")(data)
+    before = read_ct(path)
+    slices = axial_axes(before.affine)[0]
+    np.testing.assert_array_equal(found["pred"][0].numpy(), before.hu.repeat(2, axis=slices))
+    assert found["image"].meta["spatial_shape"].tolist() == list(found["pred"].shape[1:])
+    expected = before.affine.copy()
+    expected[:, slices] /= 2
+    np.testing.assert_allclose(found["pred"].affine.numpy(), expected)
+    np.testing.assert_allclose(found["image"].meta["original_affine"], expected)
+
+
+def test_programs_that_leave_out_savers_leave_ours_out(tmp_path):
+    assert isinstance(SaveCTd("pred", str(tmp_path / "out")), SaveImaged)
+    assert not (tmp_path / "out").exists()
