@@ -290,6 +290,42 @@ def report(*runs: str, output_dir: str = "runs/report") -> Result:
     return result
 
 
+def plan(
+    bundle: str,
+    scale: str = "paper",
+    stages: str | None = None,
+    gpus: int = 1,
+    gpu_memory: float | None = None,
+    **overrides: str,
+) -> Result:
+    """Forecast what each stage of a bundle needs in memory and on disk, in seconds and without allocating it.
+
+    Two training steps of the stage's own configuration are walked through with tensors that hold no data. The batch is
+    what the configuration says; --plan#volume Z,Y,X is the CT that is assumed where a stage trains on whole volumes.
+
+    Args:
+        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
+        scale: NAME adds configs/NAME.json; paper adds nothing
+        stages: A,B only these (default: those of the scale)
+        gpus: N processes, each of which holds all of it and a copy of the gradients
+        gpu_memory: GB to compare with; says what to change where it does not fit
+        overrides: changes a value of the configuration, by its MONAI id, in every stage that has it
+
+    Examples:
+        python -m common plan bundles/ct_slice_interpolation
+        python -m common plan ct_slice_interpolation --stages diffusion --gpu_memory 12 --plan#volume 200,512,512
+    """
+    from common.apps.plan import as_table, plan_bundle
+
+    result = plan_bundle(bundle, scale, stages, gpus, gpu_memory, overrides)
+    print(as_table(result["stages"]))
+    for name in result["not_planned"]:
+        print(f"{name}: trains nothing, so it was not planned")
+    for note in result["notes"]:
+        print(note)
+    return result
+
+
 def job(
     kind: str,
     bundle: str,
@@ -421,6 +457,7 @@ VERBS: dict[str, Verb | Group] = {
     "run": Verb(run, "run", _scales_and_stages),
     "predict": Verb(predict, "predict", _inference_keys),
     "evaluate": Verb(evaluate, "evaluate", _inference_keys),
+    "plan": Verb(plan, "plan"),
     "report": Verb(report, "report"),
     "job": Verb(job, "job"),
     "pack": Verb(pack, "pack"),

@@ -170,6 +170,23 @@ def merged_stage(
     return _merge(bundle, stages[name], overlay, settings.get("stage_overrides", {}), user, places)
 
 
+def stages_of_scale(bundle: Bundle, scale: str, asked: str | Sequence[str] | None = None) -> list[str]:
+    """Names of the stages that a run at this scale has, in order.
+
+    Args:
+        bundle: the bundle.
+        scale: "paper" or an overlay.
+        asked: only these, a list or "a,b".
+
+    Raises:
+        UsageError: for an unknown scale or stage.
+    """
+    recipe = read_recipe(bundle)
+    plain = _merge(bundle, recipe[0], _overlay(bundle, recipe, scale), {}, {})
+    settings, _ = _scale_settings(plain.config, {})
+    return _choose(recipe, scale, asked, settings.get("stages"))
+
+
 def _overlay(bundle: Bundle, recipe: Sequence[Stage], scale: str) -> list[str]:
     known = scale_names(bundle, recipe)
     if scale not in known:

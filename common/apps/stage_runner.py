@@ -27,7 +27,7 @@ from common.visualize.tables import json_text
 # Where things lie changes nothing in the result, and what a scale asks for shows in the stages, overrides and data.
 _NOT_COMPARED = (
     "_meta_", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "seed",
-    "stages", "stage_overrides", "virtual", "held_out", "resume",
+    "stages", "stage_overrides", "virtual", "held_out", "resume", "profile", "plan",
 )  # fmt: skip
 
 TRACKERS: dict[str, Any] = {

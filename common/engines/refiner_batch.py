@@ -59,7 +59,8 @@ class PrepareRefinerBatch(PrepareBatch):
         Raises:
             ValueError: if the items of the batch have different ratios.
         """
-        ratios = sorted(set(torch.as_tensor(batchdata["ratio"]).flatten().tolist()))
+        given = batchdata["ratio"]
+        ratios = sorted(set(given.tolist() if isinstance(given, Tensor) else given))
         if len(ratios) != 1:
             raise ValueError(f"the batch holds ratios {ratios}, expected one ratio per batch")
         ratio = int(ratios[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
@@ -39,7 +38,7 @@ class VAELoss(nn.Module):
     def __init__(self, kl_weight: float = 1e-7) -> None:
         super().__init__()
         self.kl_weight = kl_weight
-        self.parts: dict[str, float] = {}
+        self.parts: dict[str, Tensor] = {}
 
     def forward(self, output: Sequence[Tensor], target: Tensor) -> Tensor:
         """Compute the loss.
@@ -61,7 +60,7 @@ class VAELoss(nn.Module):
                 f"{tuple(target.shape)}"
             )
         l1, kl = F.l1_loss(reconstruction, target), kl_divergence(mu, sigma)
-        self.parts = {"l1_loss": l1.detach().item(), "kl_loss": kl.detach().item()}
+        self.parts = {"l1_loss": l1.detach(), "kl_loss": kl.detach()}
         return l1 + self.kl_weight * kl
 
     def attach(self, engine: Engine) -> None:
@@ -69,4 +68,4 @@ class VAELoss(nn.Module):
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._loss_completed)
 
     def _loss_completed(self, engine: Engine) -> None:
-        engine.state.output |= {name: torch.tensor(value) for name, value in self.parts.items()}
+        engine.state.output |= self.parts

@@ -19,7 +19,7 @@ def test_sum_of_the_parts():
     loss = VAELoss(kl_weight=0.1)
     found = loss((image + 0.25, mu, sigma), image)
     assert found.item() == pytest.approx(0.25 + 0.1 * 0.5 * mu.square().sum().item() / 2, rel=1e-5)
-    assert loss.parts["l1_loss"] == pytest.approx(0.25, rel=1e-5)
+    assert float(loss.parts["l1_loss"]) == pytest.approx(0.25, rel=1e-5)
 
 
 def test_wrong_shape_is_refused():

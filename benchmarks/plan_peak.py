@@ -1,0 +1,80 @@
+"""The planner's forecast of peak memory against the peak that a real training step on this CPU reaches.
+
+    python benchmarks/plan_peak.py
+
+Each size runs in a process of its own, with glibc told to give memory back at once (MALLOC_MMAP_THRESHOLD_): by default
+it keeps up to half as much again for later, which is no need of the training. Prints one JSON line per size.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+
+import psutil
+import torch
+
+from common.apps.bundle import merged_config, open_bundle
+from common.apps.plan import plan_stage
+from common.apps.recipe import merged_stage
+
+BUNDLE = open_bundle("bundles/ct_slice_interpolation")
+PLACES = {"bundle_root": str(BUNDLE.root), "dataset_dir": "", "output_dir": "", "ckpt_dir": ""}
+SIZES = {
+    "refiner, batch 64": ("refiner", "paper", {"batch_size": 64}),
+    "refiner, batch 64, float32": ("refiner", "paper", {"batch_size": 64, "precision": "float32"}),
+    "U-Net of the paper, latent 8 x 32 x 32": ("diffusion", "paper", {"latent_crop": [8, 32, 32]}),
+    "U-Net of the paper, latent 8 x 64 x 64, float32": (
+        "diffusion",
+        "paper",
+        {"latent_crop": [8, 64, 64], "precision": "float32"},
+    ),
+    "VAE of the demo, patch 64 x 64 x 64": ("vae", "demo", {"patch_size": [64, 64, 64]}),
+}
+
+
+def job(name: str) -> tuple[list[str], dict]:
+    stage, scale, overrides = SIZES[name]
+    found = merged_stage(BUNDLE, stage, scale, PLACES, overrides)
+    return found.files, found.overrides
+
+
+def real_step(name: str) -> None:
+    """Two real steps; prints the peak of this process above its start, plus the EMA that is not made here."""
+    files, overrides = job(name)
+    parser = merged_config(files)
+    parser.update({**overrides, "device": "$torch.device('cpu')"})
+    if "scale_factor" in parser:
+        parser["scale_factor"] = 1.0
+    get = parser.get_parsed_content
+    prepare, inferer, loss = (get(key) for key in ("train#prepare_batch", "train#inferer", "loss"))
+    before = psutil.Process().memory_info().rss
+    network, optimizer, batch = get("network_def"), get("optimizer"), get("plan#batch")
+    for _ in range(2):
+        inputs, target, *more = prepare(batch, torch.device("cpu"))
+        args, kwargs = more or ((), {})
+        loss(inferer(inputs, network, *args, **kwargs), target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        return real_step(sys.argv[1])
+    for name in SIZES:
+        forecast = plan_stage(*job(name))
+        ours = forecast["peak"] - forecast["average"] - forecast["frozen"]
+        command = [sys.executable, __file__, name]
+        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        peak = int(next(line for line in said.splitlines() if line.startswith("PEAK")).split()[1])
+        line = {"name": "planner: peak memory of a training step, MiB", "input": name, "ours": round(ours / 2**20)}
+        line |= {"reference": round(peak / 2**20), "ratio": round(ours / peak, 3)}
+        print(json.dumps(line | {"machine": platform.processor() or platform.machine()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
