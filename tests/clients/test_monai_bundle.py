@@ -34,14 +34,16 @@ def test_verify_metadata(bundle, env, tmp_path):
         pytest.skip(f"{SCHEMA} is not there, and the schema is not fetched")
     local = tmp_path / "schema.json"
     local.write_bytes(SCHEMA.read_bytes())
-    monai(env, "verify_metadata", "--meta_file", bundle / "configs/metadata.json", "--filepath", local)
+    said = monai(env, "verify_metadata", "--meta_file", bundle / "configs/metadata.json", "--filepath", local)
+    assert "metadata is verified with no error" in said
 
 
 def test_verify_net_in_out(bundle, env):
     files = ["--meta_file", bundle / "configs/metadata.json", "--config_file", bundle / "configs/inference.json"]
     # what `monai.bundle run` does for itself
     env = env | {"PYTHONPATH": f"{env['PYTHONPATH']}:{bundle}"}
-    monai(env, "verify_net_in_out", "--net_id", "network_def", *files, "--any", 8, "--device", "cpu")
+    said = monai(env, "verify_net_in_out", "--net_id", "network_def", *files, "--any", 8, "--device", "cpu")
+    assert "data shape of network is verified with no error" in said
 
 
 def test_ckpt_export_to_torchscript(bundle, env, tmp_path):
