@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import hashlib
 import json
@@ -11,7 +12,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,20 +31,25 @@ _NOT_COMPARED = (
     "stages", "stage_overrides", "virtual", "held_out", "resume", "profile", "plan",
 )  # fmt: skip
 
-TRACKERS: dict[str, Any] = {
-    "mlflow": "mlflow",  # MONAI's own settings, into OUTPUT_DIR/mlruns
-    "wandb": {
+
+def _mlflow() -> dict[str, Any]:
+    """MONAI's own settings, into OUTPUT_DIR/mlruns.db, for trainers that do not take batches apart."""
+    from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+
+    settings = copy.deepcopy(DEFAULT_MLFLOW_SETTINGS)
+    settings["configs"]["trainer"]["output_transform"] = "$lambda output: output['loss']"
+    return settings
+
+
+def _wandb() -> dict[str, Any]:
+    handler = {"_target_": "common.handlers.wandb.WandbHandler", "output_dir": "@output_dir", "stage": "@stage"}
+    return {
         "handlers_id": {"trainer": {"id": "train#trainer", "handlers": "train#handlers"}},
-        "configs": {
-            "save_execute_config": False,
-            "trainer": {
-                "_target_": "common.handlers.wandb.WandbHandler",
-                "output_dir": "@output_dir",
-                "stage": "@stage",
-            },
-        },
-    },
-}
+        "configs": {"save_execute_config": False, "trainer": handler},
+    }
+
+
+TRACKERS: dict[str, Callable[[], dict[str, Any]]] = {"mlflow": _mlflow, "wandb": _wandb}
 """What `--tracking` adds to a training, as MONAI's `tracking` takes it; nothing leaves the machine."""
 
 
@@ -183,7 +189,7 @@ class StageRunner:
         options = dict(job.overrides)
         if self.tracking is not None:
             # MONAI adds to the text of output_dir, which must be an expression for that.
-            options |= {"tracking": TRACKERS[self.tracking], "output_dir": f"${str(self.out.resolve())!r}"}
+            options |= {"tracking": TRACKERS[self.tracking](), "output_dir": f"${str(self.out.resolve())!r}"}
         with _log_to(self.out / "logs" / "train.log") as attach:
             workflow = ConfigWorkflow(
                 job.files, logging_file=False if logging_file is None else str(logging_file), **options
