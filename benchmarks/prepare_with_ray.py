@@ -7,6 +7,7 @@ Needs the extra `cluster`. Prints one JSON line.
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -19,16 +20,18 @@ from pathlib import Path
 import psutil
 
 from common.apps.prepare import prepare, prepare_virtual
+from common.data.case_pool import ENGINES
 
 WORKERS = 2
 
 
-def kill_one_worker(killed: list[int], after: float, name: str) -> None:
-    """After some seconds, kill a worker process below this one."""
-    time.sleep(after)
+def kill_one_worker(killed: list[int], out: Path, after: int, name: str) -> None:
+    """As soon as so many cases are done, kill a worker process below this one."""
+    while len(list(out.glob(".prepare/*.json"))) < after:
+        time.sleep(0.02)
     for process in psutil.Process().children(recursive=True):
-        words = " ".join(process.cmdline())
-        if (name in words) and process.cpu_percent(0.2) > 20:
+        words = process.cmdline()  # Ray's workers have renamed themselves
+        if words and (words[0].startswith("ray::call") if name == "ray" else Path(__file__).name in " ".join(words)):
             os.kill(process.pid, signal.SIGKILL)
             killed.append(process.pid)
             return
@@ -48,17 +51,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", type=int, default=200)
     n = parser.parse_args().n
+    if importlib.util.find_spec("ray") is None:
+        return print(json.dumps({"name": "preparation with Ray", "not_run": "the extra `cluster` is not installed"}))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         prepare_virtual(work / "series", "dicom", n=n, shape=(24, 64, 64), spacing=(6.0, 3.0, 3.0))
-        prepare("dicom", work / "series" / "images", work / "one")
+        prepare("dicom", work / "series" / "dicom", work / "one")
         seconds, killed = {}, {}
-        for engine, name in (("local", "prepare_with_ray"), ("ray", "ray::")):
+        for engine in ENGINES:
             killed[engine] = []
-            thread = threading.Thread(target=kill_one_worker, args=(killed[engine], 6.0, name))
+            thread = threading.Thread(target=kill_one_worker, args=(killed[engine], work / engine, n // 3, engine))
             thread.start()
             start = time.monotonic()
-            prepare("dicom", work / "series" / "images", work / engine, workers=WORKERS, engine=engine)
+            prepare("dicom", work / "series" / "dicom", work / engine, workers=WORKERS, engine=engine)
             seconds[engine] = round(time.monotonic() - start, 1)
             thread.join()
         hashes = [content(work / name) for name in ("one", "local", "ray")]
