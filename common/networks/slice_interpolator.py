@@ -31,6 +31,9 @@ class MissingWeights(FileNotFoundError):
 class SliceInterpolator(nn.Module):
     """VAE, diffusion U-Net and refiner; any of them may be absent.
 
+    `load_state_dict` takes a whole ``model.pt``, as MONAI's programs give it: parts that are absent here are left out,
+    those that are present must fit exactly.
+
     Args:
         vae: frozen autoencoder (MaisiVAE) or None.
         unet: denoising U-Net (SliceUNet) or None.
@@ -51,6 +54,7 @@ class SliceInterpolator(nn.Module):
         self.ratio = ratio
         self.vae, self.unet, self.refiner = vae, unet, refiner
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
+        self.register_load_state_dict_pre_hook(_only_present_parts)
 
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that are present."""
@@ -88,6 +92,15 @@ class SliceInterpolator(nn.Module):
         if "scale_factor" in state:
             self.scale_factor.copy_(state["scale_factor"])
         return self.eval()
+
+
+def _only_present_parts(network: SliceInterpolator, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+    """Prepare a state dict that is about to be loaded."""
+    for part in ("vae", "unet", "refiner"):
+        if getattr(network, part) is None:
+            for name in [name for name in state if name.startswith(f"{prefix}{part}.")]:
+                del state[name]
+    state.setdefault(f"{prefix}scale_factor", network.scale_factor)  # a refiner alone was trained without one
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:

@@ -251,6 +251,21 @@ def test_bad_cases_of_a_folder_are_listed_and_the_rest_predicted(run, thick_case
     assert read_ct(folder / "a.nii.gz").hu.shape[2] == 4
 
 
+def test_several_processes_predict_the_same(run, tmp_path):
+    folder = tmp_path / "thick"
+    folder.mkdir()
+    for seed in (81, 82):
+        patient = make_virtual_patient(seed, (16, 24, 24), (6, 8, 8))
+        write_nifti(folder / f"case{seed}.nii.gz", *thick_reconstruction(patient, 2))
+    settings = {"mode": "refiner", "target_slices": 24, "tta": False}
+    results = [
+        predict(BUNDLE, folder, tmp_path / f"by{workers}", run[0] / "models", settings, workers) for workers in (1, 2)
+    ]
+    for one, two in zip(*(sorted(result["outputs"]) for result in results), strict=True):
+        assert np.array_equal(nib.load(one).get_fdata(), nib.load(two).get_fdata())
+    assert len(results[1]["outputs"]) == 2
+
+
 def test_series_folders_named_alike_do_not_overwrite_each_other(tmp_path):
     write_dicom(tmp_path / "in", 2, seed=0, shape=(8, 24, 24), spacing=(10, 8, 8))
     settings = {"mode": "nearest", "target_spacing": 5.0}

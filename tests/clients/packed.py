@@ -47,9 +47,9 @@ def without_common(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def python(*words: object, env: dict[str, str], cwd: str = "/") -> str:
+def python(*words: object, env: dict[str, str], cwd: str = "/", program: str | Path = sys.executable) -> str:
     """Run Python and give what it printed, stderr too."""
-    command = [sys.executable, *map(str, words)]
+    command = [str(program), *map(str, words)]
     done = subprocess.run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout

@@ -49,17 +49,39 @@ def test_verify_net_in_out(bundle, env):
 def test_ckpt_export_to_torchscript(bundle, env, tmp_path):
     env = env | {"PYTHONPATH": f"{env['PYTHONPATH']}:{bundle}"}
     files = ["--meta_file", bundle / "configs/metadata.json", "--config_file", bundle / "configs/inference.json"]
-    weights = tmp_path / "refiner.pt"
-    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
-    kept = {name: value for name, value in state.items() if name.startswith("refiner.") or name == "scale_factor"}
-    torch.save(kept, weights)
-    words = ["--net_id", "network_def", "--filepath", tmp_path / "model.ts", "--ckpt_file", weights, *files]
+    words = [
+        "--net_id",
+        "network_def",
+        "--filepath",
+        tmp_path / "model.ts",
+        "--ckpt_file",
+        bundle / "models/model.pt",
+        *files,
+    ]
     monai(env, "ckpt_export", *words, "--use_trace", "True", "--input_shape", "[1,1,4,16,24]")
     network = torch.jit.load(str(tmp_path / "model.ts"))
     thick = 300 * torch.randn(1, 1, 4, 16, 24)
     thin = network(thick)
     assert thin.shape == (1, 1, 20, 16, 24)
     torch.testing.assert_close(average_slabs(thin[0, 0], 4), thick[0, 0], atol=1e-2, rtol=0)
+
+
+CHECK_ONNX = """
+import sys, onnx
+model = onnx.load(sys.argv[1])
+onnx.checker.check_model(model)
+print("SHAPES", [[size.dim_value for size in value.type.tensor_type.shape.dim] for value in model.graph.output])
+"""
+
+
+def test_onnx_export(bundle, env, tmp_path, clients_python):
+    env = env | {"PYTHONPATH": f"{env['PYTHONPATH']}:{bundle}"}
+    files = ["--meta_file", bundle / "configs/metadata.json", "--config_file", bundle / "configs/inference.json"]
+    words = ["--net_id", "network_def", "--filepath", tmp_path / "model.onnx", "--input_shape", "[1,1,4,16,24]", *files]
+    words += ["--ckpt_file", bundle / "models/model.pt"]
+    python("-m", "monai.bundle", "onnx_export", *words, env=env, program=clients_python)
+    said = python("-c", CHECK_ONNX, tmp_path / "model.onnx", env=env, program=clients_python)
+    assert "SHAPES [[1, 1, 20, 16, 24]]" in said
 
 
 WORKFLOWS = """

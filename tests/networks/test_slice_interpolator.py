@@ -54,3 +54,16 @@ def test_parts_of_the_modes():
     assert parts_for("diffusion", refine_samples=False) == ("vae", "unet")
     with pytest.raises(ValueError, match="'sinc'"):
         parts_for("sinc")
+
+
+def test_a_whole_file_loads_into_the_parts_that_are_there(tmp_path):
+    path = tmp_path / "model.pt"
+    save_parts(path, {"unet": nn.Linear(4, 5), "refiner": nn.Linear(2, 3)})
+    state = torch.load(path, weights_only=True)
+    network = SliceInterpolator(refiner=nn.Linear(2, 3))
+    network.load_state_dict(state)
+    assert torch.equal(network.refiner.weight, state["refiner.weight"]) and "unet.weight" in state
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        SliceInterpolator(refiner=nn.Linear(3, 3)).load_state_dict(state)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        SliceInterpolator(vae=nn.Linear(2, 3), refiner=nn.Linear(2, 3)).load_state_dict(state)
