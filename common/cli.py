@@ -38,7 +38,7 @@ VERBS: dict[str, Verb | Group] = {
     "report": Verb(verbs.report, "report"),
     "job": Verb(verbs.job, "job"),
     "pack": Verb(verbs.pack, "pack"),
-    "check": Verb(verbs.check, "check", verbs.allowed_modules),
+    "check": Verb(verbs.check, "check", verbs.allowed_modules, verbs.check_failed),
 }
 
 
@@ -57,9 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         call = parse_call([word for word in words if word != "--debug"], VERBS)
         if call.help is not None:
             print(call.help)
-        else:
-            _execute(call)
-        return 0
+            return 0
+        return _execute(call)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 1
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _execute(call: Call) -> None:
+def _execute(call: Call) -> int:
     parameters = call.verb.parameters
     overrides = {key: value for key, value in call.arguments.items() if key not in parameters}
     arguments = {key: value for key, value in call.arguments.items() if key in parameters}
@@ -83,3 +82,7 @@ def _execute(call: Call) -> None:
         from common.visualize.tables import json_text
 
         print(json_text(json.loads(json.dumps(result, default=str)), indent=1), end="")
+    problem = call.verb.failed(result)
+    if problem is not None:
+        print(problem, file=sys.stderr)
+    return 0 if problem is None else 1

@@ -42,11 +42,13 @@ class Verb:
         function: takes what its annotations say (str, int, float, bool, or one of them or None).
         name: as typed, such as "prepare nifti".
         more_help: gives lines to add to the help, from the words that were given.
+        failed: gives the sentence with which a result means exit code 1, None for a result that is fine.
     """
 
     function: Callable[..., Any]
     name: str
     more_help: Callable[[Sequence[str]], str] | None = None
+    failed: Callable[[Any], str | None] = lambda result: None
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:

@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so help and mistakes are answered 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import textwrap
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from typing import Any
 
 from common.apps.bundle import UsageError, missing, open_bundle
 from common.cli_call import Verb
-from common.data.bad_input import BadInput
 
 Result = dict[str, Any]
 
@@ -266,10 +266,15 @@ def check(bundle: str, allow: str = "") -> Result:
     findings = check_bundle(bundle, [word.strip() for word in allow.split(",") if word.strip()])
     for finding in findings:
         print(finding)
-    if findings:
-        raise BadInput(bundle, f"has {len(findings)} finding{'s' * (len(findings) > 1)}, expected none")
-    print(f"{bundle}: nothing found")
-    return {"bundle": bundle, "findings": []}
+    if not findings:
+        print(f"{bundle}: nothing found")
+    return {"bundle": bundle, "findings": [dataclasses.asdict(finding) for finding in findings]}
+
+
+def check_failed(result: Result) -> str | None:
+    """The sentence on stderr where `check` has found something."""
+    count = len(result["findings"])
+    return f"{result['bundle']}: has {count} finding{'s' * (count > 1)}, expected none." if count else None
 
 
 def report(*runs: str, output_dir: str = "runs/report") -> Result:

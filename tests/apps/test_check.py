@@ -302,6 +302,9 @@ def test_the_command(bundle, capsys):
     assert main(["check", str(bundle)]) == 1
     out, err = capsys.readouterr()
     assert "configs/inference.json: target: extra names os.system" in out and "has 1 finding" in err
+    assert main(["check", str(bundle), "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (found["file"], found["rule"]) == ("configs/inference.json", "target")
     assert main(["check", str(bundle), "--allow", "os,posix"]) == 0
     assert main(["check", "--help"]) == 0
     assert "monai.transforms" in capsys.readouterr().out
