@@ -140,6 +140,13 @@ class SlabPatchDataset(Dataset):
         ]
         if len({ratio for *_, ratio in self.sampled}) > 1:
             raise ValueError("the rows hold samples of several ratios, expected one")
+        for _, sample, ratio in self.sampled:
+            needed = (ratio * (n_slabs + context - 1), *patch)
+            if any(size < least for size, least in zip(sample.shape, needed, strict=True)):
+                raise ValueError(
+                    f"a sample of {sample.shape} holds no patch of {needed} (slices, rows, columns) for its ratio {ratio}, "
+                    "expected larger volumes, a smaller patch or less context"
+                )
         self._choices = {ratio: self._choices_for(ratio, weights, axes) for ratio in set(ratios)}
 
     def attach(self, engine: Engine) -> None:

@@ -124,3 +124,10 @@ def test_errors_are_one_sentence(rows, tmp_path):
         SlabPatchDataset([], tmp_path / "cache")
     with pytest.raises(BadInput, match="does not exist"):
         SlabPatchDataset([{"image": str(tmp_path / "absent.nii.gz")}], tmp_path / "cache")
+
+
+def test_samples_that_are_too_small_are_named(rows, tmp_path):
+    """A bug: the place of a patch was drawn from a negative room."""
+    sampled = [row | {"sample": row["image"], "sample_ratio": "20"} for row in rows]
+    with pytest.raises(ValueError, match=r"holds no patch of \(60, 16, 16\) .* for its ratio 20"):
+        SlabPatchDataset(sampled, tmp_path / "cache", **OPTIONS)
