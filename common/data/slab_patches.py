@@ -144,8 +144,8 @@ class SlabPatchDataset(Dataset):
             needed = (ratio * (n_slabs + context - 1), *patch)
             if any(size < least for size, least in zip(sample.shape, needed, strict=True)):
                 raise ValueError(
-                    f"a sample of {sample.shape} holds no patch of {needed} (slices, rows, columns) for its ratio {ratio}, "
-                    "expected larger volumes, a smaller patch or less context"
+                    f"a sample of {sample.shape} holds no patch of {needed} (slices, rows, columns) for its ratio "
+                    f"{ratio}, expected larger volumes, a smaller patch or less context"
                 )
         self._choices = {ratio: self._choices_for(ratio, weights, axes) for ratio in set(ratios)}
 
