@@ -76,6 +76,15 @@ def test_an_absolute_path_would_be_found() -> None:
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_from_another_folder(path: Path, tmp_path: Path) -> None:
+    execute(path, tmp_path)
+
+
+def test_one_notebook_runs_in_every_test(tmp_path: Path) -> None:
+    """The evaluation trains first where notebook 01 has not run, so it goes through all of the bundle."""
+    execute(ROOT / "notebooks" / "ct_slice_interpolation" / "02_evaluation.ipynb", tmp_path)
+
+
+def execute(path: Path, tmp_path: Path) -> None:
     papermill = pytest.importorskip("papermill")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
