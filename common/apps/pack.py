@@ -55,7 +55,7 @@ def pack_bundle(
     """
     bundle, out = open_bundle(bundle), Path(out)
     weights = _weights(bundle, None if ckpt_dir is None else Path(ckpt_dir))
-    configs = _configs(bundle, weights)
+    configs = _with_activation(_configs(bundle, weights))
     code = vendored_files({file for config in configs.values() for file in modules_of_config(config)})
     metadata = _metadata(bundle, code, weights)
     target = out / bundle.name
@@ -131,6 +131,16 @@ def _configs(bundle: Bundle, weights: Mapping[str, Path]) -> dict[str, Any]:
                 for parent in parents:
                     section = section[parent]
                 section[last] = value
+    return configs
+
+
+def _with_activation(configs: dict[str, Any]) -> dict[str, Any]:
+    """Configurations that find their own modules where another packed bundle has run before."""
+    for name, config in configs.items():
+        if name in ("train.json", "inference.json"):
+            config["activate"] = {"_target_": "common.active_bundle.activate", "_mode_": "callable"}
+        if isinstance(config.get("run"), list) and name != "recipe.json":
+            config["run"] = ["$@activate()", *config["run"]]
     return configs
 
 

@@ -142,6 +142,33 @@ def test_two_bundles_in_one_process_do_not_mix(packed, environment, tmp_path):
     assert float(sums.split()[0]) != 0 and float(sums.split()[1]) == 0
 
 
+ALTERNATING = """
+import sys
+from monai.bundle import ConfigWorkflow
+import nibabel as nib
+
+def run(root, out):  # as anybody would, without a thought of the other bundle
+    workflow = ConfigWorkflow(f"{root}/configs/inference.json", workflow_type="infer", bundle_root=root,
+                              logging_file=False, input=sys.argv[3], output_dir=out, tta=False, project=False)
+    workflow.initialize()
+    return workflow
+
+a, b = run(sys.argv[1], sys.argv[4] + "/a"), run(sys.argv[2], sys.argv[4] + "/b")
+a.run(), b.run(), a.run(), run(sys.argv[1], sys.argv[4] + "/c").run(), b.run()
+ct = nib.load(sys.argv[3]).shape
+print(*(abs(nib.load(f"{sys.argv[4]}/{name}/ct.nii.gz").get_fdata()).max() > 0 for name in "abc"))
+"""
+
+
+def test_two_bundles_of_plain_monai_take_turns(packed, environment, tmp_path):
+    other = shutil.copytree(packed["folder"], tmp_path / "other")
+    module = other / "scripts" / "common" / "networks" / "slice_refiner.py"
+    module.write_text(module.read_text().replace("return (HU_SCALE * (base", "return (0 * (base"))
+    ct = write_thin_ct(tmp_path / "ct.nii.gz", spacing=(1.5, 1.5, 5.0))
+    said = python("-c", ALTERNATING, packed["folder"], str(other), str(ct), str(tmp_path), env=environment)
+    assert said.strip().splitlines()[-1] == "True False True"
+
+
 def test_vendored_code_imports_nothing_of_the_library_inside_functions(packed):
     # Such an import would find another bundle's copy if one has been loaded in between.
     for path in (Path(packed["folder"]) / "scripts").rglob("*.py"):
