@@ -91,7 +91,7 @@ def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> l
     metadata = configs.pop("configs/metadata.json", None)
     if metadata is not None:
         findings += _check_metadata(metadata)
-    findings += check_configs(configs, [module for module in allow if module != "scripts"])
+    findings += check_configs(configs, allow)
     for name, config in configs.items():
         findings += _check_paths(name, config)
     findings += _check_properties(configs)

@@ -12,11 +12,13 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+from common.apps.vendored import ROOMS, defines
+
 __all__ = ["ALLOWED_MODULES", "Finding", "check_configs"]
 
 ALLOWED_MODULES = (
-    "common",
-    "scripts.common",
+    *(f"{package}.{room}" for package in ("common", "scripts.common") for room in ROOMS),
+    "scripts.common.active_bundle.activate",
     "ignite.distributed",
     "ignite.engine",
     "ignite.handlers",
@@ -129,7 +131,7 @@ def _check_section(file: str, place: str, section: Mapping[str, Any], allowed: S
         yield Finding(file, "target", f"{place} names {target!r}, which MONAI does not have")
     elif "__" in full or not _is_allowed(full, allowed):
         yield Finding(file, "target", f"{place} names {full}, which is not in an allowed module (--allow adds one)")
-    elif not _is_ours(full) and (what := _object_problem(full, allowed)):
+    elif what := _problem(full, allowed):
         yield Finding(file, "target", f"{place} {what}")
     if section.get("_mode_", "default") not in ("default", "callable"):
         yield Finding(file, "target", f"{place} has _mode_ {section['_mode_']!r}, expected default or callable")
@@ -152,6 +154,17 @@ def _in_monai(name: str) -> str | None:
 
 def _is_ours(name: str) -> bool:
     return name.split(".")[0] in ("common", "scripts")
+
+
+def _problem(name: str, allowed: Sequence[str]) -> str | None:
+    """Why an object in an allowed module is not one to use."""
+    if _is_ours(name):
+        return None if defines(name) or _is_below(name, "scripts") and "scripts" in allowed else _not_defined(name)
+    return _object_problem(name, allowed)
+
+
+def _not_defined(name: str) -> str:
+    return f"names {name}, which this library does not define (what a module imports is not its own)"
 
 
 def _is_allowed(name: str, allowed: Sequence[str]) -> bool:
@@ -223,8 +236,8 @@ def _check_import(
     else:
         full, name = f"{node.module}.{alias.name}", alias.asname or alias.name
         fine = node.level == 0 and (_is_allowed(full, allowed) or node.module in _IMPORTABLE)
-        if fine and not _is_ours(full) and node.module not in _IMPORTABLE:
-            what = _object_problem(full, allowed)
+        if fine and node.module not in _IMPORTABLE:
+            what = _problem(full, allowed)
             fine = what is None or what.startswith("names the module")
     if not fine or "__" in full:
         yield Finding(file, "import", f"{place} imports {full}, which is not in an allowed module (--allow adds one)")
@@ -272,7 +285,7 @@ class _Judge(ast.NodeVisitor):
         if node.id in self.imported:
             full = self.imported[node.id]
             # A module handed on could be asked for anything.
-            if full and not _is_ours(full) and isinstance(_imported_object(full), ModuleType):
+            if full and (not defines(full) if _is_ours(full) else isinstance(_imported_object(full), ModuleType)):
                 self._add("name", f"uses the module {full} as a value")
         elif node.id not in _BUILTINS:
             self._add("name", f"uses the name {node.id!r}, which no import of the configuration makes")
@@ -297,7 +310,13 @@ class _Judge(ast.NodeVisitor):
 
     def _judge_chain(self, full: str, chain: list[str]) -> None:
         """Attributes of something imported, as far as they are modules."""
-        if full == _REFUSED or _is_ours(full):
+        if full == _REFUSED:
+            return
+        if _is_ours(full):
+            # Attributes of what the library defines are its own; those of its modules may be what they import.
+            name = full if defines(full) else f"{full}.{chain[0]}"
+            if what := _problem(name, self.allowed):
+                self._add("attribute", what)
             return
         if full.split(".")[0] in _IMPORTABLE:
             if chain[-1] not in ("dumps", "loads") and full == "json":

@@ -11,9 +11,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["installed_version", "modules_of_config", "packages_of", "vendored_files", "with_vendored_targets"]
+__all__ = [
+    "defines",
+    "installed_version",
+    "modules_of_config",
+    "packages_of",
+    "vendored_files",
+    "with_vendored_targets",
+]
 
 LIBRARY = Path(__file__).parents[1]
+ROOMS = (
+    "data",
+    "engines",
+    "handlers",
+    "inferers",
+    "losses",
+    "metrics",
+    "networks",
+    "text",
+    "transforms",
+    "visualize",
+    "llm",
+)
+"""Folders of `common` that a configuration may name; not its commands, which read and write anywhere."""
+
 NAME, PACKED = "common", "scripts.common"
 _MENTION = re.compile(r"(?<![\w.])(?:scripts\.)?common((?:\.\w+)+)")
 _IMPORT = re.compile(r"^(\s*(?:from|import)\s+)common(?=[.\s])", re.MULTILINE)
@@ -23,6 +45,8 @@ _SCRIPTS = '"""The part of the library that this bundle uses; written by `python
 def modules_of_config(config: Any) -> set[str]:
     """Files of `common`, such as `data/manifest.py`, that targets and imports of a configuration name.
 
+    Only those of `ROOMS`: the library's commands are no part of a bundle.
+
     Args:
         config: content of a configuration file, of a bundle or of a packed one.
     """
@@ -31,9 +55,27 @@ def modules_of_config(config: Any) -> set[str]:
         plain = re.sub(r"from\s+((?:scripts\.)?common[\w.]*)\s+import\s+(\w+)", r"\1.\2", text)
         for match in _MENTION.finditer(plain):
             file = _file_of(match[1].split(".")[1:])
-            if file is not None:
+            if file is not None and (file == "active_bundle.py" or file.split("/")[0] in ROOMS):
                 found.add(file)
     return found
+
+
+def defines(name: str) -> bool:
+    """Whether `common.room.module.thing` (or `scripts.common....`) is a class or function that the library defines.
+
+    Judged by the source, without importing it: what a module merely imports is not its own.
+    """
+    parts = name.removeprefix("scripts.").split(".")[1:]
+    file = _file_of(parts[:-1])
+    if file is None or Path(*parts[:-1]).with_suffix(".py").as_posix() != file:
+        return False
+    return parts[-1] in _definitions(LIBRARY / file)
+
+
+@cache
+def _definitions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_bytes())
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
 def vendored_files(modules: Iterable[str]) -> dict[str, bytes]:

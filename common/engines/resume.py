@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import signal
 import threading
@@ -118,7 +119,8 @@ class ResumeHandler:
 
     def _validated(self, validator: Engine) -> None:
         value = scalar(validator.state.metrics.get(validator.state.key_metric_name))
-        self._metric = None if value is None else (validator.state.key_metric_name, value)
+        finite = value is not None and math.isfinite(value)  # a NaN is no best, and would spoil the file's name
+        self._metric = (validator.state.key_metric_name, value) if finite else None
 
     def _iteration_completed(self, engine: Engine) -> None:
         if is_step_iteration(engine) and engine.state.iteration % engine.state.epoch_length:

@@ -139,6 +139,22 @@ CASES = {
     "target that runs a command": (target("monai.utils.misc.run_cmd", args=["true"]), "target"),
     "target with remote calls": (target("torch.distributed.rpc.init_rpc", name="x"), "target"),
     "target through an imported module": (target("monai.data.utils.os.system"), "target"),
+    "target through a module of the library": (target("scripts.common.data.output_folder.os.remove"), "target"),
+    "target that the library imports": (target("scripts.common.data.output_folder.contextmanager"), "target"),
+    "target that is a command of the library": (target("common.cli.main", argv=["demo"]), "target"),
+    "target that packs": (target("common.apps.pack.pack_bundle", bundle="x"), "target"),
+    "import through a module of the library": (
+        imports("from common.data.output_folder import os", "os.remove('x')"),
+        "import",
+    ),
+    "import of a module of the library": (
+        imports("import common.data.output_folder", "common.data.output_folder.os.remove('x')"),
+        "attribute",
+    ),
+    "import of a module of the library as a value": (
+        imports("import common.data.output_folder as tool", "[tool]"),
+        "name",
+    ),
     "target that is computed": (target("$'os.' + 'system'"), "target"),
     "target in an overlay": (edit("evaluate.json", **{"network_def#_target_": "subprocess.run"}), "target"),
     "target under the debugger": (target("torch.nn.Identity", _mode_="debug"), "target"),
@@ -294,6 +310,9 @@ def test_modules_and_scripts_can_be_allowed(bundle):
     assert len(check_bundle(bundle)) == 2
     assert [finding.rule for finding in check_bundle(bundle, ["scripts"])] == ["target"]
     assert check_bundle(bundle, ["scripts", "monai.bundle"]) == []
+    edit("train.json", extra={"_target_": "scripts.own.Thing"})(bundle)
+    assert check_bundle(bundle, ["scripts", "monai.bundle"]) == []
+    assert "target" in {finding.rule for finding in check_bundle(bundle, ["monai.bundle"])}
 
 
 def test_the_command(bundle, capsys):

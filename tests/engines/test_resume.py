@@ -125,6 +125,18 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert len(names) == 3 and [name for name in names if "mse" in name][0].endswith("_mse_0.3.pt")
 
 
+def test_a_metric_that_is_not_finite_is_no_best(tmp_path):
+    """A bug: such a file had a name that neither resume nor cleaning up knew."""
+    trainer = make(tmp_path)
+    trainer.validator.add_event_handler(
+        Events.COMPLETED, lambda validator: validator.state.metrics.update(mse=float("nan"))
+    )
+    trainer.validator.add_event_handler(Events.COMPLETED, trainer.resume._validated)
+    trainer.run()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["iteration_000000017.pt", "iteration_000000019.pt"]
+
+
 def test_no_checkpoint_between_two_steps_of_the_optimizer(tmp_path):
     seen = []
     trainer = make(tmp_path)
