@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.apps.bundle import Bundle, merged_config, missing, open_bundle
+from common.apps.bundle import Bundle, has_id, merged_config, missing, open_bundle
 from common.apps.vendored import (
     installed_version,
     modules_of_config,
@@ -21,6 +21,7 @@ from common.apps.vendored import (
     with_vendored_targets,
 )
 from common.data.bad_input import BadInput
+from common.networks.checkpoint_file import read_checkpoint
 from common.version import __version__
 
 __all__ = ["pack_bundle", "write_zip"]
@@ -111,7 +112,11 @@ def _weights(bundle: Bundle, ckpt_dir: Path | None) -> dict[str, Path]:
             folder / "model.pt",
             f"weights to pack; `python -m common run {bundle.root} --scale demo` trains some, which --ckpt_dir names",
         )
-    return {f"models/{name}": folder / name for name in ("model.pt", "model.ts") if (folder / name).is_file()}
+    try:
+        read_checkpoint(folder / "model.pt")
+    except ValueError as error:
+        raise BadInput(folder / "model.pt", str(error).removeprefix(f"{folder / 'model.pt'} ")) from error
+    return {"models/model.pt": folder / "model.pt"}
 
 
 def _configs(bundle: Bundle, weights: Mapping[str, Path]) -> dict[str, Any]:
@@ -122,6 +127,10 @@ def _configs(bundle: Bundle, weights: Mapping[str, Path]) -> dict[str, Any]:
     sizes = model.with_name("network.json") if model is not None else None
     if sizes is not None and sizes.is_file():
         overlay = json.loads(sizes.read_text(encoding="utf-8"))
+        known = [merged_config([bundle.config_file(name)]).config for name in ("train.json", "inference.json")]
+        for key in overlay:
+            if not any(has_id(config, key) for config in known):
+                raise BadInput(sizes, f"sets {key}, expected ids of train.json or inference.json")
         for name in ("train.json", "inference.json"):
             config = merged_config([bundle.config_file(name)]).config
             own = {key: value for key, value in overlay.items() if key.split("#")[0] in config}

@@ -7,6 +7,7 @@ networks that lie in memory.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,16 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from common.apps.bundle import Bundle, CommandLineText, UsageError, has_id, merged_config, open_bundle, read_overrides
+from common.apps.bundle import (
+    Bundle,
+    CommandLineText,
+    UsageError,
+    first_error,
+    has_id,
+    merged_config,
+    open_bundle,
+    read_overrides,
+)
 from common.apps.live_bytes import LiveBytes
 from common.apps.recipe import merged_stage, stages_of_scale
 from common.apps.stage_runner import Job
@@ -67,7 +77,13 @@ def plan_bundle(
         if not str(job.config["run"][-1]).endswith("trainer.run()"):
             not_planned.append(name)
             continue
-        row = plan_stage(job.files, job.overrides, gpus)
+        try:
+            row = plan_stage(job.files, job.overrides, gpus)
+        except (RuntimeError, ValueError) as error:
+            reason = str(first_error(error)).splitlines()[0]
+            raise ValueError(
+                f"stage {name} cannot take a step on its plan#batch ({reason}), expected sizes that fit"
+            ) from error
         rows.append({"stage": name, **row})
         if gpu_memory is not None and row["peak"] > gpu_memory * 1e9:
             helps = _what_helps(job, row["peak"], gpus)
@@ -91,6 +107,7 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
         (other networks), `activations` (what the step holds beyond these at its peak), `peak` (all together),
         `checkpoint` (one file) and `checkpoints` (all that are kept).
     """
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # what fails is said in our sentence
     parser = merged_config(files)
     # A network of fake tensors cannot be moved, and there are no data yet that a scale could come from.
     parser.update({**overrides, "device": "$torch.device('cpu')", "network": "@network_def"})

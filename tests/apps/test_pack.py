@@ -184,6 +184,17 @@ def test_weights_are_asked_for(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_that_are_none_and_sizes_of_nothing_are_named(weights, tmp_path):
+    folder = shutil.copytree(weights, tmp_path / "weights")
+    (folder / "network.json").write_text('{"refiner_def#no_such": 1}')
+    with pytest.raises(BadInput, match="network.json: sets refiner_def#no_such, expected ids of"):
+        pack_bundle(BUNDLE, tmp_path / "out", folder)
+    (folder / "model.pt").write_text("not weights")
+    with pytest.raises(BadInput, match="model.pt: cannot be read as a file of weights"):
+        pack_bundle(BUNDLE, tmp_path / "out", folder)
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_can_be_remote(tmp_path):
     copy = shutil.copytree(BUNDLE, tmp_path / BUNDLE.name, ignore=shutil.ignore_patterns("models", "runs", "eval"))
     entry = {"path": "models/model.pt", "url": "https://host/model.pt", "hash_val": "ab", "hash_type": "sha256"}

@@ -81,6 +81,13 @@ def test_an_unknown_stage_is_named():
         plan_bundle(BUNDLE, "demo", ["difusion"])
 
 
+def test_sizes_that_do_not_fit_are_a_sentence(capsys):
+    words = ["plan", str(BUNDLE), "--scale", "demo", "--stages", "diffusion", "--plan#volume", "3,3,3"]
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("stage diffusion cannot take a step on its plan#batch (")
+
+
 def test_the_table():
     text = as_table([{"stage": "a", "parameters": 1234567, "weights": 2_000_000_000}, {"stage": "b", "parameters": 1,
                     "weights": 5_000_000}])  # fmt: skip
