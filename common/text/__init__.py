@@ -1,0 +1,1 @@
+"""Report sections, finding labellers for X-ray and CT reports, report templates, EHR context."""

@@ -1,0 +1,228 @@
+"""What a sentence says about the findings it mentions: there, not there, perhaps, or not said of now.
+
+After NegEx and ConText (Chapman 2001, Harkema 2009, https://doi.org/10.1016/j.jbi.2009.05.002): cue words before or
+after a mention, whose scope ends at a clause. What a clause is in a report, and lists that share one cue, are the
+rules here; the cues are in the lexicon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from common.text.phrases import Match, Tokens
+
+__all__ = ["CUES", "Assertion", "assess"]
+
+CUES = {
+    "negated_before": "what follows is not there: no, without, free of",
+    "negated_after": "what stands before is not there: is not seen, has resolved",
+    "uncertain_before": "what follows is a guess: may represent, cannot exclude",
+    "uncertain_next": "the next finding is a guess, with those joined to it by or: possible, questionable",
+    "uncertain_after": "what stands before is a guess: is possible, cannot be excluded",
+    "either": "the findings on both sides are a guess: versus",
+    "ignored_before": "what follows is not of this examination: history of, evaluate for",
+    "ignored_after": "what stands before is not of this examination",
+    "plain": "looks like a cue and is none: no change in",
+    "stop": "ends every scope: but, however",
+}
+POSITIVE, NEGATIVE, UNCERTAIN, IGNORED = "positive", "negative", "uncertain", "ignored"
+
+_STATUS = {"negated": NEGATIVE, "uncertain": UNCERTAIN, "ignored": IGNORED, "either": UNCERTAIN}
+_VERBS = frozenset("is are was were has have appears appear remains remain demonstrates shows there".split())
+_STARTERS = frozenset("the there heart lungs lung this these a an it but".split())
+_PRESENT = frozenset(
+    "mild mildly moderate moderately small minimal stable unchanged persistent tiny subtle patchy bibasilar bilateral "
+    "chronic old calcified probable possible likely mildly increased increasing worsening new slight low trace".split()
+)
+_JOINED = frozenset(("or", "nor", "/", "versus", "vs"))
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """A mention and what is said of it.
+
+    Attributes:
+        mention: the finding's phrase.
+        status: "positive", "negative", "uncertain" or "ignored".
+        cue: what decided, None for a plain statement.
+    """
+
+    mention: Match
+    status: str
+    cue: Match | None
+
+
+def assess(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> list[Assertion]:
+    """Decide what a sentence says of each mention, in time linear in its length.
+
+    Args:
+        tokens: the sentence.
+        mentions: phrases of findings, in order.
+        cues: phrases whose key is one of ``CUES``, in order.
+
+    Returns:
+        One assertion per mention, in order.
+    """
+    if not mentions:
+        return []
+    cues = _outermost(cues)
+    cues = [cue for cue in cues if cue.key != "plain"]
+    if not cues:
+        return [Assertion(mention, POSITIVE, None) for mention in mentions]
+    before = _forwards(tokens, mentions, cues)
+    after = _backwards(tokens, mentions, cues)
+    inside = _within(mentions, cues)
+    return [Assertion(mention, *_strongest(inside[i], before[i], after[i])) for i, mention in enumerate(mentions)]
+
+
+def _strongest(inside: Match | None, before: Match | None, after: Match | None) -> tuple[str, Match | None]:
+    """A guess about what is negated ("no X, cannot be excluded") stays a guess; "a previous X is not seen" is no X."""
+    if after is not None and after.key == "negated_after" and before is not None and before.key == "ignored_before":
+        return NEGATIVE, after
+    for cue in (inside, before, after):
+        if cue is not None and cue.key.startswith("ignored"):
+            return IGNORED, cue
+    if inside is not None:
+        return _STATUS[inside.key.partition("_")[0]], inside
+    if before is not None and before.key == "negated_before":
+        # "no infiltrate is possible" does not occur; "no definite effusion, not excluded" does.
+        return (UNCERTAIN, after) if after is not None and "exclu" in after.phrase else (NEGATIVE, before)
+    if after is not None and after.key == "negated_after":
+        return NEGATIVE, after
+    cue = before or after
+    return (POSITIVE, None) if cue is None else (_STATUS[cue.key.partition("_")[0]], cue)
+
+
+def _outermost(matches: Sequence[Match]) -> list[Match]:
+    """Leave out what lies within a longer one."""
+    kept: list[Match] = []
+    for match in sorted(matches, key=lambda m: (m.first, -m.last)):
+        if not kept or match.last > kept[-1].last or (match.first, match.last) == (kept[-1].first, kept[-1].last):
+            kept.append(match)
+    return kept
+
+
+def _within(mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | None]:
+    found: list[Match | None] = [None] * len(mentions)
+    start = 0
+    for i, mention in enumerate(mentions):
+        while start < len(cues) and cues[start].first < mention.first:
+            start += 1
+        k = start
+        while k < len(cues) and cues[k].first < mention.last:
+            # "heart is not enlarged": the cue stands in the gap of the phrase.
+            if (
+                cues[k].first > mention.first
+                and cues[k].last < mention.last
+                and cues[k].key.endswith(("_before", "_next"))
+            ):
+                found[i] = found[i] or cues[k]
+            k += 1
+    return found
+
+
+def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | None]:
+    words = tokens.words
+    found: list[Match | None] = [None] * len(mentions)
+    active: Match | None = None
+    next_only = False  # the active cue holds for the next finding and what is joined to it
+    last_mention = -1  # where the last mention under the active cue ended
+    at_cue = at_mention = at_word = 0
+    or_left = _or_ahead(words)
+    commas = [0, *accumulate(word in (",", "and", ":", "(") for word in words)]
+    while at_mention < len(mentions):
+        mention = mentions[at_mention]
+        while at_cue < len(cues) and cues[at_cue].first <= mention.first:
+            cue = cues[at_cue]
+            at_cue += 1
+            if _cut(words, at_word, cue.first, active, last_mention, or_left):
+                active = None
+            at_word = cue.first
+            if cue.key == "stop":
+                active = None
+            elif cue.key.endswith(("_before", "_next")) or cue.key == "either":
+                held = (
+                    active is not None
+                    and active.key == "negated_before"
+                    and cue.key.startswith(("uncertain", "either"))
+                )
+                if held and commas[cue.first] == commas[max(last_mention, active.last)]:
+                    continue
+                active, last_mention = cue, -1
+                next_only = cue.key in ("uncertain_next", "either")
+        if _cut(words, at_word, mention.first, active, last_mention, or_left):
+            active = None
+        at_word = max(at_word, mention.first)
+        if active is not None and next_only and last_mention >= 0:
+            # "possible X or Y", "possible X, Y or Z"
+            ahead = 8 if words[last_mention : last_mention + 1] == [","] else 0
+            if or_left[last_mention] >= min(len(words), mention.first + ahead):
+                active = None
+        if active is not None and active.last <= mention.last:
+            found[at_mention] = active
+            last_mention = mention.last
+        at_mention += 1
+    return found
+
+
+def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | None]:
+    words = tokens.words
+    found: list[Match | None] = [None] * len(mentions)
+    active: Match | None = None
+    at_cue = len(cues) - 1
+    end = len(words)
+    or_left = _or_ahead(words)
+    for i in range(len(mentions) - 1, -1, -1):
+        mention = mentions[i]
+        while at_cue >= 0 and cues[at_cue].first >= mention.last:
+            cue = cues[at_cue]
+            at_cue -= 1
+            if cue.key.endswith("_after") or cue.key == "either":
+                active, end = cue, cue.first
+            elif cue.key == "stop" or active is not None:
+                active = None if cue.key == "stop" or cue.key.endswith("_before") else active
+        if active is not None:
+            if _cut(words, mention.last, end, active, mention.last, or_left):
+                active = None
+            elif active.key == "either":
+                found[i], active = active, None
+            else:
+                found[i] = active
+            end = mention.first
+    return found
+
+
+def _or_ahead(words: Sequence[str]) -> list[int]:
+    """For each word, where the next word stands that joins as `or` does; the sentence's length if there is none."""
+    ahead = [len(words)] * (len(words) + 1)
+    for k in range(len(words) - 1, -1, -1):
+        ahead[k] = k if words[k] in _JOINED else ahead[k + 1]
+    return ahead
+
+
+def _cut(
+    words: Sequence[str], start: int, end: int, active: Match | None, last_mention: int, or_left: Sequence[int]
+) -> bool:
+    """Whether a new statement begins between two words, so that a cue before it does not reach what follows."""
+    if active is None:
+        return False
+    for k in range(start, min(end, len(words) - 1)):
+        word, following = words[k], words[k + 1]
+        if word == "with" and last_mention >= 0 and active.key.startswith("negated"):
+            return True
+        if word in (":", "which", "while", "whereas"):
+            return True
+        if word not in (",", "and"):
+            continue
+        if word == "," and following in ("and", "or", "nor"):
+            continue
+        segment = words[k + 1 : k + 9]
+        cut = next((j for j, w in enumerate(segment) if w in (",", "and")), len(segment))
+        has_verb = not _VERBS.isdisjoint(segment[:cut])
+        if following == "there" or (following in _STARTERS and has_verb):
+            return True
+        if following in _PRESENT and last_mention >= 0 and or_left[k + 1] >= min(len(words), k + 12):
+            return True
+    return False

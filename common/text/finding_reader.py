@@ -1,0 +1,119 @@
+"""Finds what a lexicon describes in a report and says, for each mention, whether the finding is there, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.text.context import CUES, IGNORED, NEGATIVE, POSITIVE, UNCERTAIN, Assertion, assess
+from common.text.phrases import Match, PhraseMatcher, Tokens
+from common.text.sentences import split_sentences
+
+__all__ = ["Evidence", "FindingReader"]
+
+VALUES = {POSITIVE: 1.0, NEGATIVE: 0.0, UNCERTAIN: -1.0}
+_KINDS = ("present", "normal", "not_this")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a label has its value.
+
+    Attributes:
+        label: the finding.
+        value: 1.0 there, 0.0 not there, -1.0 uncertain; None where it is mentioned, but not of this examination.
+        start: character of the report where the phrase starts.
+        end: character after it.
+        text: `report[start:end]`.
+        rule: the phrase of the lexicon and, after an arrow, the cue that decided.
+    """
+
+    label: str
+    value: float | None
+    start: int
+    end: int
+    text: str
+    rule: str
+
+
+class FindingReader:
+    """Reads findings by a lexicon (see cxr_lexicon.yaml) and the cues of context_lexicon.yaml."""
+
+    def __init__(self, lexicon: str | Path, context: str | Path) -> None:
+        """Load and compile the two files.
+
+        Raises:
+            ValueError: if a file holds something that is not understood; it is named.
+        """
+        findings, cues = _load(lexicon), _load(context)
+        phrases: list[tuple[Any, str]] = []
+        words = cues.pop("words", {}) | findings.pop("words", {})
+        for path, kinds in ((context, cues), (lexicon, findings.pop("cues", {}))):
+            for kind, texts in kinds.items():
+                if kind not in CUES:
+                    raise ValueError(f"{path}: has cues {kind!r}, expected one of {', '.join(CUES)}.")
+                phrases += [(kind, text) for text in texts]
+        for kind, labels in findings.items():
+            if kind not in _KINDS:
+                raise ValueError(f"{lexicon}: has a part {kind!r}, expected {', '.join(_KINDS)}, cues or words.")
+            phrases += [((kind, label), text) for label, texts in labels.items() for text in texts]
+        self.matcher = PhraseMatcher(phrases, words)
+
+    def read(self, report: str) -> list[Evidence]:
+        """Return the evidence in a text, in its order.
+
+        Args:
+            report: any text.
+        """
+        found: list[Evidence] = []
+        for sentence in split_sentences(report):
+            found += self.read_sentence(report, sentence.text, sentence.start)
+        return found
+
+    def read_sentence(self, report: str, text: str, start: int) -> Iterator[Evidence]:
+        """Yield the evidence in one sentence, which begins at character ``start`` of the report."""
+        tokens = Tokens(text, start)
+        mentions, cues = _sort(self.matcher.find(tokens))
+        for assertion in assess(tokens, mentions, cues):
+            kind, label = assertion.mention.key
+            first, last = assertion.mention.first, assertion.mention.last
+            begin, end = tokens.spans[first][0], tokens.spans[last - 1][1]
+            value = _value(kind, assertion)
+            rule = assertion.mention.phrase + (f" <- {assertion.cue.phrase}" if assertion.cue else "")
+            yield Evidence(label, value, begin, end, report[begin:end], rule)
+
+
+def _value(kind: str, assertion: Assertion) -> float | None:
+    if kind == "normal":  # only "the heart is not normal" turns it round
+        inside = assertion.cue is not None and assertion.cue.first > assertion.mention.first
+        return 1.0 if inside and assertion.cue.last <= assertion.mention.last and assertion.status == NEGATIVE else 0.0
+    return None if assertion.status == IGNORED else VALUES[assertion.status]
+
+
+def _load(path: str | Path) -> dict[str, Any]:
+    with Path(path).open(encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
+def _sort(matches: Sequence[Match]) -> tuple[list[Match], list[Match]]:
+    """Mentions, without those inside a longer one of their label or inside what is none; and cues."""
+    cues = [match for match in matches if isinstance(match.key, str)]
+    by_label: dict[str, list[Match]] = defaultdict(list)
+    for match in matches:
+        if not isinstance(match.key, str):
+            by_label[match.key[1]].append(match)
+    mentions = []
+    for group in by_label.values():
+        reach = -1
+        for match in sorted(group, key=lambda m: (m.first, -m.last, m.key[0] == "present")):
+            if match.last > reach:
+                reach = match.last
+                if match.key[0] != "not_this":
+                    mentions.append(match)
+    mentions.sort(key=lambda match: (match.first, match.last))
+    return mentions, cues

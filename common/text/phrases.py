@@ -1,0 +1,213 @@
+"""A small language for what radiologists write, and a matcher that finds many such phrases in a sentence at once.
+
+    word            this word               effusion*      any word that starts so, three letters or more
+    (a|b c)         one of these            word? (a b)?   may be absent
+    ..3             up to 3 further words, none of them punctuation
+    ^ word, word $  the first word, the last word of a sentence
+    {name}          the group of that name in the lexicon's `words`
+
+Words are lower case; a hyphen parts words as a blank does, commas, colons, slashes and brackets are words of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+__all__ = ["Match", "PhraseMatcher", "Tokens"]
+
+_TOKEN = re.compile(r"[^\W_]+|[,:()/&?+%]")
+_PHRASE = re.compile(r"\s*(?:(\{\w+\})|(\.\.\d+)|([(|)])|([^\s(){}|?*]+\*?)|(\?))")
+_GAP = r"(?: [^\W_]+){0,%s}?"
+_STEM = 3
+
+
+class Tokens:
+    """The words of a sentence.
+
+    Attributes:
+        words: lower-case words and punctuation marks.
+        spans: where each stands in the report.
+    """
+
+    def __init__(self, text: str, start: int = 0) -> None:
+        """Find the words of ``text``, which begins at character ``start`` of the report."""
+        # Lower case may be longer than the text ("İ"), so words are lowered one by one where that happens.
+        lowered = text.lower()
+        if len(lowered) != len(text):
+            lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+        matches = list(_TOKEN.finditer(lowered))
+        self.words = [match[0] for match in matches]
+        self.spans = [(start + match.start(), start + match.end()) for match in matches]
+
+    @cached_property
+    def line(self) -> str:
+        """The words with one blank before each and one after the last."""
+        return f" {' '.join(self.words)} "
+
+    @cached_property
+    def places(self) -> list[int]:
+        """Where in `line` the blank before each word stands, and where the line ends."""
+        places, place = [], 0
+        for word in self.words:
+            places.append(place)
+            place += len(word) + 1
+        return [*places, place]
+
+
+class Match(NamedTuple):
+    """A phrase found in a sentence.
+
+    Attributes:
+        key: what the phrase stands for.
+        first: index of its first word.
+        last: index after its last word.
+        phrase: as written in the lexicon.
+    """
+
+    key: Hashable
+    first: int
+    last: int
+    phrase: str
+
+
+class PhraseMatcher:
+    """Finds phrases in sentences, in time linear in the number of words."""
+
+    def __init__(
+        self, phrases: Iterable[tuple[Hashable, str]], words: Mapping[str, Iterable[str]] | None = None
+    ) -> None:
+        """Compile phrases.
+
+        Args:
+            phrases: (what it stands for, phrase).
+            words: groups that phrases name in braces.
+
+        Raises:
+            ValueError: for a phrase that does not follow the language; it is named.
+        """
+        self._words = {name: "|".join(group) for name, group in (words or {}).items()}
+        self._exact: dict[str, list[tuple]] = defaultdict(list)
+        self._stems: dict[str, list[tuple]] = defaultdict(list)
+        for key, phrase in phrases:
+            parser = _Parser(phrase, self._words)
+            entry = (key, re.compile(parser.pattern + r"(?= )").match, phrase)
+            for first in sorted(parser.first):
+                if first.endswith("*"):
+                    self._stems[first[:_STEM]].append((first[:-1], entry))
+                else:
+                    self._exact[first].append(entry)
+
+    def find(self, tokens: Tokens) -> list[Match]:
+        """Return every phrase at every word, the longest of each key at each word, in order of the words."""
+        exact, stems = self._exact, self._stems
+        line, places = tokens.line, tokens.places
+        found: list[Match] = []
+        for index, word in enumerate(tokens.words):
+            entries = exact.get(word, ())
+            by_stem = stems.get(word[:_STEM])
+            if by_stem:
+                entries = [*entries, *(entry for stem, entry in by_stem if word.startswith(stem))]
+            if not entries:
+                continue
+            longest: dict[Hashable, Match] = {}
+            place = places[index]
+            for key, pattern, phrase in entries:
+                match = pattern(line, place)
+                if match:
+                    last = bisect_left(places, match.end(), index)
+                    if key not in longest or longest[key].last < last:
+                        longest[key] = Match(key, index, last, phrase)
+            found += longest.values()
+        return found
+
+
+class _Parser:
+    """One phrase as a regular expression over `Tokens.line`, with the words that it can start with."""
+
+    def __init__(self, phrase: str, words: Mapping[str, str], outer: tuple[str, ...] = ()) -> None:
+        self.phrase, self.words, self.outer = phrase, words, outer
+        self.parts = self._parts()
+        self.at = 0
+        self.pattern, self.first, empty = self._choice()
+        if self.at < len(self.parts) or empty or not self.first:
+            raise ValueError(
+                f"Phrase {phrase!r} is not understood, expected words, (a|b), word?, ..3, ^, $ or {{name}}."
+            )
+        short = [word for word in self.first if word.endswith("*") and len(word) <= _STEM]
+        if short and not outer:
+            raise ValueError(f"Phrase {phrase!r} starts with {short[0]!r}, expected {_STEM} letters before a star.")
+
+    def _parts(self) -> list[str]:
+        parts, place = [], 0
+        text = self.phrase.strip()
+        while place < len(text):
+            match = _PHRASE.match(text, place)
+            if not match:
+                raise ValueError(f"Phrase {self.phrase!r} is not understood at {text[place:]!r}.")
+            parts.append(match[match.lastindex])
+            place = match.end()
+        return parts
+
+    def _next(self) -> str:
+        return self.parts[self.at] if self.at < len(self.parts) else ""
+
+    def _choice(self) -> tuple[str, set[str], bool]:
+        """Alternatives: pattern, first words, whether it can be empty."""
+        patterns, first, empty = [], set(), False
+        while True:
+            pattern, words, nothing = self._sequence()
+            patterns.append(pattern)
+            first |= words
+            empty |= nothing
+            if self._next() != "|":
+                break
+            self.at += 1
+        return "(?:" + "|".join(patterns) + ")", first, empty
+
+    def _sequence(self) -> tuple[str, set[str], bool]:
+        pattern, first, empty = "", set(), True
+        while self._next() not in ("", "|", ")"):
+            part, words, nothing = self._item()
+            if empty:
+                first |= words
+            pattern += part
+            empty = empty and nothing
+        return pattern, first, empty
+
+    def _item(self) -> tuple[str, set[str], bool]:
+        part = self._next()
+        self.at += 1
+        if part == "(":
+            pattern, first, empty = self._choice()
+            if self._next() != ")":
+                raise ValueError(f"Phrase {self.phrase!r} has a bracket that is not closed.")
+            self.at += 1
+        elif part.startswith(".."):
+            if not self.at > 1:
+                raise ValueError(f"Phrase {self.phrase!r} starts with a gap, expected a word.")
+            return _GAP % int(part[2:]), set(), True
+        elif part.startswith("{"):
+            name = part[1:-1]
+            if name not in self.words or name in self.outer:
+                raise ValueError(f"Phrase {self.phrase!r} names {part}, expected one of {', '.join(self.words)}.")
+            inner = _Parser(self.words[name], self.words, (*self.outer, name))
+            pattern, first, empty = inner.pattern, inner.first, False
+        elif part == "$":
+            return r"(?= \Z)", set(), True
+        elif part == "^" and self.at == 1:
+            return r"\A", set(), True
+        elif part in (")", "|", "^") or (part == "?" and self.at > 1):  # a phrase may begin with a question mark
+            raise ValueError(f"Phrase {self.phrase!r} has {part!r} where a word was expected.")
+        else:
+            stem = part.removesuffix("*")
+            pattern = " " + re.escape(stem) + (r"[^\W_]*" if part.endswith("*") else "(?= )")
+            first, empty = {part}, False
+        if self._next() == "?":
+            self.at += 1
+            return f"(?:{pattern})?", first, True
+        return pattern, first, empty
