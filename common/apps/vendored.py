@@ -85,8 +85,8 @@ def vendored_files(modules: Iterable[str]) -> dict[str, bytes]:
         modules: files below `common`, see `modules_of_config`.
 
     Returns:
-        path below the bundle (`scripts/common/data/manifest.py`) to content; `__init__.py` files and page templates
-        included.
+        path below the bundle (`scripts/common/data/manifest.py`) to content; `__init__.py` files included, and the
+        data files that a module names (page templates, lexicons).
     """
     needed, todo = set(), [*modules, "version.py"]
     while todo:
@@ -99,8 +99,8 @@ def vendored_files(modules: Iterable[str]) -> dict[str, bytes]:
         for folder in Path(file).parents:
             init = folder / "__init__.py"
             content[f"scripts/common/{init.as_posix()}"] = _rewritten(LIBRARY / init)
-        for template in (LIBRARY / file).parent.glob("*.j2"):
-            content[f"scripts/common/{template.relative_to(LIBRARY).as_posix()}"] = template.read_bytes()
+        for data in _data_files_of(LIBRARY / file):
+            content[f"scripts/common/{data.relative_to(LIBRARY).as_posix()}"] = data.read_bytes()
         content[f"scripts/common/{file}"] = _rewritten(LIBRARY / file)
     return dict(sorted(content.items()))
 
@@ -171,6 +171,13 @@ def _imports_of(path: Path) -> list[str]:
             files = [_file_of([*parts, alias.name]) for alias in node.names]
             found += [file for file in files if file is not None]
     return found
+
+
+def _data_files_of(path: Path) -> list[Path]:
+    """Files beside a module, other than Python, that its source names."""
+    source = path.read_text(encoding="utf-8")
+    beside = (file for file in path.parent.iterdir() if file.suffix != ".py" and file.is_file())
+    return sorted(file for file in beside if f'"{file.name}"' in source)
 
 
 def _top_level_imports(tree: ast.Module) -> set[str]:

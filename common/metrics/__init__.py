@@ -1,1 +1,1 @@
-"""Image-quality and, later, report and classification metrics."""
+"""What is measured: images, labels, lesions, report text; with intervals and paired tests."""
