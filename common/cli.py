@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from common import cli_text as text
 from common import cli_verbs as verbs
 from common.apps.bundle import UnknownKey, UsageError
 from common.cli_call import Call, Group, Verb, parse_call, sentence
@@ -29,11 +30,18 @@ VERBS: dict[str, Verb | Group] = {
             "ct_rate": verbs.prepare_layout(
                 "ct_rate", "Prepare the tree of CT-RATE.", "One reconstruction per scan is kept."
             ),
+            "reports": Verb(text.prepare_reports, "prepare reports"),
         },
     ),
     "run": Verb(verbs.run, "run", verbs.scales_and_stages),
     "predict": Verb(verbs.predict, "predict", verbs.inference_keys),
     "evaluate": Verb(verbs.evaluate, "evaluate", verbs.inference_keys),
+    "sections": Verb(text.sections, "sections"),
+    "label": Verb(text.label, "label"),
+    "score": Group(
+        "Score reports or labels against real ones, with bootstrap intervals.",
+        {"report": Verb(text.score_report, "score report"), "labels": Verb(text.score_labels, "score labels")},
+    ),
     "plan": Verb(verbs.plan, "plan"),
     "report": Verb(verbs.report, "report"),
     "job": Verb(verbs.job, "job"),

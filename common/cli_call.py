@@ -22,6 +22,7 @@ from common.apps.bundle import CommandLineText, UsageError, first_error, hint, n
 PROGRAM = "python -m common"
 _WIDTH = 110
 _OPTION = re.compile("--|-[A-Za-z]")  # what fire takes for an option; -3 is a number
+_BY_POSITION = ("bundle", "kind", "table", "path")  # shown without their names
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 _EVERYWHERE = {
     "--json": "print the result as JSON, and nothing else on stdout",
@@ -313,8 +314,8 @@ def _shown(parameter: inspect.Parameter, placeholder: str = "") -> str:
     """How an argument is written: BUNDLE by position, --name VALUE otherwise."""
     if parameter.kind is parameter.VAR_POSITIONAL:
         return f"{placeholder or parameter.name.upper()} ..."
-    if parameter.name == "bundle" and parameter.default is parameter.empty:
-        return "BUNDLE"
+    if parameter.name in _BY_POSITION and parameter.default is parameter.empty:
+        return placeholder or parameter.name.upper()
     return f"--{parameter.name} {placeholder}".rstrip()
 
 

@@ -106,10 +106,7 @@ MISTAKES = {
     "run {toy} --dataset_dir {toy}x": (1, "{toy}x: does not exist, expected a folder of CTs, or one that prepare"),
     "run {toy} --datset_dir x": (2, f"--datset_dir {UNKNOWN} --dataset_dir"),
     "run {toy} --max_epoch 3": (2, f"--max_epoch {UNKNOWN} --train#trainer#max_epochs"),
-    "prepare virtual --layout open_i --output_dir {toy}/v": (
-        1,
-        "Layout open_i is not built yet, expected one of nifti",
-    ),
+    "prepare virtual --layout nifty --output_dir {toy}/v": (2, "layout is 'nifty', expected one of nifti"),
     "prepare virtual --output_dir {toy}/v --shape 3,4": (2, "--shape is '3,4', expected three whole numbers Z,Y,X"),
     "prepare virtual --output_dir {toy}/v --n 0": (1, "n 0 is not a whole number of at least 1."),
     "prepare ct --input {toy}/configz --output_dir {toy}/v": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from common.data.case_pool import ENGINES
 from common.data.ct_folder import LAYOUTS, MANIFEST_COLUMNS, prepare_ct
 from common.data.output_folder import csv_text, locked, write_text
 from common.data.splits import SPLITS, split_by_patient
+from common.data.virtual_cxr_layouts import ROW_COLUMNS, write_mimic_cxr, write_open_i, write_r2gen
 from common.data.virtual_layouts import VERSION, write_ct_rate, write_dicom, write_nifti
 
-VIRTUAL_LAYOUTS = {"nifti": write_nifti, "dicom": write_dicom, "ct_rate": write_ct_rate}
-PLANNED_LAYOUTS = ("mimic_cxr", "open_i", "r2gen")
+XRAY_LAYOUTS = {"mimic_cxr": write_mimic_cxr, "open_i": write_open_i, "r2gen": write_r2gen}
+VIRTUAL_LAYOUTS = {"nifti": write_nifti, "dicom": write_dicom, "ct_rate": write_ct_rate} | XRAY_LAYOUTS
 SHAPE, SPACING = (96, 192, 192), (1.5, 1.0, 1.0)
 
 
@@ -51,9 +52,11 @@ def prepare(
 
     Raises:
         BadInput: if the input does not exist, nothing in it is usable, or it is bad and `strict` is set.
-        NotImplementedError: for a layout that is not built yet.
+        NotImplementedError: for a layout that is only written, of virtual patients, and not read yet.
         UsageError: for an unknown layout or engine, or a number of workers below 1.
     """
+    if layout in XRAY_LAYOUTS:
+        raise NotImplementedError(f"Layout {layout} cannot be read yet, expected one of {', '.join(LAYOUTS)}.")
     _check_layout(layout, LAYOUTS)
     check_engine(engine, workers)
     if not Path(input).exists():
@@ -72,14 +75,16 @@ def prepare_virtual(
 ) -> dict[str, Any]:
     """Write virtual patients in the layout of a real data set, with the three files that `prepare` writes.
 
-    The split is that of `prepare`, by patient; ct_rate has the split of its own tree.
+    The split is that of `prepare`, by patient; ct_rate has the split of its own tree. The manifest of an X-ray layout
+    has a row per image, with its study, view, report (the file that holds it) and 14 labels.
 
     Args:
         output_dir: new, or written by the same call before.
-        layout: "nifti", "dicom" or "ct_rate".
+        layout: "nifti", "dicom", "ct_rate", "mimic_cxr", "open_i" or "r2gen".
         n: number of patients (ct_rate: scans).
         seed: of the first patient; patient i has the seed `seed + i`.
-        shape: voxels along (z, y, x).
+        shape: voxels along (z, y, x); of an X-ray, those of the CT that it is made of. Images have 512 pixels along
+            each side, or 128 if the CT has less than 128 voxels along x.
         spacing: millimetres along (z, y, x).
 
     Returns:
@@ -87,7 +92,6 @@ def prepare_virtual(
 
     Raises:
         FileExistsError: if the folder holds something else.
-        NotImplementedError: for a layout that is not built yet.
         UsageError: for an unknown layout.
         ValueError: for an impossible number, shape or spacing.
     """
@@ -96,6 +100,12 @@ def prepare_virtual(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         rows = VIRTUAL_LAYOUTS[layout](out, n, seed, tuple(shape), tuple(spacing))
+        facts = {"layout": layout, "seed": seed, "shape": list(shape), "spacing": list(spacing)}
+        if layout in XRAY_LAYOUTS:
+            for row in rows:
+                row |= {"sha256": _sha256(out / row["image"])}
+                row |= {name: str(out / row[name]) for name in ("image", "report")}
+            return _write(out, rows, facts, ROW_COLUMNS)
         if layout == "ct_rate":
             split_of = {row["case"]: "val" if row["split"] == "valid" else row["split"] for row in rows}
         else:
@@ -105,7 +115,7 @@ def prepare_virtual(
         for row in rows:
             row |= geometry | {"split": split_of[row["case"]], "sha256": _sha256(out / row["image"])}
             row |= {name: str(out / row[name]) for name in ("image", "regions", "lesions") if name in row}
-        return _write(out, rows, {"layout": layout, "seed": seed, "shape": list(shape), "spacing": list(spacing)})
+        return _write(out, rows, facts, MANIFEST_COLUMNS)
 
 
 def check_engine(engine: str, workers: int) -> None:
@@ -120,9 +130,7 @@ def check_engine(engine: str, workers: int) -> None:
         raise UsageError(f"--workers is {workers}, expected at least 1")
 
 
-def _check_layout(layout: str, built: Sequence[str]) -> None:
-    if layout in PLANNED_LAYOUTS:
-        raise NotImplementedError(f"Layout {layout} is not built yet, expected one of {', '.join(built)}.")
+def _check_layout(layout: str, built: Collection[str]) -> None:
     if layout not in built:
         raise UsageError(f"layout is {layout!r}, expected one of {', '.join(built)}{hint(layout, built)}")
 
@@ -138,8 +146,9 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write(out: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
-    columns = list(MANIFEST_COLUMNS) + [name for name in rows[0] if name not in MANIFEST_COLUMNS]
+def _write(out: Path, rows: list[dict[str, Any]], facts: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
+    """Write the three files; the columns ``first`` lead the manifest."""
+    columns = list(first) + [name for name in rows[0] if name not in first]
     counts = {"kept": len(rows), "excluded": 0, "bad": 0, "patients": len({row["patient"] for row in rows})}
     counts |= {split: sum(row["split"] == split for row in rows) for split in SPLITS}
     hashes = "".join(f"{case} {digest}\n" for case, digest in sorted((row["case"], row["sha256"]) for row in rows))

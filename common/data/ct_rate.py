@@ -24,13 +24,8 @@ import numpy as np
 from common.data.bad_input import BadInput
 from common.data.ct_volume import CTVolume, case_name, is_nifti, rescale, validate_hu
 from common.data.nifti import load_nifti
+from common.text.ct_labels import CT_RATE_LABELS
 
-CT_RATE_LABELS = (
-    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
-    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema", "Atelectasis", "Lung nodule",
-    "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern",
-    "Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
-)  # fmt: skip
 CT_RATE_REPORT = ("ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN")
 FOLDERS = {"train": ("train", "train"), "valid": ("val", "validation")}
 """Folder -> its split here, and the word that its report and metadata tables are named by."""

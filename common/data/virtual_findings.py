@@ -13,13 +13,8 @@ import numpy as np
 from common.data.virtual_anatomy import Canvas, paint_airways
 from common.data.virtual_body import REGION_ID, REGIONS, Body, heart_field
 from common.data.virtual_geometry import Box, ellipsoid, polyline, random_turn, smooth_field, stream, turn
+from common.text.ct_labels import CT_RATE_LABELS
 
-CT_RATE_LABELS = (
-    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
-    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema", "Atelectasis",
-    "Lung nodule", "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern",
-    "Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
-)  # fmt: skip
 # How often each finding is drawn, close to the training set of CT-RATE.
 CT_RATE_PREVALENCE = dict(
     zip(

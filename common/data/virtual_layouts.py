@@ -7,12 +7,7 @@ Files appear under their final name only when they are whole.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from tqdm import tqdm
 
+from common.data.virtual_files import VERSION, claim, save_csv, virtual_uid, whole
 from common.data.virtual_geometry import Grid, stream
 from common.data.virtual_patient import (
     CT_RATE_LABELS,
@@ -34,11 +30,15 @@ from common.data.virtual_patient import (
     virtual_labels,
     virtual_person,
 )
+from common.text.ct_template import ct_report
 
-STAMP = "virtual.json"
-VERSION = 2  # of the generator; raise it when the same seed gives other voxels
-UID_ROOT = "2.25."
+__all__ = [
+    "CT_RATE_METADATA_COLUMNS", "CT_RATE_REPORT_COLUMNS", "VERSION", "template_report", "write_ct_rate", "write_dicom",
+    "write_nifti",
+]  # fmt: skip
+
 CT_RATE_THICK_RATIO = 2
+NOT_GIVEN = "Not given."
 CT_RATE_REPORT_COLUMNS = ("VolumeName", "ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN")
 CT_RATE_METADATA_COLUMNS = (
     "VolumeName", "Manufacturer", "SeriesDescription", "ManufacturerModelName", "PatientSex", "PatientAge",
@@ -74,7 +74,7 @@ def write_nifti(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    out = _claim(output_dir, "nifti", n, seed, shape, spacing, ("images", "regions", "lesions", "labels.csv"))
+    out = claim(output_dir, "nifti", n, seed, shape, spacing, ("images", "regions", "lesions", "labels.csv"))
     rows = []
     for i in tqdm(range(n), desc="nifti", unit="patient"):
         row = _person(seed + i, _split(i, n))
@@ -109,14 +109,14 @@ def write_dicom(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    out = _claim(output_dir, "dicom", n, seed, shape, spacing, ("dicom", "labels.csv"))
+    out = claim(output_dir, "dicom", n, seed, shape, spacing, ("dicom", "labels.csv"))
     rows = []
     for i in tqdm(range(n), desc="dicom", unit="patient"):
         row = _person(seed + i, _split(i, n))
         row["image"] = f"dicom/{row['patient']}/series_001"
         rows.append(row)
         if not (out / row["image"]).exists():
-            with _whole(out / row["image"]) as part:
+            with whole(out / row["image"]) as part:
                 part.mkdir()
                 _save_series(part, make_virtual_patient(seed + i, shape, spacing))
     _save_labels(out / "labels.csv", "case", ((row["case"], virtual_labels(row["seed"])) for row in rows))
@@ -141,7 +141,8 @@ def write_ct_rate(
         seed: seed of the first patient.
         shape: voxels along (z, y, x) of the first reconstruction.
         spacing: millimetres along (z, y, x) of the first reconstruction.
-        report: returns the report columns of a patient (without VolumeName); default all "Not given.".
+        report: returns report columns of a patient (without VolumeName); what it leaves out is "Not given.". By
+            default those of ``template_report``, of which every fifth scan lacks the clinical information.
 
     Returns:
         One row per scan: case, patient, split, image (first reconstruction, relative path), seed, sex and age.
@@ -150,20 +151,25 @@ def write_ct_rate(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    out = _claim(output_dir, "ct_rate", n, seed, shape, spacing, ("dataset",))
+    out = claim(output_dir, "ct_rate", n, seed, shape, spacing, ("dataset",), reports=1)
     root = out / "dataset"
     rows: list[Row] = []
     for split, long_name, scans in _ct_rate_scans(n, seed):
         labels, reports, metadata = [], [], []
+        report_path = root / "radiology_text_reports" / f"{long_name}_reports.csv"
+        # A table written before, which holds every scan, saves making the patients again for their reports.
+        known = {} if report else _read_reports(report_path)
         for k, (number, letter, person, scan) in enumerate(tqdm(scans, desc=f"ct_rate {split}", unit="scan")):
             patient_name = f"{split}_{number}"
             scan_name = f"{patient_name}_{letter}"
             folder = root / f"{split}_fixed" / patient_name / scan_name
             names = [f"{scan_name}_{r}.nii.gz" for r in ((1, 2) if k % 4 == 3 else (1,))]
-            text = dict.fromkeys(CT_RATE_REPORT_COLUMNS[1:], "Not given.")
-            if report or not all((folder / name).exists() for name in names):
+            text = dict.fromkeys(CT_RATE_REPORT_COLUMNS[1:], NOT_GIVEN) | known.get(names[0], {})
+            if not known or not all((folder / name).exists() for name in names):
                 patient = make_virtual_patient(person, shape, spacing, scan=scan)
-                text |= report(patient) if report else {}
+                text |= (report or template_report)(patient)
+                if not report and k % 5 == 4:
+                    text["ClinicalInformation_EN"] = NOT_GIVEN
                 volumes = [(patient.ct, patient.affine), thick_reconstruction(patient, CT_RATE_THICK_RATIO)]
                 for name, (volume, affine) in zip(names, volumes, strict=False):
                     if not (folder / name).exists():
@@ -176,56 +182,24 @@ def write_ct_rate(
                 reports.append({"VolumeName": name} | text)
                 metadata.append(_ct_rate_metadata(name, row, Grid.fit(shape, spacing), r, blank_z=k % 7 == 6))
         _save_labels(root / "multi_abnormality_labels" / f"{split}_predicted_labels.csv", "VolumeName", labels)
-        _save_csv(root / "radiology_text_reports" / f"{long_name}_reports.csv", CT_RATE_REPORT_COLUMNS, reports)
-        _save_csv(root / "metadata" / f"{long_name}_metadata.csv", CT_RATE_METADATA_COLUMNS, metadata)
-        with _whole(root / "metadata" / f"no_chest_{split}.txt") as part:
+        save_csv(report_path, CT_RATE_REPORT_COLUMNS, reports)
+        save_csv(root / "metadata" / f"{long_name}_metadata.csv", CT_RATE_METADATA_COLUMNS, metadata)
+        with whole(root / "metadata" / f"no_chest_{split}.txt") as part:
             part.write_text("")
     return rows
 
 
-def _claim(
-    output_dir: str | Path, layout: str, n: int, seed: int, shape: Sequence[int], spacing: Sequence[float],
-    owned: Sequence[str],
-) -> Path:  # fmt: skip
-    """Check the arguments and mark the folder with them, or refuse one that holds something else."""
-    out = Path(output_dir)
-    if isinstance(n, bool) or int(n) != n or n < 1:
-        raise ValueError(f"n {n} is not a whole number of at least 1.")
-    virtual_labels(seed)
-    grid = Grid.fit(shape, spacing)
-    wanted = {"layout": layout, "version": VERSION, "n": int(n), "seed": int(seed)}
-    wanted |= {"shape": list(grid.shape), "spacing": list(grid.spacing)}
-    stamp = out / STAMP
-    if stamp.exists():
-        try:
-            found = json.loads(stamp.read_text(encoding="utf-8"))
-        except ValueError:
-            found = "unreadable"
-        if found != wanted:
-            raise FileExistsError(f"{out} holds virtual patients made with {found}, expected {wanted} or a new folder.")
-    else:
-        for name in owned:
-            if (out / name).exists():
-                raise FileExistsError(f"{out / name} was not written by this command, expected a new folder.")
-        out.mkdir(parents=True, exist_ok=True)
-        with _whole(stamp) as part:
-            part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    return out
+def template_report(patient: VirtualPatient) -> dict[str, str]:
+    """Return the report columns of CT-RATE (without VolumeName) that a template writes of a patient's findings."""
+    seed = patient.seed * 100 + patient.scan
+    return ct_report(patient.findings, patient.labels, patient.sex, patient.age, seed).ct_rate_columns()
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path`` that takes its name when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part{os.getpid()}_{path.name}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+def _read_reports(path: Path) -> dict[str, Row]:
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row.pop("VolumeName"): row for row in csv.DictReader(file)}
 
 
 def _valid_count(n: int) -> int:
@@ -246,25 +220,13 @@ def _person(seed: int, split: str) -> Row:
 def _save_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     image = nib.Nifti1Image(volume, affine)  # a .gz is written with nibabel's compression level, 1
     image.header.set_xyzt_units("mm")
-    with _whole(path) as part:
+    with whole(path) as part:
         nib.save(image, part)
-
-
-def _save_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    with _whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _save_labels(path: Path, key: str, rows: Iterable[tuple[str, Sequence[str]]]) -> None:
     table = ({key: name} | {label: int(label in present) for label in CT_RATE_LABELS} for name, present in rows)
-    _save_csv(path, (key, *CT_RATE_LABELS), table)
-
-
-def _uid(*parts: object) -> str:
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return UID_ROOT + str(int.from_bytes(digest[:16], "big"))
+    save_csv(path, (key, *CT_RATE_LABELS), table)
 
 
 def _save_series(folder: Path, patient: VirtualPatient) -> None:
@@ -277,13 +239,13 @@ def _save_series(folder: Path, patient: VirtualPatient) -> None:
     for k in range(slices):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = _uid(*key, "slice", k)
+        meta.MediaStorageSOPInstanceUID = virtual_uid(*key, "slice", k)
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.ImplementationClassUID = _uid("virtual patient")
+        meta.ImplementationClassUID = virtual_uid("virtual patient")
         d = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
         d.SOPClassUID, d.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        d.StudyInstanceUID, d.SeriesInstanceUID = _uid(*key, "study"), _uid(*key, "series")
-        d.FrameOfReferenceUID = _uid(*key, "frame")
+        d.StudyInstanceUID, d.SeriesInstanceUID = virtual_uid(*key, "study"), virtual_uid(*key, "series")
+        d.FrameOfReferenceUID = virtual_uid(*key, "frame")
         d.PatientID, d.PatientName = patient.case, f"Virtual^{patient.seed:06d}"
         d.PatientSex, d.PatientAge, d.PatientBirthDate = patient.sex, f"{patient.age:03d}Y", ""
         d.StudyDate, d.StudyTime, d.StudyID, d.AccessionNumber = "20210101", "120000", "1", f"{patient.seed}"

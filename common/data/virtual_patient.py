@@ -22,6 +22,7 @@ from common.data.virtual_geometry import Grid, stream
 from common.data.virtual_mediastinum import paint_mediastinum
 from common.data.virtual_scanner import scan as image
 from common.data.virtual_scanner import thick_slabs
+from common.data.virtual_xray_findings import check_xray_findings, paint_xray_findings
 
 __all__ = [
     "CT_RATE_LABELS", "LESIONS", "REGIONS", "REGION_SWAP", "Finding", "VirtualPatient", "lesion_map",
@@ -51,6 +52,8 @@ class VirtualPatient:
         scale: millimetres of the image per millimetre of an adult, at most 1.
         contrast: whether contrast medium was given.
         kernel: "smooth" or "sharp".
+        scan: which scan of this person.
+        xray_findings: what was drawn beyond the labels of CT-RATE; ``label`` is one of ``XRAY_FINDINGS``.
     """
 
     case: str
@@ -67,6 +70,8 @@ class VirtualPatient:
     scale: float
     contrast: bool
     kernel: str
+    scan: int = 0
+    xray_findings: tuple[Finding, ...] = ()
 
 
 def make_virtual_patient(
@@ -77,6 +82,7 @@ def make_virtual_patient(
     noise_hu: float = 12.0,
     kernel: str = "smooth",
     scan: int = 0,
+    xray_findings: Sequence[str] = (),
 ) -> VirtualPatient:
     """Make a virtual patient.
 
@@ -88,6 +94,8 @@ def make_virtual_patient(
         noise_hu: noise in the middle of the body for 1.5 mm slices and the smooth kernel.
         kernel: "smooth" or "sharp".
         scan: which scan of this person: the same anatomy with other findings and other noise.
+        xray_findings: draw these of ``XRAY_FINDINGS`` too; nothing else changes. Edema also shows as septal
+            thickening and lung opacity and sets those labels.
 
     Returns:
         The patient.
@@ -96,12 +104,15 @@ def make_virtual_patient(
         ValueError: if an argument is not usable.
     """
     labels = virtual_labels(seed, scan, findings)
+    extra = check_xray_findings(xray_findings)
     grid = Grid.fit(shape, spacing)
     body = Body.draw(seed)
     canvas = paint_chest(grid, body, heart_scale(seed, scan, labels))
     paint_mediastinum(canvas)
     painter = Painter(canvas, scan)
     painter.paint(labels)
+    extra_findings = paint_xray_findings(painter, extra)
+    labels = {*labels, *(finding.label for finding in painter.findings)}
     ct = image(canvas.hu, grid, stream(seed, f"noise/{scan}"), noise_hu, kernel)
     return VirtualPatient(
         case=f"virtual_{seed:06d}" + (f"_{scan}" if scan else ""),
@@ -118,6 +129,8 @@ def make_virtual_patient(
         scale=grid.scale,
         contrast=body.blood[1] > 100,
         kernel=kernel,
+        scan=scan,
+        xray_findings=extra_findings,
     )
 
 

@@ -32,6 +32,9 @@ POSITIVE, NEGATIVE, UNCERTAIN, IGNORED = "positive", "negative", "uncertain", "i
 _STATUS = {"negated": NEGATIVE, "uncertain": UNCERTAIN, "ignored": IGNORED, "either": UNCERTAIN}
 _VERBS = frozenset("is are was were has have appears appear remains remain demonstrates shows there".split())
 _STARTERS = frozenset("the there heart lungs lung this these a an it but".split())
+_LUNG_FINDINGS = frozenset(
+    "nodule nodules mass masses lesion lesions opacity opacities consolidation infiltrate".split()
+)
 _PRESENT = frozenset(
     "mild mildly moderate moderately small minimal stable unchanged persistent tiny subtle patchy bibasilar bilateral "
     "chronic old calcified probable possible likely mildly increased increasing worsening new slight low trace".split()
@@ -146,11 +149,11 @@ def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) 
                 held = (
                     active is not None
                     and active.key == "negated_before"
-                    and cue.key.startswith(("uncertain", "either"))
+                    and cue.key.startswith(("uncertain", "either", "ignored"))
                 )
                 if held and commas[cue.first] == commas[max(last_mention, active.last)]:
                     continue
-                active, last_mention = cue, -1
+                active, last_mention, at_word = cue, -1, cue.last
                 next_only = cue.key in ("uncertain_next", "either")
         if _cut(words, at_word, mention.first, active, last_mention, or_left):
             active = None
@@ -210,7 +213,7 @@ def _cut(
         return False
     for k in range(start, min(end, len(words) - 1)):
         word, following = words[k], words[k + 1]
-        if word == "with" and last_mention >= 0 and active.key.startswith("negated"):
+        if word == "with" and last_mention >= 0 and active.key == "negated_before":
             return True
         if word in (":", "which", "while", "whereas"):
             return True
@@ -221,8 +224,11 @@ def _cut(
         segment = words[k + 1 : k + 9]
         cut = next((j for j, w in enumerate(segment) if w in (",", "and")), len(segment))
         has_verb = not _VERBS.isdisjoint(segment[:cut])
+        if following == "lung" and not _LUNG_FINDINGS.isdisjoint(segment[1:2]):  # "lung nodule or X is not seen"
+            continue
         if following == "there" or (following in _STARTERS and has_verb):
             return True
-        if following in _PRESENT and last_mention >= 0 and or_left[k + 1] >= min(len(words), k + 12):
+        listed = active.key.endswith("_after")  # "effusion and small nodules are not seen" is one list
+        if following in _PRESENT and not listed and last_mention >= 0 and or_left[k + 1] >= min(len(words), k + 20):
             return True
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,20 @@ import yaml
 
 from common.text.context import CUES, IGNORED, NEGATIVE, POSITIVE, UNCERTAIN, Assertion, assess
 from common.text.phrases import Match, PhraseMatcher, Tokens
+from common.text.sections import split_sections
 from common.text.sentences import split_sentences
 
-__all__ = ["Evidence", "FindingReader"]
+__all__ = ["ASIDE", "Evidence", "FindingReader"]
 
+ASIDE = (
+    "indication", "history", "technique", "comparison", "examination", "recommendations", "notification", "signature",
+    "date",
+)  # fmt: skip
+"""Sections whose words are not findings of this examination."""
+
+_ASIDE = re.compile(
+    "indicat|histor|hx|clinical|reason|techn|compar|prior|exam|recommend|notif|pfi|protocol|complaint", re.I
+)
 VALUES = {POSITIVE: 1.0, NEGATIVE: 0.0, UNCERTAIN: -1.0}
 _KINDS = ("present", "normal", "not_this")
 
@@ -65,14 +76,15 @@ class FindingReader:
         self.matcher = PhraseMatcher(phrases, words)
 
     def read(self, report: str) -> list[Evidence]:
-        """Return the evidence in a text, in its order.
+        """Return the evidence in a report, in its order; sections that say what was asked or done are left out.
 
         Args:
-            report: any text.
+            report: any text, with or without headers.
         """
         found: list[Evidence] = []
-        for sentence in split_sentences(report):
-            found += self.read_sentence(report, sentence.text, sentence.start)
+        for start, end in _told(report):
+            for sentence in split_sentences(report[start:end]):
+                found += self.read_sentence(report, sentence.text, start + sentence.start)
         return found
 
     def read_sentence(self, report: str, text: str, start: int) -> Iterator[Evidence]:
@@ -86,6 +98,13 @@ class FindingReader:
             value = _value(kind, assertion)
             rule = assertion.mention.phrase + (f" <- {assertion.cue.phrase}" if assertion.cue else "")
             yield Evidence(label, value, begin, end, report[begin:end], rule)
+
+
+def _told(report: str) -> list[tuple[int, int]]:
+    """The parts of a report that say what the image shows."""
+    if ":" not in report or not _ASIDE.search(report):
+        return [(0, len(report))]
+    return [(part.start, part.end) for part in split_sections(report) if part.name not in ASIDE]
 
 
 def _value(kind: str, assertion: Assertion) -> float | None:

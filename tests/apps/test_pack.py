@@ -243,3 +243,9 @@ def test_what_a_configuration_names():
 def test_the_command(weights, tmp_path, capsys):
     assert main(["pack", str(BUNDLE), "--out", str(tmp_path), "--ckpt_dir", str(weights), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["zip"] == str(tmp_path / f"{BUNDLE.name}_v0.1.0.zip")
+
+
+def test_a_module_is_packed_with_the_data_files_it_names() -> None:
+    files = vendored_files(["text/cxr_labeller.py"])
+    lexicons = {path for path in files if path.endswith(".yaml")}
+    assert lexicons == {f"scripts/common/text/{name}_lexicon.yaml" for name in ("cxr", "context")}

@@ -11,6 +11,7 @@ from common.apps.prepare import prepare, prepare_virtual
 from common.data.bad_input import BadInput
 from common.data.ct_folder import MANIFEST_COLUMNS
 from common.data.ct_reader import read_ct
+from common.text.cxr_labeller import CHEXPERT_LABELS
 
 SMALL = {"shape": (16, 32, 32), "spacing": (9.0, 10.0, 11.0)}
 
@@ -74,10 +75,30 @@ def test_the_same_call_resumes_and_another_is_refused(tmp_path: Path) -> None:
         prepare_virtual(tmp_path, n=3, **SMALL)
 
 
+@pytest.mark.parametrize("layout", ["mimic_cxr", "open_i", "r2gen"])
+def test_virtual_x_rays_are_listed_by_image(tmp_path: Path, layout: str) -> None:
+    summary = prepare_virtual(tmp_path, layout, n=4, seed=2, **SMALL)
+    rows = rows_of(tmp_path)
+    assert list(rows[0]) == ["case", "patient", "split", "image", "study", "view", "report", *CHEXPERT_LABELS, "sha256"]
+    assert len({row["case"] for row in rows}) == len(rows) == summary["counts"]["kept"]
+    assert summary["counts"]["patients"] == len({row["patient"] for row in rows}) == 4
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    assert all(
+        len({row["split"] for row in rows if row["patient"] == p}) == 1 for p in {row["patient"] for row in rows}
+    )
+    for row in rows:
+        assert hashlib.sha256(Path(row["image"]).read_bytes()).hexdigest() == row["sha256"]
+        assert Path(row["report"]).is_file() and row["view"] in ("PA", "AP", "LATERAL")
+        assert {row[name] for name in CHEXPERT_LABELS} <= {"1.0", "0.0", "-1.0", ""}
+    assert prepare_virtual(tmp_path, layout, n=4, seed=2, **SMALL) == summary
+    with pytest.raises(FileExistsError, match="holds virtual patients made with"):
+        prepare_virtual(tmp_path, layout, n=3, seed=2, **SMALL)
+
+
 def test_layouts_that_are_not_there(tmp_path: Path) -> None:
     for layout in ("mimic_cxr", "open_i", "r2gen"):
-        with pytest.raises(NotImplementedError, match=f"{layout} is not built yet, expected one of nifti, dicom"):
-            prepare_virtual(tmp_path, layout)
+        with pytest.raises(NotImplementedError, match=f"{layout} cannot be read yet, expected one of nifti, dicom"):
+            prepare(layout, tmp_path, tmp_path / "out")
     with pytest.raises(UsageError, match="layout is 'nifty', expected .*; the nearest is nifti"):
         prepare_virtual(tmp_path, "nifty")
     with pytest.raises(UsageError, match="layout is 'dicm', expected .*; the nearest is dicom"):

@@ -6,8 +6,15 @@ import numpy as np
 import pydicom
 import pytest
 
-from common.data.virtual_layouts import CT_RATE_METADATA_COLUMNS, write_ct_rate, write_dicom, write_nifti
+from common.data.virtual_layouts import (
+    CT_RATE_METADATA_COLUMNS,
+    template_report,
+    write_ct_rate,
+    write_dicom,
+    write_nifti,
+)
 from common.data.virtual_patient import CT_RATE_LABELS, lesion_map, make_virtual_patient, thick_reconstruction
+from common.text.ct_labeller import label_ct
 
 SHAPE, SPACING = (24, 40, 44), (3.0, 2.0, 2.0)
 SMALL = {"shape": SHAPE, "spacing": SPACING}
@@ -89,7 +96,7 @@ def test_ct_rate_tree(tmp_path):
     assert by_name["train_4_a_1.nii.gz"] == by_name["train_4_a_2.nii.gz"]
     reports = table(root / "radiology_text_reports/validation_reports.csv")
     assert ",".join(reports[0]) == "VolumeName,ClinicalInformation_EN,Technique_EN,Findings_EN,Impressions_EN"
-    assert reports[1] == ["valid_1_a_1.nii.gz", *["Not given."] * 4]
+    assert reports[1] == ["valid_1_a_1.nii.gz", *template_report(make_virtual_patient(27, SHAPE, SPACING)).values()]
     metadata = table(root / "metadata/validation_metadata.csv")
     assert tuple(metadata[0]) == CT_RATE_METADATA_COLUMNS and len(metadata[0]) == 44
     line = dict(zip(*metadata[:2], strict=True))
@@ -103,3 +110,32 @@ def test_ct_rate_tree(tmp_path):
     assert np.array_equal(np.asanyarray(thick.dataobj), volume) and np.allclose(thick.affine, affine)
     second = make_virtual_patient(24, SHAPE, SPACING, scan=1)
     assert by_name["train_5_b_1.nii.gz"] == [str(v) for v in second.labels.values()]
+
+
+def test_ct_rate_reports_say_what_the_labels_say(tmp_path):
+    write_ct_rate(tmp_path, 6, seed=20, **SMALL)
+    reports = table(tmp_path / "dataset/radiology_text_reports/train_reports.csv")
+    labels = {
+        line[0]: line[1:] for line in table(tmp_path / "dataset/multi_abnormality_labels/train_predicted_labels.csv")
+    }
+    by_name = {name: text for name, *text in reports}
+    assert by_name["train_4_a_1.nii.gz"] == by_name["train_4_a_2.nii.gz"], "a report belongs to the scan"
+    assert [text[0] for name, *text in reports[1:] if name.startswith("train_5_a")] == ["Not given."]
+    agree = [
+        value == int(label_ct(f"{text[2]} {text[3]}")[label])
+        for name, *text in reports[1:]
+        for label, value in zip(CT_RATE_LABELS, map(int, labels[name]), strict=True)
+    ]
+    assert np.mean(agree) > 0.95, "the text tells another story than the labels"
+
+
+def test_ct_rate_reports_survive_and_can_be_replaced(tmp_path):
+    path = tmp_path / "a/dataset/radiology_text_reports/train_reports.csv"
+    write_ct_rate(tmp_path / "a", 3, **SMALL)
+    before = path.read_bytes()
+    path.unlink()
+    write_ct_rate(tmp_path / "a", 3, **SMALL)
+    assert path.read_bytes() == before
+    write_ct_rate(tmp_path / "b", 3, report=lambda patient: {"Findings_EN": patient.case}, **SMALL)
+    _, first, *_ = table(tmp_path / "b/dataset/radiology_text_reports/train_reports.csv")
+    assert first == ["train_1_a_1.nii.gz", "Not given.", "Not given.", "virtual_000000", "Not given."]

@@ -34,6 +34,10 @@ CASES = [
         {"co": N, "pe": N, "px": N, "ca": P},
     ),
     ("No change in the left pleural effusion.", {"pe": P}),
+    ("No atelectatic changes in the left base.", {"at": N}),
+    ("The effusion has not significantly changed.", {"pe": P}),
+    ("Complete resolution of the previously seen effusion.", {"pe": N}),
+    ("No support devices or lines and tubes.", {"sd": N}),
     ("No significant interval change in moderate pulmonary edema.", {"ed": P}),
     ("Pneumothorax has resolved.", {"px": N, "nf": P}),
     ("Previously seen right pneumothorax is no longer visualized.", {"px": N}),
@@ -173,6 +177,17 @@ def test_every_decision_explains_itself() -> None:
 def test_what_was_asked_or_was_before_is_no_finding() -> None:
     (item,) = explain_cxr("Evaluate for pneumonia.")
     assert item.value is None and label_cxr("Evaluate for pneumonia.")["Pneumonia"] is None
+
+
+def test_of_a_whole_report_only_what_the_image_shows_is_read() -> None:
+    report = (
+        "                                 FINAL REPORT\n INDICATION:  ___ year old man with effusion\n \n"
+        " TECHNIQUE:  Chest PA; pacemaker was moved\n \n COMPARISON:  ___, pneumothorax\n \n"
+        " FINDINGS: \n \n The heart is enlarged.\n \n IMPRESSION: \n \n No pneumonia.\n"
+    )
+    found = {label: value for label, value in label_cxr(report).items() if value is not None}
+    assert found == {"Cardiomegaly": 1.0, "Pneumonia": 0.0}
+    assert all(report[item.start : item.end] == item.text for item in explain_cxr(report))
 
 
 def test_any_text_is_read() -> None:

@@ -1,0 +1,52 @@
+import pytest
+
+from common.text.template_phrases import expand
+from common.text.virtual_report import assemble
+
+
+@pytest.fixture
+def report():
+    import random
+
+    def marked(text, label, value):
+        return expand(text, random.Random(0), {}, label, value)
+
+    sections = {
+        "impression": marked("1. <Large pleural effusion>.", "Pleural Effusion", 1.0),
+        "findings": marked("There is no <pneumothorax>. " + "Word " * 30 + "a <big effusion>.", "Pneumothorax", 0.0),
+        "indication": "Cough.",
+        "technique": "One view.",
+        "comparison": "None.",
+    }
+    return assemble(sections, {"Pleural Effusion": 1.0})
+
+
+def test_sections_stand_in_the_order_of_a_report(report):
+    assert list(report.sections) == ["indication", "technique", "comparison", "findings", "impression"]
+    assert report.text.splitlines()[0].strip() == "FINAL REPORT"
+    assert all(line.startswith(" ") for line in report.text.splitlines())
+    assert report.text.endswith("IMPRESSION: 1. Large pleural effusion.\n")
+
+
+def test_spans_point_at_their_words(report):
+    assert [report.text[s.start : s.end] for s in report.spans] == [
+        "pneumothorax",
+        "big effusion",
+        "Large pleural effusion",
+    ]
+    assert [s.value for s in report.spans] == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("width", [20, 30, 79, 200])
+def test_wrapping_keeps_the_words_and_the_spans(report, width):
+    wrapped = report.wrapped(width)
+    assert wrapped.text.split() == report.text.split()
+    longest = max(len(line) for line in wrapped.text.splitlines()[1:])
+    assert longest <= width and all(line.startswith(" ") for line in wrapped.text.splitlines())
+    for span, moved in zip(report.spans, wrapped.spans, strict=True):
+        words = wrapped.text[moved.start : moved.end]
+        assert words.split() == report.text[span.start : span.end].split() and words == words.strip()
+
+
+def test_words_are_counted_in_findings_and_impression(report):
+    assert report.n_words == len(report.sections["findings"].split()) + 4
