@@ -93,8 +93,8 @@ def prepare_virtual(
 
     Args:
         output_dir: DIR created
-        layout: NAME nifti (with masks and labels), dicom (shuffled series), ct_rate (its tree, with reports), or X-rays of
-            the same patients with their reports: mimic_cxr (with MIMIC-IV and -ED tables), open_i, r2gen
+        layout: NAME nifti (with masks and labels), dicom (shuffled series), ct_rate (its tree, with reports), or
+            X-rays of the patients with their reports: mimic_cxr (with MIMIC-IV and -ED tables), open_i, r2gen
         n: N number of patients
         seed: N of the first patient; patient i has seed + i
         shape: Z,Y,X voxels of a volume
@@ -103,7 +103,7 @@ def prepare_virtual(
     Examples:
         python -m common prepare virtual --layout nifti --output_dir data/virtual --n 20
         python -m common prepare virtual --layout dicom --output_dir data/series --n 4 --shape 48,96,96 --spacing 3,2,2
-        python -m common prepare virtual --layout mimic_cxr --output_dir data/cxr --shape 192,112,352 --spacing 1.7,2.6,1.15
+        python -m common prepare virtual --layout mimic_cxr --output_dir data/cxr --n 8
     """
     from common.apps.prepare import prepare_virtual as write
 

@@ -7,12 +7,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from common.apps.bundle import UsageError, hint
 from common.data.bad_input import BadInput
+from common.data.output_folder import whole_text
 from common.data.table import read_columns, read_rows
 from common.text.ct_labeller import explain_ct, label_ct
 from common.text.ct_labels import CT_RATE_LABELS
@@ -66,8 +67,8 @@ def label_table(
     counts: dict[str, Counter[str]] = {name: Counter() for name in labels}
     rows = 0
     with ExitStack() as stack:
-        file = stack.enter_context(_whole(out))
-        spans_file = stack.enter_context(_whole(spans)) if spans else None
+        file = stack.enter_context(whole_text(out))
+        spans_file = stack.enter_context(whole_text(spans)) if spans else None
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*renamed.values(), *labels])
         for rows, (_, row) in enumerate(read_rows(table, text_columns), 1):
@@ -102,15 +103,3 @@ def _in_columns(evidence: Sequence[Evidence], row: dict[str, str], columns: Sequ
         k = max(i for i, start in enumerate(starts) if start <= item.start)
         place = {"column": columns[k], "start": item.start - starts[k], "end": item.end - starts[k]}
         yield place | {"label": item.label, "value": item.value, "text": item.text, "rule": item.rule}
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[str]]:
-    """A file that takes its name when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,12 +7,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from common.apps.bundle import UsageError
 from common.data.bad_input import BadInput
+from common.data.output_folder import whole_text
 from common.data.report_files import SectionedReport, iter_reports
 from common.text.section_lines import PREAMBLE
 from common.text.sections import CONCLUSION_ORDER, sections_text
@@ -53,7 +53,7 @@ def write_sections(
     counts: Counter[str] = Counter(dict.fromkeys(SECTION_COLUMNS, 0))
     reports = 0
     problems: list[BadInput] = []
-    with _whole(out) as table_file, _whole(spans) as spans_file:
+    with whole_text(out) as table_file, whole_text(spans) as spans_file:
         table = csv.writer(table_file, lineterminator="\n")
         table.writerow(["study", *SECTION_COLUMNS, "other"])
         for report in iter_reports(source, text_column):
@@ -80,7 +80,7 @@ def write_sections(
 
 
 def _write_excluded(path: Path, problems: Sequence[BadInput]) -> None:
-    with _whole(path) as file:
+    with whole_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "reason"])
         writer.writerows([str(problem.path), problem.reason] for problem in problems)
@@ -114,16 +114,3 @@ def _check_output(source: Path, out: Path) -> None:
         raise UsageError(f"--out is {out}, which is the input, expected another file")
     if source.is_dir() and out.exists() and out.suffix.lower() in (".txt", ".xml"):
         raise UsageError(f"--out is {out}, which may be a report, expected a file O.csv")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[str]]:
-    """A file that takes its name when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # A file name that is no UTF-8 goes out as the bytes it came in.
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

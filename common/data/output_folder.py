@@ -6,6 +6,7 @@ import csv
 import fcntl
 import io
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,29 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     partial.write_text(text, encoding="utf-8", newline="")
     os.replace(partial, path)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of ``path``, a file or folder to be, that takes its name when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part{os.getpid()}_{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_text(path: Path) -> Iterator[IO[str]]:
+    """Yield a UTF-8 text file that takes the name ``path`` when the block succeeds; lines end as they are written."""
+    # A file name that is no UTF-8 goes out as the bytes it came in.
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        yield file
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from common.data.output_folder import whole
 from common.data.splits import split_by_patient
 from common.data.virtual_ehr import write_virtual_ehr
-from common.data.virtual_files import claim, save_csv, whole
+from common.data.virtual_files import claim, save_csv
 from common.data.virtual_geometry import stream
 from common.data.virtual_patient import SHAPE, SPACING, make_virtual_patient
 from common.data.virtual_study import VirtualStudy, study_date_and_time, virtual_dicom_id, virtual_study

@@ -25,8 +25,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from common.data.output_folder import whole
 from common.data.virtual_chart import Chart, Row
-from common.data.virtual_files import whole
 from common.data.virtual_study import VirtualStudy
 
 COLUMNS = {

@@ -17,7 +17,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from tqdm import tqdm
 
-from common.data.virtual_files import VERSION, claim, save_csv, virtual_uid, whole
+from common.data.output_folder import whole
+from common.data.virtual_files import VERSION, claim, save_csv, virtual_uid
 from common.data.virtual_geometry import Grid, stream
 from common.data.virtual_patient import (
     CT_RATE_LABELS,

@@ -1,7 +1,7 @@
 """Sentences of a report, with where they stand.
 
-Report text breaks the rules of prose: list numbers, blank lines and bullets end a sentence, a line that was wrapped does
-not, and a decimal point or an abbreviation never does.
+Report text breaks the rules of prose: list numbers, blank lines and bullets end a sentence, a line that was wrapped
+does not, and a decimal point or an abbreviation never does.
 """
 
 from __future__ import annotations

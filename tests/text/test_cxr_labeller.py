@@ -16,18 +16,18 @@ SHORT = {
 # All labels that a text states; "No Finding" only where it matters.
 CASES = [
     (
-        "Heart size normal and lungs are clear. No edema or pneumonia. No effusion",
+        "The heart size is normal. No pneumonia or edema. No effusion",
         {"nf": P, "ca": N, "ed": N, "pn": N, "pe": N},
     ),
     (
-        "1. Left pleural effusion with adjacent atelectasis. Right effusion is also present.\n\n2. Cardiomegaly without overt edema.",
+        "1. Right effusion with atelectasis beside it.\n\n2. Cardiomegaly without frank edema.",
         {"ca": P, "ed": N, "at": P, "pe": P},
     ),
     (
-        "Minimal patchy airspace disease within the lingula, may reflect atelectasis or consolidation.",
+        "Faint airspace disease at the left base, may represent consolidation or atelectasis.",
         {"lo": P, "co": U, "at": U},
     ),
-    ("1. Stable mild cardiomegaly. 2. Hyperexpanded but clear lungs.", {"ca": P}),
+    ("1. Unchanged cardiomegaly. 2. Clear, hyperinflated lungs.", {"ca": P}),
     ("No effusion, pneumothorax or consolidation.", {"pe": N, "px": N, "co": N, "nf": P}),
     (
         "There is no focal consolidation, pleural effusion, or pneumothorax. The heart is enlarged.",
@@ -71,7 +71,7 @@ CASES = [
     ("Mild interstitial edema with small bilateral effusions.", {"ed": P, "pe": P}),
     ("Lungs are clear without focal consolidation, effusion, or pneumothorax", {"co": N, "pe": N, "px": N, "nf": P}),
     (
-        "The lungs are clear of focal airspace disease, pneumothorax, or pleural effusion.",
+        "Both lungs are clear of airspace disease, effusion, or pneumothorax.",
         {"lo": N, "px": N, "pe": N, "nf": P},
     ),
     ("No evidence of pneumonia. Heart size is mildly enlarged.", {"pn": N, "ca": P}),
@@ -101,7 +101,7 @@ CASES = [
     ("Loculated hydropneumothorax on the left.", {"pe": P, "px": P}),
     (" ", {}),
     (
-        "No focal consolidation, suspicious pulmonary opacity, pneumothorax or definite pleural effusion.",
+        "No consolidation, suspicious lung opacity, effusion or definite pneumothorax.",
         {"co": N, "lo": N, "px": N, "pe": N, "nf": P},
     ),
     ("No focal opacity to suggest pneumonia.", {"lo": N, "pn": N, "nf": P}),
