@@ -12,19 +12,23 @@ MAX_BYTES = 1_500_000
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])/(?:home|root|tmp|Users|work|opt|mnt|var|usr|srv|private|data)/|\b[A-Z]:\\\\")
 # Few, short epochs on few patients: what is tested is that every cell runs.
 SMALL = {
-    "n_patients": 4,
-    "overrides": {
-        "sampling_steps": 4,
-        "stage_overrides#vae#max_epochs": 2,
-        "stage_overrides#vae#warmup_epochs": 0,
-        "stage_overrides#diffusion#max_epochs": 2,
-        "stage_overrides#diffusion#warmup_epochs": 0,
-        "stage_overrides#diffusion#val_interval": 4,
-        "stage_overrides#refiner#max_epochs": 1,
-        "stage_overrides#refiner#patches_per_epoch": 32,
-        "stage_overrides#refiner#val_interval": 2,
+    "ct_slice_interpolation": {
+        "n_patients": 4,
+        "overrides": {
+            "sampling_steps": 4,
+            "stage_overrides#vae#max_epochs": 2,
+            "stage_overrides#vae#warmup_epochs": 0,
+            "stage_overrides#diffusion#max_epochs": 2,
+            "stage_overrides#diffusion#warmup_epochs": 0,
+            "stage_overrides#diffusion#val_interval": 4,
+            "stage_overrides#refiner#max_epochs": 1,
+            "stage_overrides#refiner#patches_per_epoch": 32,
+            "stage_overrides#refiner#val_interval": 2,
+        },
     },
+    "radiology_text": {"n_patients": 20},
 }
+MADE = {"ct_slice_interpolation": "models/model.pt", "radiology_text": "scores.json"}
 FURTHER = {"02_evaluation": {"n_unseen": 1, "n_samples": 2}}
 
 
@@ -42,6 +46,7 @@ def test_there_are_notebooks_for_training_and_evaluation() -> None:
     names = [path.relative_to(ROOT / "notebooks").as_posix() for path in NOTEBOOKS]
     assert "ct_slice_interpolation/01_data_and_training.ipynb" in names
     assert "ct_slice_interpolation/02_evaluation.ipynb" in names
+    assert "radiology_text/01_reading_and_scoring.ipynb" in names
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -88,7 +93,7 @@ def execute(path: Path, tmp_path: Path) -> None:
     papermill = pytest.importorskip("papermill")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    parameters = SMALL | FURTHER.get(path.stem, {}) | {"output_dir": str(tmp_path / "run")}
+    parameters = SMALL.get(path.parent.name, {}) | FURTHER.get(path.stem, {}) | {"output_dir": str(tmp_path / "run")}
     papermill.execute_notebook(
         str(path),
         str(tmp_path / path.name),
@@ -99,5 +104,5 @@ def execute(path: Path, tmp_path: Path) -> None:
     )
     executed = nbformat.read(tmp_path / path.name, as_version=4)
     assert sum("image/png" in o.get("data", {}) for c in executed.cells for o in c.get("outputs", [])) >= 3
-    assert (tmp_path / "run" / "models" / "model.pt").is_file()
+    assert (tmp_path / "run" / MADE[path.parent.name]).is_file()
     assert not any(elsewhere.iterdir()), "a notebook writes under output_dir only"
