@@ -263,4 +263,5 @@ def test_time_is_linear(piece: str) -> None:
 
     label_ct("")
     small = min(seconds(20_000) for _ in range(3))
-    assert seconds(200_000) < 30 * small + 0.05
+    # Ten times the length; quadratic time would be a hundred times, and other processes disturb the clock.
+    assert min(seconds(200_000) for _ in range(2)) < 50 * small + 0.1
