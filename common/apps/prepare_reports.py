@@ -85,7 +85,9 @@ def prepare_reports(input: str | os.PathLike[str], output_dir: str | os.PathLike
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise BadInput(out, f"lies inside the input {source}, expected an output folder outside it")
     problems: list[BadInput] = []
-    is_manifest = source.is_file() or (source / "manifest.csv").is_file()
+    # Virtual CT-RATE data has a manifest beside its tree, which knows more: real reports, sex and age.
+    is_tree = (source / "dataset" / "multi_abnormality_labels").is_dir()
+    is_manifest = not is_tree and (source.is_file() or (source / "manifest.csv").is_file())
     cases = _manifest_cases(source, problems) if is_manifest else _tree_cases(source, problems)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):

@@ -173,3 +173,9 @@ def test_unusable_input_is_named(tmp_path: Path, tree: Path) -> None:
     with pytest.raises(BadInput, match="has no usable case, see"):
         prepare_reports(tmp_path / "m", tmp_path / "out")
     assert not (tmp_path / "out" / "train_reports.csv").exists()
+
+
+def test_the_tree_of_virtual_scans_counts_before_their_manifest(tmp_path: Path) -> None:
+    prepare_virtual(tmp_path / "virtual", "ct_rate", n=2, shape=(16, 32, 32), spacing=(9.0, 10.0, 11.0))
+    summary = prepare_reports(tmp_path / "virtual", tmp_path / "reports")
+    assert summary["counts"]["cases"] == 2 and summary["counts"]["excluded"] == 0
