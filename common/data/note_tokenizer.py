@@ -1,0 +1,161 @@
+"""Tokens of clinical notes: the encoder's own tokenizer, cut at a length, padded to the longest of the batch."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+__all__ = ["NoteTokenizer", "build_note_tokenizer"]
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class NoteTokenizer:
+    """Notes to `input_ids` and `attention_mask`.
+
+    Args:
+        model: folder or hub name of a tokenizer; it must be the text encoder's own.
+        max_tokens: longer notes lose their end (8,192 is what ModernBERT takes), counted in `truncated`.
+        allow_download: fetch a hub tokenizer that is not in the local cache.
+        pad_to_multiple_of: round lengths up, so that kernels are compiled for fewer shapes.
+
+    Attributes:
+        tokenizer: Hugging Face's.
+        truncated: notes cut so far.
+        seen: notes tokenized so far.
+
+    Raises:
+        FileNotFoundError: if there is no such tokenizer.
+        ValueError: if it cannot pad, or `max_tokens` is below 3.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        max_tokens: int = 8192,
+        allow_download: bool = False,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        try:
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                os.fspath(model), local_files_only=not allow_download
+            )
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{os.fspath(model)} is not a folder with a tokenizer, nor in the Hugging Face cache: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(f"the tokenizer of {os.fspath(model)} has no padding token, expected an encoder's")
+        if max_tokens < 3:
+            raise ValueError(f"max_tokens is {max_tokens}, expected 3 or more: two of them are special")
+        self.max_tokens, self.pad_to_multiple_of = max_tokens, pad_to_multiple_of
+        self.truncated = self.seen = 0
+
+    def __len__(self) -> int:
+        """Size of the vocabulary with special tokens."""
+        return len(self.tokenizer)
+
+    def encode(self, note: str | None) -> list[int]:
+        """Ids of one note, with special tokens, cut at `max_tokens`; of an empty note for None."""
+        ids = self.tokenizer(note or "", truncation=False, verbose=False)["input_ids"]
+        self.seen += 1
+        if len(ids) <= self.max_tokens:
+            return ids
+        self.truncated += 1
+        return self.tokenizer(note or "", truncation=True, max_length=self.max_tokens)["input_ids"]
+
+    def collate(self, encoded: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """Pad to the longest.
+
+        Args:
+            encoded: ids of each note.
+
+        Returns:
+            `input_ids` and `attention_mask` (1 token, 0 padding), both (B, T) int64.
+        """
+        longest = max(len(ids) for ids in encoded)
+        if self.pad_to_multiple_of:
+            longest += -longest % self.pad_to_multiple_of
+        input_ids = torch.full((len(encoded), longest), self.tokenizer.pad_token_id, dtype=torch.int64)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(encoded):
+            input_ids[row, : len(ids)] = torch.as_tensor(ids)
+            attention_mask[row, : len(ids)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def __call__(self, notes: Sequence[str | None]) -> dict[str, Tensor]:
+        """Encode and collate a batch of notes; None is an empty note."""
+        if not notes:
+            raise ValueError("there is no note to tokenize, expected one or more")
+        return self.collate([self.encode(note) for note in notes])
+
+    def check_vocabulary(self, vocab_size: int, pad_token_id: int | None) -> None:
+        """Refuse an encoder that this tokenizer is not made for, as far as numbers tell.
+
+        Args:
+            vocab_size: of the encoder (`TextEncoder.vocab_size`).
+            pad_token_id: of the encoder; None if it does not say.
+
+        Raises:
+            ValueError: if the encoder knows fewer tokens or pads with another.
+        """
+        own = self.tokenizer.pad_token_id
+        if len(self) > vocab_size or pad_token_id not in (None, own):
+            raise ValueError(
+                f"the tokenizer has {len(self)} tokens and pads with {own}, the text encoder {vocab_size} and "
+                f"{pad_token_id}: expected the encoder's own tokenizer"
+            )
+
+    def tokens(self, ids: Tensor | Sequence[int]) -> list[str]:
+        """The tokens as text, for showing attention."""
+        return self.tokenizer.convert_ids_to_tokens(torch.as_tensor(ids).tolist())
+
+
+def build_note_tokenizer(
+    texts: Iterable[str], folder: str | os.PathLike[str], vocab_size: int = 2000, max_tokens: int = 8192
+) -> NoteTokenizer:
+    """Make a small lower-case WordPiece tokenizer from notes and save it as Hugging Face does.
+
+    Its vocabulary is every letter and the most frequent words; other words are spelled. (The WordPiece trainer of
+    `tokenizers` numbers its pieces differently on every run.)
+
+    Args:
+        texts: notes of the training split.
+        folder: made if missing.
+        vocab_size: largest vocabulary, with the five special tokens.
+        max_tokens: as of `NoteTokenizer`.
+
+    Returns:
+        The tokenizer, read back from the folder. The same texts give the same vocabulary.
+
+    Raises:
+        ValueError: if the texts hold no word, or their letters alone exceed `vocab_size`.
+    """
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    texts = list(texts)
+    words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    if not words:
+        raise ValueError(f"none of {len(texts)} texts holds a word, expected notes to make a tokenizer from")
+    letters = sorted({letter for word in words for letter in word})
+    pieces = [*_SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
+    if len(pieces) > vocab_size:
+        raise ValueError(f"vocab_size is {vocab_size}, expected {len(pieces)} or more for {len(letters)} letters")
+    by_frequency = sorted((word for word in words if len(word) > 1), key=lambda word: (-words[word], word))
+    pieces += by_frequency[: vocab_size - len(pieces)]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, splitter, decoders.WordPiece()
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {f"{name.strip('[]').lower()}_token": name for name in _SPECIAL}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, **names)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    fast.save_pretrained(folder)
+    return NoteTokenizer(folder, max_tokens)
