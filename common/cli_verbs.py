@@ -167,7 +167,7 @@ def predict(
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        input: PATH a NIfTI file, a DICOM folder or zip, or a folder of these
+        input: PATH a NIfTI file, a DICOM folder or zip, or a folder of these; for a classifier, X-rays (jpg, png, dcm)
         output_dir: DIR created
         ckpt_dir: DIR folder with model.pt (default: models of the bundle)
         workers: N processes that share the cases
@@ -203,7 +203,8 @@ def evaluate(
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        input: PATH thin CT: a file, a folder, or one that prepare wrote, of which the test split is taken
+        input: PATH thin CT: a file, a folder, or one that prepare wrote, of which the test split is taken; for a
+            classifier, a folder that prepare wrote
         output_dir: DIR created
         ckpt_dir: DIR folder with model.pt (default: models of the bundle)
         ratio: N thin slices averaged into each thick one
@@ -213,15 +214,33 @@ def evaluate(
     Examples:
         python -m common evaluate bundles/ct_slice_interpolation --input data/thin --output_dir runs/eval --ratio 5
     """
-    from common.apps.evaluate import evaluate as measure
     from common.visualize.tables import format_table
 
-    _must_exist("input", input, "thin CT or a folder of it")
+    _must_exist("input", input, "data whose truth is known")
+    if open_bundle(bundle).predicts == "labels":
+        return _evaluate_labels(bundle, input, output_dir, ckpt_dir, modes, overrides)
+    from common.apps.evaluate import evaluate as measure
+
     chosen = None if modes is None else [name.strip() for name in modes.split(",")]
     result = measure(bundle, input, output_dir, ckpt_dir, ratio=ratio, modes=chosen, overrides=overrides)
     print(format_table(result["metrics"], list(result["metrics"][0])))
     for name, reason in result["not_run"].items():
         print(f"{name} was not run: {reason}")
+    return result
+
+
+def _evaluate_labels(
+    bundle: str, input: str, output_dir: str, ckpt_dir: str | None, modes: str | None, overrides: Result
+) -> Result:
+    from common.apps.predict_labels import evaluate_labels
+    from common.visualize.tables import format_table
+
+    if modes is not None:
+        raise UsageError("--modes is for bundles that make volumes, expected none for one that gives labels")
+    result = evaluate_labels(open_bundle(bundle), input, output_dir, ckpt_dir, overrides)
+    shown = ("model", "mean_auroc", "pooled_auroc", "min_auroc", "mean_auprc", "macro_f1", "ece", "n")
+    print(format_table([{name: row.get(name) for name in shown} for row in result["metrics"]], list(shown)))
+    print(result["page"])
     return result
 
 

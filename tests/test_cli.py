@@ -101,9 +101,9 @@ def test_run(toy: Path, tmp_path: Path, capsys: Any) -> None:
 UNKNOWN = "is neither an option nor a configuration id of the stages of this run; the nearest is"
 MISTAKES = {
     "run {toy}s": (1, "{toy}s: does not exist, expected a folder with configs/; the nearest is {toy}."),
-    "run {toy}": (2, "this scale has no virtual patients, expected --dataset_dir with a folder of CTs"),
+    "run {toy}": (2, "this scale has no virtual patients, expected --dataset_dir with a folder of data"),
     "run {toy} --scale tinyy": (2, "--scale is 'tinyy', expected one of paper, demo, short, tiny; the nearest is tiny"),
-    "run {toy} --dataset_dir {toy}x": (1, "{toy}x: does not exist, expected a folder of CTs, or one that prepare"),
+    "run {toy} --dataset_dir {toy}x": (1, "{toy}x: does not exist, expected a folder of data, or one that prepare"),
     "run {toy} --datset_dir x": (2, f"--datset_dir {UNKNOWN} --dataset_dir"),
     "run {toy} --max_epoch 3": (2, f"--max_epoch {UNKNOWN} --train#trainer#max_epochs"),
     "prepare virtual --layout nifty --output_dir {toy}/v": (2, "layout is 'nifty', expected one of nifti"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import os
 import pydoc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,6 +64,11 @@ class Bundle:
     def configs(self) -> Path:
         """The folder with the bundle's configuration files."""
         return self.root / "configs"
+
+    @property
+    def predicts(self) -> str:
+        """What the bundle makes of its input: "volumes", or "labels" if the id `predicts` of inference.json says so."""
+        return json.loads(self.config_file("inference").read_text(encoding="utf-8")).get("predicts", "volumes")
 
     def config_file(self, name: str) -> Path:
         """Path of `configs/NAME.json`; the ending may be left out.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from common.apps.bundle import merged_config, open_bundle
+from common.apps.bundle import Bundle, merged_config, open_bundle
 from common.apps.recipe import read_recipe, run_recipe
 from common.apps.run_data import make_virtual
 from common.data.bad_input import BadInput
@@ -38,10 +39,12 @@ def run_demo(
     Raises:
         BadInput: if the bundle has no demo.
     """
+    bundle, out = open_bundle(bundle), Path(output_dir)
+    if bundle.predicts == "labels":
+        return _classify(bundle, out)
     from common.apps.evaluate import evaluate
 
     start = time.monotonic()
-    bundle, out = open_bundle(bundle), Path(output_dir)
     settings = merged_config(
         [bundle.config_file(name) for name in (*read_recipe(bundle)[0].config, f"{SCALE}.json")]
     ).config
@@ -77,3 +80,28 @@ def run_demo(
     print(format_table(rows, columns))
     print(f"\n{seconds / 60:.1f} minutes; the page with pictures: {page}")
     return summary | {"evaluation": measured["metrics"], "page": str(page), "seconds": round(seconds, 1)}
+
+
+def _classify(bundle: Bundle, out: Path) -> dict[str, Any]:
+    """Train all models of a classifier on virtual patients; the run itself compares them on the test patients."""
+    start = time.monotonic()
+    print(
+        f"demo of {bundle.name} in {out}: tiny networks are trained on virtual patients, once for every subset of the "
+        "inputs, and compared on patients that they were not trained on; everything runs on this machine.",
+        flush=True,
+    )
+    run = run_recipe(bundle, SCALE, output_dir=out)
+    with (out / "results_summary.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    page, seconds = str(out / "comparison" / "index.html"), time.monotonic() - start
+    columns = ("model", "mean_auroc", "pooled_auroc", "min_auroc", "mean_auprc", "macro_f1", "ece", "n")
+    print(f"\n{format_table(rows, columns)}\n\n{seconds / 60:.1f} minutes; the page with pictures: {page}")
+    summary = {key: value for key, value in run.items() if key in SUMMARY_KEYS}
+    return summary | {"evaluation": rows, "page": page, "seconds": round(seconds, 1)}
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -34,7 +34,7 @@ def predict(
 
     Args:
         bundle: bundle folder.
-        input: NIfTI file, DICOM folder or zip, or a folder of them.
+        input: NIfTI file, DICOM folder or zip, or a folder of them; of a classifier, X-rays.
         output_dir: created if missing.
         ckpt_dir: folder with model.pt; default the bundle's models folder.
         overrides: configuration ids and values, such as ``mode`` or ``target_spacing``.
@@ -52,6 +52,10 @@ def predict(
         UsageError: for an unknown engine or a number of workers below 1.
     """
     check_engine(engine, workers)
+    if open_bundle(bundle).predicts == "labels":
+        from common.apps.predict_labels import predict_labels
+
+        return predict_labels(open_bundle(bundle), input, output_dir, ckpt_dir, overrides or {})
     found, excluded = _readable(Path(input))
     cases = [(str(path), name) for path, name in zip(found, case_names(found, Path(input)), strict=True)]
     values = {"input": str(input), "output_dir": str(output_dir)} | (overrides or {})

@@ -14,6 +14,8 @@ it; `"scales": [...]` limits a stage to some scales. A scale is an overlay `conf
     "stage_overrides": {"vae": {"train#trainer#max_epochs": 2}}       ids that change for one stage only
     "virtual": {"n": 12, "shape": [48, 96, 96], "spacing": [3, 2, 2], "seed": 0}     see `common.apps.run_data`
 
+The id "layout" of train.json names the layout of data that is not prepared yet; without it they are CTs.
+
 Under the output folder: `data/`, `models/`, `STAGE/` with finished.json, `logs/train.log`, summary.json, index.html.
 """
 
@@ -28,13 +30,14 @@ from pathlib import Path
 from typing import Any
 
 from common.apps.bundle import Bundle, UsageError, has_id, hint, merged_config, open_bundle, read_overrides
-from common.apps.run_data import check_data, provide_data
+from common.apps.run_data import CT, check_data, provide_data
 from common.apps.stage_runner import TRACKERS, Job, StageRunner, settings_of_torch
 from common.data.bad_input import BadInput
 from common.data.output_folder import locked
 
 NO_OVERLAY = "paper"
-RESERVED = ("data", "cache", "models", "logs")  # folders of a run that are no stage
+PREDICTIONS = "predictions"  # where stages of a classifier leave what they say of cases
+RESERVED = ("data", "cache", "models", "logs", PREDICTIONS, "comparison")  # folders of a run that are no stage
 _NOT_A_SCALE = ("metadata", "recipe", "train", "multi_gpu_train", "inference", "evaluate")
 _SCALE_IDS = ("stages", "stage_overrides", "virtual")
 
@@ -98,7 +101,8 @@ def run_recipe(
 
     (out / "logs").mkdir(parents=True, exist_ok=True)
     with locked(out), settings_of_torch():
-        data = provide_data(out / "data", dataset_dir, settings.get("virtual"))
+        layout = plain[0].config.get("layout", CT)
+        data = provide_data(out / "data", dataset_dir, settings.get("virtual"), layout)
         places = {"bundle_root": str(bundle.root), "dataset_dir": str(data.folder), "output_dir": str(out)}
         places |= {"ckpt_dir": str(models), "seed": seed}
         runner = StageRunner(bundle, scale, seed, out, models, data, [stage.name for stage in recipe], tracking)
@@ -106,6 +110,11 @@ def run_recipe(
         jobs = [_merge(bundle, stage, overlay, of_scale, user, places) for stage in recipe if stage.name in wanted]
         for number, job in enumerate(jobs, 1):
             runner.run(job, f"{number} of {len(jobs)}")
+        if (out / PREDICTIONS).is_dir() and (runner.ran or not (out / "comparison" / "index.html").is_file()):
+            from common.apps.compare_run import compare_run
+
+            print("comparing the models on cases that they were not trained on", flush=True)
+            compare_run(out, data.folder, seed)
         return runner.summarize()
 
 

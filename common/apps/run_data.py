@@ -18,6 +18,7 @@ from common.data.manifest import PATHS, read_manifest
 from common.data.output_folder import csv_text, write_text
 
 VIRTUAL_KEYS = ("n", "shape", "spacing", "seed")
+CT = "ct"
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,20 @@ class RunData:
 
 
 def provide_data(
-    data_dir: Path, dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str, Any] | None
+    data_dir: Path, dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str, Any] | None, layout: str = CT
 ) -> RunData:
     """Give the folder with the manifest of a run, preparing or making what is not there yet.
 
     A prepared `dataset_dir` (with manifest.csv) is used where it lies, another one is prepared into `data_dir`
-    (layout ct). Virtual patients go to `data_dir/virtual`. With both, `data_dir/manifest.csv` lists all of them, and
-    the virtual ones are training cases; if the user's cases leave validation empty, a fifth of the virtual ones
-    validates.
+    (as `layout`). Virtual patients go to `data_dir/virtual`. With both, which only CTs can be, `data_dir/manifest.csv`
+    lists all of them, and the virtual ones are training cases; if the user's cases leave validation empty, a fifth of
+    the virtual ones validates.
 
     Args:
         data_dir: `data` of the run folder.
         dataset_dir: the user's data.
-        virtual: n, shape and spacing (z, y, x), seed, as `prepare virtual` takes them.
+        virtual: n, shape and spacing (z, y, x), seed, as `prepare virtual` takes them; and `layout` if it is not nifti.
+        layout: of the user's data, as `prepare` names it.
 
     Returns:
         The folder and its hashes.
@@ -58,20 +60,24 @@ def provide_data(
         UsageError: if neither is given, or `virtual` has an unknown or missing key.
     """
     check_data(dataset_dir, virtual)
+    if layout != CT and dataset_dir is not None:
+        virtual = None  # a scale's virtual patients stand in for data; only CTs of both kinds go together
     given = None if dataset_dir is None else Path(dataset_dir)
     if virtual is None:
         if not (given / "manifest.csv").is_file():
-            _prepare(given, data_dir)
+            _prepare(given, data_dir, layout)
             given = data_dir
         return _described(given)
 
     rows = []
     if given is not None:
         if not (given / "manifest.csv").is_file():
-            _prepare(given, data_dir / "prepared")
+            _prepare(given, data_dir / "prepared", layout)
             given = data_dir / "prepared"
         rows = read_manifest(given / "manifest.csv")
     made = make_virtual(data_dir / "virtual", virtual)
+    if layout != CT:
+        return _described(data_dir / "virtual")
     if rows:
         needs_val = not any(row["split"] == "val" for row in rows)
         n_val = max(1, len(made) // 5) if needs_val and len(made) > 1 else 0
@@ -93,9 +99,9 @@ def check_data(dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str,
         UsageError: if neither is given.
     """
     if dataset_dir is None and virtual is None:
-        raise UsageError("this scale has no virtual patients, expected --dataset_dir with a folder of CTs")
+        raise UsageError("this scale has no virtual patients, expected --dataset_dir with a folder of data")
     if dataset_dir is not None and not Path(dataset_dir).exists():
-        raise missing(dataset_dir, "a folder of CTs, or one that prepare wrote")
+        raise missing(dataset_dir, "a folder of data, or one that prepare wrote")
 
 
 def _described(folder: Path) -> RunData:
@@ -118,9 +124,9 @@ def _described(folder: Path) -> RunData:
     return RunData(folder, same_as_prepare if len(voxels) == len(lines) else fingerprint, fingerprint)
 
 
-def _prepare(source: Path, folder: Path) -> None:
+def _prepare(source: Path, folder: Path, layout: str) -> None:
     print(f"preparing {source} into {folder}", flush=True)
-    prepare("ct", source, folder)
+    prepare(layout, source, folder)
 
 
 def make_virtual(folder: Path, virtual: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -128,7 +134,7 @@ def make_virtual(folder: Path, virtual: Mapping[str, Any]) -> list[dict[str, str
 
     Args:
         folder: of the run, for nothing else.
-        virtual: n, shape and spacing (z, y, x), seed.
+        virtual: n, shape and spacing (z, y, x), seed; layout, by default nifti.
 
     Returns:
         The rows of their manifest.
@@ -136,15 +142,17 @@ def make_virtual(folder: Path, virtual: Mapping[str, Any]) -> list[dict[str, str
     Raises:
         UsageError: if a key is unknown or missing.
     """
+    virtual = dict(virtual)
+    layout = virtual.pop("layout", "nifti")
     for name in {*virtual} ^ {*VIRTUAL_KEYS}:
         problem = "has the unknown key" if name in virtual else "lacks"
         raise UsageError(f"virtual {problem} {name!r}, expected {', '.join(VIRTUAL_KEYS)}")
     print(f"making {virtual['n']} virtual patients in {folder}", flush=True)
     try:
-        prepare_virtual(folder, "nifti", **virtual)
+        prepare_virtual(folder, layout, **virtual)
     except FileExistsError:
         if not (folder / "virtual.json").is_file():
             raise
         shutil.rmtree(folder)
-        prepare_virtual(folder, "nifti", **virtual)
+        prepare_virtual(folder, layout, **virtual)
     return read_manifest(folder / "manifest.csv")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
 
-__all__ = ["EarlyStop"]
+__all__ = ["EarlyStop", "StopWithoutGain"]
 
 
 class EarlyStop(EarlyStopHandler):
@@ -24,3 +26,22 @@ class EarlyStop(EarlyStopHandler):
         """Continue from `state_dict()`; a trainer must be set."""
         if state:
             self._handler.load_state_dict(state)
+
+
+class StopWithoutGain(EarlyStop):
+    """Ends a training when a metric of its validations has not grown for some of them.
+
+    Args:
+        validator: evaluator with the metric in `state.metrics`; larger is better.
+        metric: its name; a validation without it counts as no gain.
+        patience: validations without gain.
+    """
+
+    def __init__(self, validator: Engine, metric: str, patience: int) -> None:
+        super().__init__(patience, lambda engine: engine.state.metrics.get(metric, -math.inf))
+        self.validator = validator
+
+    def attach(self, engine: Engine) -> None:
+        """Watch the validator of a trainer."""
+        self.set_trainer(engine)
+        self.validator.add_event_handler(Events.COMPLETED, self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,8 +34,8 @@ class AutocastInferer(Inferer):
         self.dtype = dtype
         self.inferer = SimpleInferer() if inferer is None else inferer
 
-    def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Call `network(inputs, *args, **kwargs)`.
+    def __call__(self, inputs: Any, network: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Call `network(inputs, *args, **kwargs)`; the inputs may be a tensor, or a dict or list of tensors.
 
         Returns:
             Its output, a tensor or a tuple of tensors, in float32.
@@ -43,8 +43,16 @@ class AutocastInferer(Inferer):
         dtype = _DTYPES[self.dtype]
         if dtype is None:
             return self.inferer(inputs, network, *args, **kwargs)
-        with torch.autocast(inputs.device.type, dtype):
+        with torch.autocast(_device_type((inputs, args, kwargs)), dtype):
             output = self.inferer(inputs, network, *args, **kwargs)
         if isinstance(output, (tuple, list)):
             return type(output)(part.float() for part in output)
         return output.float()
+
+
+def _device_type(inputs: Any) -> str | None:
+    """Type of the device of the first tensor found."""
+    if isinstance(inputs, Tensor):
+        return inputs.device.type
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else ()
+    return next((kind for kind in map(_device_type, parts) if kind is not None), None)

@@ -20,9 +20,12 @@ macro is the mean over the classes that have a value, micro pools the cells of a
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -31,6 +34,7 @@ from common.metrics.resampling import Interval, percentile_interval, resampled_c
 from common.metrics.weighted_labels import LabelCells
 
 AREAS = ("auroc", "auprc")
+_Key = TypeVar("_Key", bound=Hashable)  # a metric, or a system and a metric
 _BLOCK = 1 << 20  # weights times draws held at once
 
 
@@ -178,6 +182,76 @@ def multilabel_difference(
     return _result(a, values, _draw(difference, a, draws, seed, groups), level)
 
 
+def multilabel_comparison(
+    systems: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    names: Sequence[str],
+    reference: str,
+    *,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+    bins: int = 15,
+) -> tuple[dict[str, MultilabelResult], dict[str, MultilabelResult]]:
+    """Several systems on the same cases: each alone, and each against one of them, all on the same resamples.
+
+    The results are those of `multilabel_scores` and `multilabel_difference`, at the cost of the former.
+
+    Args:
+        systems: system -> (n, C) probabilities.
+        labels: (n, C), names, draws, level, seed, groups, bins: as in `multilabel_scores`.
+        names: the C classes.
+        reference: the system that is subtracted from the others.
+        thresholds: system -> those chosen for it on other cases; all systems have an entry, or none.
+        draws: bootstrap resamples.
+        level: coverage.
+        seed: of the resamples.
+        groups: (n,) patients.
+        bins: of the calibration errors.
+
+    Returns:
+        system -> scores, and other system -> its differences to the reference (system minus reference).
+
+    Raises:
+        ValueError: if the reference is no system, thresholds are given for some systems only, or as in
+            `multilabel_scores`.
+    """
+    if reference not in systems:
+        raise ValueError(f"The reference is {reference!r}, expected one of {', '.join(systems)}.")
+    if thresholds is not None and set(thresholds) != set(systems):
+        raise ValueError(f"There are thresholds for {', '.join(thresholds)}, expected some for {', '.join(systems)}.")
+    cells = {
+        system: _cells(probabilities, labels, names, thresholds and thresholds[system], bins)
+        for system, probabilities in systems.items()
+    }
+    with ThreadPoolExecutor(min(len(cells), os.cpu_count() or 1)) as pool:  # NumPy lets other threads run meanwhile
+
+        def weighted(weights: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+            results = pool.map(lambda one: one.weighted(weights), cells.values())
+            return {
+                (system, metric): values
+                for system, result in zip(cells, results, strict=True)
+                for metric, values in result.items()
+            }
+
+        drawn = _draw(weighted, cells[reference], draws, seed, groups)
+    values = {system: one.values() for system, one in cells.items()}
+
+    def resampled(system: str) -> dict[str, np.ndarray] | None:
+        return None if drawn is None else {metric: drawn[system, metric] for metric in values[system]}
+
+    scores, differences = {}, {}
+    for system, one in cells.items():
+        result = _result(one, values[system], resampled(system), level)
+        scores[system] = replace(result, thresholds=one.thresholds, confusion=_confusions(one))
+        if system != reference:
+            difference = _less(resampled(system), resampled(reference))
+            differences[system] = _result(one, _less(values[system], values[reference]), difference, level)
+    return scores, differences
+
+
 def choose_thresholds(
     probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], criterion: str = "f1"
 ) -> dict[str, float]:
@@ -232,19 +306,24 @@ def _cells(
     return LabelCells(probabilities, labels, names, {"0.5": dict.fromkeys(names, 0.5), **chosen}, bins)
 
 
+def _less(first: dict | None, second: dict | None) -> dict | None:
+    """Metric by metric, first minus second; None without resamples."""
+    return None if first is None else {metric: first[metric] - second[metric] for metric in first}
+
+
 def _draw(
-    weighted: Callable[[np.ndarray], dict[str, np.ndarray]],
+    weighted: Callable[[np.ndarray], dict[_Key, np.ndarray]],
     cells: LabelCells,
     draws: int,
     seed: int,
     groups: Sequence[Hashable] | None,
-) -> dict[str, np.ndarray] | None:
+) -> dict[_Key, np.ndarray] | None:
     """Metric -> (draws, C + 1), None without draws; in blocks, so that memory does not grow with their number."""
     if draws == 0:
         return None
     resamples = resampled_cases(cells.cases, draws, seed, groups)
     per_block = max(1, _BLOCK // max(cells.cases, len(cells.case)))
-    blocks: dict[str, list[np.ndarray]] = {}
+    blocks: dict[_Key, list[np.ndarray]] = {}
     while block := list(islice(resamples, per_block)):
         weights = np.stack([np.bincount(cases, minlength=cells.cases) for cases in block], axis=1).astype(float)
         for name, values in weighted(weights).items():

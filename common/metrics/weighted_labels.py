@@ -55,7 +55,9 @@ class LabelCells:
         by_class = [self.group == c for c in range(n_classes)]
         self._columns = [*by_class, np.ones(len(self.case), dtype=bool)]
         self.support = np.array([[(self.label[rows] == side).sum() for side in (0, 1)] for rows in self._columns])
-        self._rankings = [_Ranking(self.score[rows], self.label[rows] == 1, self.case[rows]) for rows in self._columns]
+        self._rankings = [
+            _Ranking(self.score[rows], self.label[rows] == 1, self.case[rows], self.cases) for rows in self._columns
+        ]
 
         self._labelled = self._summing(self.group, np.ones(len(self.case)), n_classes)
         self._squared = self._summing(self.group, (self.score - self.label) ** 2, n_classes)
@@ -129,30 +131,39 @@ class LabelCells:
 
 
 class _Ranking:
-    """Cells of one column in descending order of their score."""
+    """Cells of one column, ranked once.
 
-    def __init__(self, score: np.ndarray, positive: np.ndarray, case: np.ndarray) -> None:
-        order = np.argsort(-score, kind="stable")
-        self.case, positive, score = case[order], positive[order], score[order]
-        self.positive = positive[:, None].astype(float)
-        # Cells of equal score enter a curve together, so curves are read at the last of each.
-        last = np.flatnonzero(np.append(np.diff(score) != 0, True)) if len(score) else np.empty(0, int)
-        self.last = None if len(last) == len(score) else last
+    Both curves are sums over the distinct scores of positive cells, of which there are few: at each one needs the
+    weight of its positives, of the negatives that tie with it, and of those between it and the next higher one.
+    """
+
+    def __init__(self, score: np.ndarray, positive: np.ndarray, case: np.ndarray, cases: int) -> None:
+        steps, step = np.unique(-score[positive], return_inverse=True)  # descending scores
+        below = np.searchsorted(steps, -score[~positive])  # the first step that a negative is not above
+        tied = below < len(steps)
+        tied[tied] = steps[below[tied]] == -score[~positive][tied]
+
+        def sums(row: np.ndarray, of: np.ndarray, rows: int) -> csr_matrix:
+            return csr_matrix((np.ones(len(row)), (row, of)), shape=(rows, cases))
+
+        negative = case[~positive]
+        self._positives = sums(step, case[positive], len(steps))
+        # The last row holds the negatives that lie below every positive.
+        self._between = sums(below[~tied], negative[~tied], len(steps) + 1)
+        self._tied = sums(below[tied], negative[tied], len(steps)) if tied.any() else None
 
     def areas(self, weights: np.ndarray) -> np.ndarray:
         """(2, draws): area under the ROC curve (trapezoids) and average precision (steps), (n, draws) weights."""
-        if not len(self.case):
-            return np.full((2, weights.shape[1]), np.nan)
-        drawn = weights[self.case]
-        tp = drawn * self.positive
-        fp = np.cumsum(drawn - tp, axis=0)
-        tp = np.cumsum(tp, axis=0)
-        if self.last is not None:
-            tp, fp = tp[self.last], fp[self.last]
-        more_tp, more_fp = np.diff(tp, axis=0, prepend=0), np.diff(fp, axis=0, prepend=0)
-        positives, negatives = tp[-1], fp[-1]
+        more_tp, between = self._positives @ weights, self._between @ weights
+        positives, negatives = more_tp.sum(axis=0), between.sum(axis=0)
+        tp, fp, half = np.cumsum(more_tp, axis=0), np.cumsum(between[:-1], axis=0), 0.0
+        if self._tied is not None:
+            tied = self._tied @ weights
+            negatives += tied.sum(axis=0)
+            fp += np.cumsum(tied, axis=0)
+            half = tied / 2
         with np.errstate(invalid="ignore", divide="ignore"):
-            auroc = (more_fp * (tp - more_tp / 2)).sum(axis=0) / (positives * negatives)
+            auroc = (more_tp * (negatives - fp + half)).sum(axis=0) / (positives * negatives)
             precision = tp / np.maximum(tp + fp, np.finfo(float).tiny)
             auprc = (more_tp * precision).sum(axis=0) / positives
         return np.where(positives * negatives > 0, [auroc, auprc], np.nan)

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.data.modalities import MODALITIES
 from common.networks.checkpoint_file import read_checkpoint
 from common.networks.maisi_vae import freeze
-from common.networks.modality_fusion import MODALITIES, FusionHead, present_columns
+from common.networks.modality_fusion import FusionHead, present_columns
 from common.networks.pretrained_encoder import unfreeze
-from common.networks.slice_interpolator import load_exactly
+from common.networks.slice_interpolator import MissingWeights, load_exactly
 
 __all__ = ["FeatureMDFNet", "MDFNet", "parameter_groups"]
 
+MAKE_WEIGHTS = "python -m common run bundles/mdfnet_cxr --scale demo"
 _ENCODERS = ("vision", "text")
 
 
@@ -136,9 +138,11 @@ class MDFNet(nn.Module):
         """Load a plain state dict without running code in it, all parts or none; then in eval mode.
 
         Raises:
-            FileNotFoundError: if there is no such file.
+            MissingWeights: if there is no such file.
             ValueError: if a part is missing (but see the class) or has other names or shapes.
         """
+        if not Path(path).is_file():
+            raise MissingWeights(f"{path} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models")
         state = dict(read_checkpoint(Path(path)))
         _keep_own_encoders(self, state, "")
         load_exactly(self, state, f"{path}")

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.data.modalities import MODALITIES
+
 __all__ = [
-    "MODALITIES",
     "SUBSETS",
     "FusionHead",
     "modality_dropout",
@@ -19,7 +20,6 @@ __all__ = [
     "subset_name",
 ]
 
-MODALITIES = ("vision", "text", "clinical")
 SIZES = {"vision": 512, "text": 768, "clinical": 256}
 
 

@@ -15,7 +15,7 @@ from common.visualize.figures import GREY, HATCHES, LINE_STYLES, OKABE_ITO
 
 UNITS = {"psnr": "dB", "memory_gib": "GiB", "hist_distance": "HU", "consistency_hu": "HU", "seconds": "s"}
 _SHORTS = {"hu": "HU", "lr": "learning rate", "hist": "histogram", "val": "validation"} | {
-    name: name.upper() for name in ("psnr", "ssim", "ct", "cxr", "vae", "auroc", "auprc", "f1", "bleu")
+    name: name.upper() for name in ("psnr", "ssim", "ct", "cxr", "vae", "auroc", "auprc", "f1", "ece", "bleu")
 }
 _PANELS = (
     ("loss", "training loss"),

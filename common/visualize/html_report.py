@@ -46,6 +46,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Card:
+    """A small picture, or none, with a title and lines of text under it; cards stand beside each other."""
+
+    title: str
+    lines: Sequence[str]
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
 class Cell:
     """Text of a table's cell, and how it looks."""
 
@@ -124,6 +133,7 @@ class Section:
         pictures: in order.
         notes: sentences that deserve attention.
         folded: (title, content) of details shown on a click; a content is text or a `Table`.
+        cards: in order, several in a row, above the details.
     """
 
     title: str
@@ -133,6 +143,7 @@ class Section:
     pictures: Sequence[Picture] = ()
     notes: Sequence[str] = ()
     folded: Sequence[tuple[str, str | Table]] = ()
+    cards: Sequence[Card] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,12 @@ import pytest
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from common.metrics.multilabel import choose_thresholds, multilabel_difference, multilabel_scores
+from common.metrics.multilabel import (
+    choose_thresholds,
+    multilabel_comparison,
+    multilabel_difference,
+    multilabel_scores,
+)
 from common.metrics.resampling import resampled_cases
 
 NAMES = ("Edema", "Fracture", "Lung Lesion", "Pneumonia")
@@ -222,3 +227,30 @@ def test_a_missing_label_hides_its_probability():
         multilabel_scores(hidden, labels, NAMES, draws=5).summary()
         == multilabel_scores(probabilities, labels, NAMES, draws=5).summary()
     )
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("thresholds", [None, {"Edema": 0.4, "Pneumonia": 0.6}])
+def test_several_systems_at_once_are_those_systems_one_by_one(ties, thresholds):
+    _, labels = problem()
+    systems = {f"s{seed}": problem(seed, ties=ties)[0] for seed in range(3)}
+    chosen = None if thresholds is None else dict.fromkeys(systems, thresholds)
+    options = {"draws": 40, "seed": 5, "groups": np.arange(150) // 3}
+    scores, differences = multilabel_comparison(systems, labels, NAMES, "s1", thresholds=chosen, **options)
+    assert list(scores) == ["s0", "s1", "s2"] and list(differences) == ["s0", "s2"]
+    for system, probabilities in systems.items():
+        alone = multilabel_scores(probabilities, labels, NAMES, thresholds=thresholds, **options)
+        assert scores[system].to_dict() == alone.to_dict()
+    pair = None if thresholds is None else (thresholds, thresholds)
+    paired = multilabel_difference(systems["s2"], systems["s1"], labels, NAMES, thresholds=pair, **options)
+    assert differences["s2"].to_dict() == paired.to_dict()
+    without = multilabel_comparison(systems, labels, NAMES, "s1", draws=0)[1]["s0"].scores["auroc"].macro
+    assert without.draws == 0 and np.isfinite(without.value)
+
+
+def test_a_comparison_needs_its_reference_and_thresholds_for_all():
+    systems = {"a": P, "b": P}
+    with pytest.raises(ValueError, match="reference is 'c', expected one of a, b"):
+        multilabel_comparison(systems, Y, NAMES, "c", draws=5)
+    with pytest.raises(ValueError, match="thresholds for a, expected some for a, b"):
+        multilabel_comparison(systems, Y, NAMES, "a", thresholds={"a": {}}, draws=5)

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from common.data.modalities import MODALITIES
 from common.losses.bce_focal import MaskedBCEFocalLoss
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.mdfnet import FeatureMDFNet, MDFNet, parameter_groups
-from common.networks.modality_fusion import MODALITIES, SUBSETS, FusionHead, subset_modalities
+from common.networks.modality_fusion import SUBSETS, FusionHead, subset_modalities
 from common.networks.pretrained_encoder import count_parameters
 from common.networks.text_encoder import CLINICAL_MODERNBERT, TextEncoder
 from common.networks.vision_encoder import BIOMEDCLIP_CXR, VisionEncoder

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.visualize.figures import save_picture
-from common.visualize.html_report import DISCLAIMER, Page, Picture, Section, Table, render_page
+from common.visualize.html_report import DISCLAIMER, Card, Page, Picture, Section, Table, render_page
 
 VOID = {"meta", "img", "br"}
 
@@ -129,3 +129,18 @@ def test_a_missing_cell_is_a_dash():
     table = Table.of_rows([{"a": 1, "b": 2.5}, {"a": 3}])
     assert [[cell.text for cell in row] for row in table.rows] == [["1", "2.500"], ["3", "-"]]
     assert table.rows[1][1].number
+
+
+def test_cards_show_a_picture_where_there_is_one_and_escape_their_text():
+    cards = [Card("Edema <1>", ["Case 000123", "Note: a & b"], figure_picture()), Card("Fracture", [])]
+    page = render_page(Page("Errors", "", {}, [Section("Worst", cards=cards)]))
+    found = outline(page)
+    assert found.of("h3") == ["Edema <1>", "Fracture"] and {"Case 000123", "Note: a & b"} <= set(found.of("p"))
+    assert [attributes["alt"] for tag, attributes in found.seen if tag == "img"] == ["a line"]
+    assert "a & b" not in page
+
+
+def figure_picture() -> Picture:
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([0, 1])
+    return Picture.of_figure(figure, "a line")

@@ -1,0 +1,51 @@
+"""The table of a classification run: every model that its stages trained, side by side."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from common.apps.compare_models import compare_models
+from common.apps.error_cases import case_details
+from common.apps.recipe import PREDICTIONS
+from common.data.prediction_table import find_predictions
+
+__all__ = ["compare_run"]
+
+SUMMARY = "results_summary.csv"
+_REFERENCES = ("all", "all_stage1")
+
+
+def compare_run(run: Path, dataset_dir: Path, seed: int = 0, draws: int = 1000) -> dict[str, Any]:
+    """Compare the models whose predictions lie in `RUN/predictions` on the test cases, else on validation cases.
+
+    Args:
+        run: the run folder; gets `comparison/` with a page, and `results_summary.csv`.
+        dataset_dir: the prepared data, for images, notes and subgroups.
+        seed: of the bootstrap.
+        draws: of the bootstrap.
+
+    Returns:
+        As `compare_models`.
+
+    Raises:
+        BadInput: as `compare_models`.
+    """
+    folder = run / PREDICTIONS
+    split = "test" if (folder / "labels_test.csv").is_file() else "val"
+    models = find_predictions(folder, split)
+    whole = [name for name in models if "_without_" not in name]
+    reference = next((name for name in _REFERENCES if name in models), whole[-1])
+    result = compare_models(
+        models,
+        folder / f"labels_{split}.csv",
+        run / "comparison",
+        thresholds_from="val" if split == "test" and (folder / "labels_val.csv").is_file() else None,
+        draws=draws,
+        seed=seed,
+        reference=reference,
+        cases=case_details(dataset_dir, split),
+    )
+    shutil.copyfile(run / "comparison" / SUMMARY, run / SUMMARY)
+    return result

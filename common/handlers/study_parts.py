@@ -1,0 +1,72 @@
+"""Put what a stage of MDF-Net trained where inference, and the next stage, find it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from torch import nn
+
+from common.data.output_folder import write_text
+from common.networks.slice_interpolator import save_parts
+
+__all__ = ["StudyPartsSaver"]
+
+_TARGETS = {
+    "vision": "common.networks.vision_encoder.VisionEncoder",
+    "text": "common.networks.text_encoder.TextEncoder",
+    "clinical": "common.networks.clinical_encoder.ClinicalEncoder",
+    "fusion": "common.networks.modality_fusion.FusionHead",
+}
+
+
+class StudyPartsSaver:
+    """When training completes, save parts into `CKPT_DIR/NAME.pt` and their definitions beside it.
+
+    `NAME.pt` is a plain state dict with names that begin with `vision.`, `text.`, `clinical.` or `fusion.`; parts that
+    are in it and not saved now stay. The definitions, a configuration overlay with `vision_def`, ..., `labels` and
+    `modalities`, go to `network.json` if the name is "model", else to `NAME.json`.
+
+    Args:
+        ckpt_dir: folder, created.
+        network: `MDFNet` or `FeatureMDFNet`.
+        labels: names in the order of the outputs.
+        name: of the file.
+        parts: which to save; default all that the network has.
+    """
+
+    def __init__(
+        self,
+        ckpt_dir: str,
+        network: nn.Module,
+        labels: Sequence[str],
+        name: str = "model",
+        parts: Sequence[str] | None = None,
+    ) -> None:
+        self.folder, self.network, self.labels, self.name = Path(ckpt_dir), network, list(labels), name
+        self.parts = parts
+
+    def attach(self, engine: Engine) -> None:
+        """Save when the engine completes."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine | None = None) -> None:
+        """Write both files; of several processes only the first does, and the others wait for it."""
+        if idist.get_rank() == 0:
+            network = getattr(self.network, "module", self.network)
+            here = [part for part in _TARGETS if getattr(network, part, None) is not None]
+            chosen = here if self.parts is None else [part for part in here if part in self.parts]
+            save_parts(self.folder / f"{self.name}.pt", {part: getattr(network, part) for part in chosen})
+            path = self.folder / ("network.json" if self.name == "model" else f"{self.name}.json")
+            overlay = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            for part in chosen:
+                overlay[f"{part}_def"] = {"_target_": _TARGETS[part]} | getattr(network, part).definition()
+            if "fusion" in chosen:
+                overlay["modalities"] = list(network.modalities)
+            overlay["labels"] = self.labels
+            write_text(path, json.dumps(overlay, indent=1) + "\n")
+        if idist.get_world_size() > 1:
+            idist.barrier()

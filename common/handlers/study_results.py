@@ -1,0 +1,80 @@
+"""Write what a classifier says of each case: a table, a JSON file and a picture with the attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+from torch import nn
+
+from common.data.modalities import MODALITIES
+from common.visualize.attention import case_figure
+from common.visualize.case_files import write_case_files, write_case_table
+
+__all__ = ["StudyResults"]
+
+
+class StudyResults:
+    """After each batch of an evaluator (logits, `decollate=False`) write CASE.json and CASE.png, at the end the table.
+
+    `predictions.csv` has a row per case, `case` and a probability per label; CASE.json is {"case", "labels": {label:
+    probability}, "modalities": those that were there}.
+
+    Attributes:
+        written: paths, in the order of the cases.
+
+    Args:
+        output_dir: created.
+        labels: names in the order of the outputs.
+        network: for the attention of its image encoder; None, or one without, gives pictures without it.
+        pictures: whether CASE.png is written.
+    """
+
+    def __init__(
+        self, output_dir: str, labels: Sequence[str], network: nn.Module | None = None, pictures: bool = True
+    ) -> None:
+        self.folder, self.labels, self.network, self.pictures = Path(output_dir), tuple(labels), network, pictures
+        self.found: dict[str, dict[str, float]] = {}
+        self.written: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        batch = engine.state.batch
+        probabilities = engine.state.output[CommonKeys.PRED].detach().float().sigmoid().cpu().numpy()
+        attention = self._attention(batch, engine.state.device) if self.pictures else None
+        for i, case in enumerate(batch["case"]):
+            found = {label: round(float(p), 6) for label, p in zip(self.labels, probabilities[i], strict=True)}
+            self.found[case] = found
+            here = [name for name, p in zip(MODALITIES, batch["present"][i], strict=True) if p]
+            figure = None
+            if self.pictures:
+                image = _grey(batch["image"][i]) if "vision" in here else None
+                seen = None if attention is None or image is None else attention[i]
+                figure = case_figure(image, found, seen, title=case)
+            paths = write_case_files(self.folder, case, found, figure, modalities=here)
+            self.written += [str(path) for path in paths]
+
+    def _completed(self, engine: Engine) -> None:
+        self.written.insert(0, str(write_case_table(self.folder, self.found)))
+
+    @torch.no_grad()
+    def _attention(self, batch: dict, device: torch.device | str) -> np.ndarray | None:
+        encoder = getattr(self.network, "vision", None)
+        if encoder is None or "image" not in batch:
+            return None
+        return encoder.attention(batch["image"].to(device), rollout=True)[:, 0].float().cpu().numpy()
+
+
+def _grey(image: torch.Tensor) -> np.ndarray:
+    """(H, W) in [0, 1] of a normalised image."""
+    grey = image[0].float().numpy()
+    low, high = grey.min(), grey.max()
+    return (grey - low) / max(high - low, 1e-6)

@@ -1,0 +1,73 @@
+"""The encoders of MDF-Net with weights: from where they were published, or as an earlier stage left them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common.networks.clinical_encoder import ClinicalEncoder
+from common.networks.maisi_vae import freeze
+from common.networks.mdfnet import MAKE_WEIGHTS, MDFNet
+from common.networks.modality_fusion import FusionHead
+from common.networks.slice_interpolator import MissingWeights, load_part
+from common.networks.text_encoder import TextEncoder
+from common.networks.vision_encoder import VisionEncoder
+
+__all__ = ["build_network", "frozen_encoders", "saved_network"]
+
+_OPTION = {"vision": "--vision_weights", "text": "--text_weights"}
+
+
+def frozen_encoders(network: MDFNet, checkpoint: str) -> MDFNet:
+    """Encoders without gradients; one that was built without weights gets those of a checkpoint.
+
+    Args:
+        network: with `vision`, `text` or both.
+        checkpoint: `model.pt`.
+
+    Raises:
+        MissingWeights: if an encoder has no weights anywhere.
+    """
+    for part, option in _OPTION.items():
+        encoder = getattr(network, part)
+        if encoder is None:
+            continue
+        if not encoder.has_weights:
+            if not Path(checkpoint).is_file():
+                raise MissingWeights(
+                    f"the {part} encoder has no weights: {option} names none and {checkpoint} does not exist; the tiny "
+                    f"encoders of the demo are made by {MAKE_WEIGHTS}"
+                )
+            load_part(encoder, checkpoint, part)
+        freeze(encoder)
+    return network
+
+
+def saved_network(ckpt_dir: str) -> MDFNet:
+    """The network that a stage saved, with all its weights, and all of them trainable.
+
+    Args:
+        ckpt_dir: folder with `model.pt` and the `network.json` that says what it is.
+
+    Raises:
+        MissingWeights: if one of them is missing.
+    """
+    folder = Path(ckpt_dir)
+    for name in ("network.json", "model.pt"):
+        if not (folder / name).is_file():
+            raise MissingWeights(
+                f"{folder / name} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models"
+            )
+    return build_network(folder / "network.json").load(folder / "model.pt").unfreeze_encoders()
+
+
+def build_network(definitions: str | Path) -> MDFNet:
+    """The network without weights that a `network.json` describes."""
+    content = json.loads(Path(definitions).read_text(encoding="utf-8"))
+    parts = {}
+    for name, kind in (("vision", VisionEncoder), ("text", TextEncoder), ("clinical", ClinicalEncoder)):
+        definition = content.get(f"{name}_def")
+        if definition is not None and name in content["modalities"]:
+            parts[name] = kind(**{key: value for key, value in definition.items() if key != "_target_"})
+    fusion = {key: value for key, value in content["fusion_def"].items() if key != "_target_"}
+    return MDFNet(**parts, fusion=FusionHead(**fusion))

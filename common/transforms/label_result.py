@@ -1,0 +1,44 @@
+"""The answer of a classifier as MONAI Label wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+__all__ = ["LabelResultd"]
+
+
+class LabelResultd(MapTransform):
+    """Turn logits (C,) into probabilities, and put them by name under `result`.
+
+    MONAI Label writes what stands at `result` into its answer, and expects of a classification that the image is a
+    plain tensor and the prediction a MetaTensor.
+
+    Args:
+        keys: of the logits.
+        labels: C names.
+        image_key: of the image.
+    """
+
+    def __init__(self, keys: KeysCollection, labels: Sequence[str], image_key: str = "image") -> None:
+        super().__init__(keys)
+        self.labels, self.image_key = tuple(labels), image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Answer for one case."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            p = torch.as_tensor(out[key]).as_subclass(torch.Tensor).float().sigmoid().reshape(-1)
+            if len(p) != len(self.labels):
+                raise ValueError(f"{key} has {len(p)} values, expected one for each of {len(self.labels)} labels")
+            out["result"] = {label: round(float(value), 6) for label, value in zip(self.labels, p, strict=True)}
+            out[key] = MetaTensor(p)
+        if isinstance(out.get(self.image_key), MetaTensor):
+            out[self.image_key] = out[self.image_key].as_tensor()
+        out.pop(f"{self.image_key}_meta_dict", None)
+        return out
