@@ -18,6 +18,8 @@ from common.data.modalities import MODALITIES
 from common.data.output_folder import csv_text, write_text
 from common.data.xray_reader import check_xray
 from common.handlers.study_predictions import StudyPredictions
+from common.networks.mdfnet import MAKE_WEIGHTS
+from common.networks.slice_interpolator import MissingWeights
 from common.visualize.run_summary import build_summary
 
 __all__ = ["evaluate_labels", "predict_labels"]
@@ -46,6 +48,7 @@ def predict_labels(
     """
     values = {"input": str(input), "output_dir": str(output_dir)} | dict(overrides)
     config = bundle.config("inference", ckpt_dir=ckpt_dir, overrides=values)
+    _check_weights(config["ckpt_dir"])
     (cases,) = resolve(config, "cases")
     usable, excluded = [], []
     for case in tqdm(cases, desc="check", unit="case"):
@@ -102,6 +105,7 @@ def evaluate_labels(
     for split in splits:
         values = {"input": str(input), "output_dir": str(out), "split": split} | dict(overrides or {})
         config = bundle.config("inference", ckpt_dir=ckpt_dir, overrides=values)
+        _check_weights(config["ckpt_dir"])
         network, loader, prepare, inferer, labels, device, modalities = resolve(
             config, "network", "dataloader", "evaluator#prepare_batch", "inferer", "labels", "device", "modalities"
         )
@@ -129,6 +133,14 @@ def evaluate_labels(
         reference="model", cases=case_details(input, splits[-1]), summary=summary,
     )  # fmt: skip
     return result | {"metrics": result["models"], "not_run": {}}
+
+
+def _check_weights(ckpt_dir: str) -> None:
+    """Say so before anything else is missed."""
+    if not (Path(ckpt_dir) / "model.pt").is_file():
+        raise MissingWeights(
+            f"{Path(ckpt_dir) / 'model.pt'} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models"
+        )
 
 
 def _splits(folder: Path) -> list[str]:

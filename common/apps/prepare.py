@@ -1,4 +1,4 @@
-"""`prepare`: turn a folder of CTs, or virtual patients in the layout of a real data set, into a manifest."""
+"""`prepare`: turn CTs, labelled X-rays, or virtual patients in the layout of a real data set, into a manifest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from typing import Any
 from common.apps.bundle import UsageError, hint, missing
 from common.data.case_pool import ENGINES
 from common.data.ct_folder import LAYOUTS, MANIFEST_COLUMNS, prepare_ct
+from common.data.cxr_prepare import CXR_LAYOUTS, prepare_cxr, write_study_tables
+from common.data.mimic_cxr import LABELLERS
+from common.data.mimic_study import list_mimic
 from common.data.output_folder import csv_text, locked, write_text
 from common.data.splits import SPLITS, split_by_patient
 from common.data.virtual_cxr_layouts import ROW_COLUMNS, write_mimic_cxr, write_open_i, write_r2gen
@@ -34,10 +37,10 @@ def prepare(
     exclusion_list: str | os.PathLike[str] | None = None,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Validate, convert and split a folder of CTs (see `common.data.ct_folder.prepare_ct`).
+    """Validate, convert and split a folder of CTs (see `common.data.ct_folder.prepare_ct`), or labelled X-rays.
 
     Args:
-        layout: "nifti", "dicom", "ct" (both) or "ct_rate".
+        layout: "nifti", "dicom", "ct" (both) or "ct_rate"; "mimic_cxr", "covid" or "nih" as `prepare_xrays` by default.
         input: a folder, or a single input; never written to.
         output_dir: created; not inside the input.
         strict: refuse if any input is bad, instead of listing it in excluded.csv.
@@ -55,13 +58,65 @@ def prepare(
         NotImplementedError: for a layout that is only written, of virtual patients, and not read yet.
         UsageError: for an unknown layout or engine, or a number of workers below 1.
     """
+    if layout in CXR_LAYOUTS:
+        return prepare_xrays(layout, input, output_dir, strict, workers, engine, seed, exclusion_list, address)
     if layout in XRAY_LAYOUTS:
-        raise NotImplementedError(f"Layout {layout} cannot be read yet, expected one of {', '.join(LAYOUTS)}.")
-    _check_layout(layout, LAYOUTS)
+        known = ", ".join((*LAYOUTS, *CXR_LAYOUTS))
+        raise NotImplementedError(f"Layout {layout} cannot be read yet, expected one of {known}.")
+    _check_layout(layout, (*LAYOUTS, *CXR_LAYOUTS))
     check_engine(engine, workers)
     if not Path(input).exists():
         raise missing(input, "a folder of CTs")
     result = prepare_ct(input, output_dir, layout, seed, strict, workers, exclusion_list, engine, address)
+    return result.summary | {"manifest": str(result.manifest), "excluded": str(result.excluded)}
+
+
+def prepare_xrays(
+    layout: str,
+    input: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    strict: bool = False,
+    workers: int = 1,
+    engine: str = "local",
+    seed: int = 0,
+    exclusion_list: str | os.PathLike[str] | None = None,
+    address: str | None = None,
+    validate: bool = False,
+    labeller: str = "chexpert",
+    ehr: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Check X-rays and write manifest, notes and clinical values (see `common.data.cxr_prepare.prepare_cxr`).
+
+    Args:
+        layout: "mimic_cxr", "covid" or "nih".
+        input: the folder of the data set, or for the last two its table; never written to.
+        output_dir: created; not inside the input.
+        strict: refuse if any input is bad, instead of listing it in excluded.csv.
+        workers: processes that check images.
+        engine: where they run, "local" or "ray".
+        seed: of the split by patient, where there is no official one.
+        exclusion_list: text file of cases, studies or paths to leave out.
+        address: of a Ray cluster; None starts one on this machine.
+        validate: decode every image, not its header only.
+        labeller: "chexpert" or "negbio", of mimic_cxr.
+        ehr: folders of MIMIC-IV and MIMIC-IV-ED, of mimic_cxr; None looks for them in and beside the input.
+
+    Returns:
+        The content of prepare.json, and the paths of `manifest` and `excluded`.
+
+    Raises:
+        BadInput: if the input does not exist, nothing in it is usable, or it is bad and `strict` is set.
+        UsageError: for an unknown layout, labeller or engine, or a number of workers below 1.
+    """
+    _check_layout(layout, CXR_LAYOUTS)
+    check_engine(engine, workers)
+    if labeller not in LABELLERS:
+        raise UsageError(f"--labeller is {labeller!r}, expected {' or '.join(LABELLERS)}{hint(labeller, LABELLERS)}")
+    if not Path(input).exists():
+        raise missing(input, f"a data set of layout {layout}")
+    result = prepare_cxr(
+        input, output_dir, layout, seed, strict, workers, exclusion_list, engine, address, labeller, ehr, validate
+    )
     return result.summary | {"manifest": str(result.manifest), "excluded": str(result.excluded)}
 
 
@@ -76,7 +131,8 @@ def prepare_virtual(
     """Write virtual patients in the layout of a real data set, with the three files that `prepare` writes.
 
     The split is that of `prepare`, by patient; ct_rate has the split of its own tree. The manifest of an X-ray layout
-    has a row per image, with its study, view, report (the file that holds it) and 14 labels.
+    has a row per image, with its study, view, report (the file that holds it) and 14 labels; mimic_cxr also has the
+    notes.csv and clinical.csv that `prepare mimic_cxr` writes, by the same code.
 
     Args:
         output_dir: new, or written by the same call before.
@@ -105,6 +161,9 @@ def prepare_virtual(
             for row in rows:
                 row |= {"sha256": _sha256(out / row["image"])}
                 row |= {name: str(out / row[name]) for name in ("image", "report")}
+            if layout == "mimic_cxr":
+                ehr = [str(out / name) for name in ("mimic-iv", "mimic-iv-ed")]
+                write_study_tables(out, list_mimic(out, ehr=ehr), (row["study"] for row in rows))
             return _write(out, rows, facts, ROW_COLUMNS)
         if layout == "ct_rate":
             split_of = {row["case"]: "val" if row["split"] == "valid" else row["split"] for row in rows}

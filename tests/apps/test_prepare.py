@@ -7,10 +7,11 @@ import nibabel as nib
 import pytest
 
 from common.apps.bundle import UsageError
-from common.apps.prepare import prepare, prepare_virtual
+from common.apps.prepare import prepare, prepare_virtual, prepare_xrays
 from common.data.bad_input import BadInput
 from common.data.ct_folder import MANIFEST_COLUMNS
 from common.data.ct_reader import read_ct
+from common.data.cxr_cases import read_cxr_cases
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
 SMALL = {"shape": (16, 32, 32), "spacing": (9.0, 10.0, 11.0)}
@@ -95,8 +96,34 @@ def test_virtual_x_rays_are_listed_by_image(tmp_path: Path, layout: str) -> None
         prepare_virtual(tmp_path, layout, n=3, seed=2, **SMALL)
 
 
+def test_virtual_mimic_has_the_tables_of_prepare_mimic_cxr(tmp_path: Path) -> None:
+    made = prepare_virtual(tmp_path / "virtual", "mimic_cxr", n=4, seed=2, **SMALL)
+    read = prepare("mimic_cxr", tmp_path / "virtual", tmp_path / "prepared")
+    for name in ("notes.csv", "clinical.csv"):
+        assert (tmp_path / "virtual" / name).read_bytes() == (tmp_path / "prepared" / name).read_bytes()
+    ours = [{k: v for k, v in row.items() if k != "sha256"} for row in rows_of(tmp_path / "virtual")]
+    assert ours == rows_of(tmp_path / "prepared")
+    assert made["counts"]["kept"] == read["counts"]["kept"] == len(ours)
+    cases = read_cxr_cases(tmp_path / "virtual", "train")
+    assert cases and all(case["note"] and case["clinical"] is not None for case in cases)
+
+
+def test_prepare_x_rays_checks_its_arguments(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(BadInput, match=f"does not exist.*the nearest is {tmp_path / 'scans'}"):
+        prepare_xrays("nih", tmp_path / "scan", tmp_path / "out")
+    with pytest.raises(
+        UsageError, match="--labeller is 'chexprt', expected chexpert or negbio; the nearest is chexpert"
+    ):
+        prepare_xrays("mimic_cxr", tmp_path, tmp_path / "out", labeller="chexprt")
+    with pytest.raises(UsageError, match="layout is 'nhi', expected .*; the nearest is nih"):
+        prepare_xrays("nhi", tmp_path, tmp_path / "out")
+    with pytest.raises(BadInput, match="has no mimic-cxr-2.0.0-split.csv"):
+        prepare_xrays("mimic_cxr", tmp_path / "scans", tmp_path / "out")
+
+
 def test_layouts_that_are_not_there(tmp_path: Path) -> None:
-    for layout in ("mimic_cxr", "open_i", "r2gen"):
+    for layout in ("open_i", "r2gen"):
         with pytest.raises(NotImplementedError, match=f"{layout} cannot be read yet, expected one of nifti, dicom"):
             prepare(layout, tmp_path, tmp_path / "out")
     with pytest.raises(UsageError, match="layout is 'nifty', expected .*; the nearest is nifti"):

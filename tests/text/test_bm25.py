@@ -1,0 +1,73 @@
+import math
+
+import pytest
+
+from common.text.bm25 import BM25, background_passages, with_background, words
+from common.text.redaction import BACKGROUND, find_leaks, split_background
+
+TEXTS = ["fever cough fever", "cough pain", "leg swelling pain pain syncope"]
+
+
+def test_scores_follow_the_formula() -> None:
+    k1, b, mean = 1.2, 0.6, 10 / 3
+    fever = math.log(1 + (3 - 1 + 0.5) / 1.5) * 2 * (k1 + 1) / (2 + k1 * (1 - b + b * 3 / mean))
+    idf_cough = math.log(1 + (3 - 2 + 0.5) / 2.5)
+    cough = [idf_cough * (k1 + 1) / (1 + k1 * (1 - b + b * length / mean)) for length in (3, 2)]
+    assert BM25(TEXTS, k1, b).scores("Fever, cough!") == pytest.approx([fever + cough[0], cough[1], 0])
+    assert BM25(TEXTS, k1, b).scores("fever fever")[0] == pytest.approx(2 * fever)
+
+
+def test_best_are_ranked_and_share_a_word() -> None:
+    index = BM25(TEXTS)
+    assert index.best("pain in the leg", 3) == [2, 1]
+    assert index.best("pain in the leg", 1) == [2]
+    assert index.best("headache", 2) == [] and index.best("", 2) == []
+
+
+def test_arguments_are_checked() -> None:
+    for passages, k1, b in (([], 1.5, 0.75), (TEXTS, -1, 0.75), (TEXTS, 1, 1.5)):
+        with pytest.raises(ValueError, match="expected passages"):
+            BM25(passages, k1, b)
+
+
+def test_words_leave_out_numbers_and_common_ones() -> None:
+    assert words("The patient's HR was 112/min, with a fever") == ["patient's", "hr", "min", "fever"]
+
+
+@pytest.mark.parametrize(
+    ("complaint", "expected"),
+    [
+        ("Fever, Productive cough", "consolidation"),
+        ("Orthopnea, Leg swelling", "heart failure"),
+        ("s/p Fall, Rib pain", "rib fracture"),
+        ("Hemoptysis, Weight loss", "lung cancer"),
+        ("Sudden onset chest pain in a tall young man", "pneumothorax"),
+    ],
+)
+def test_the_passages_fit_the_complaint(complaint: str, expected: str) -> None:
+    note = with_background(f"61-year-old man. Chief complaint: {complaint}.", k=2)
+    assert expected in split_background(note)[1]
+
+
+def test_background_is_flagged_and_depends_on_the_note_alone() -> None:
+    note = "Chief complaint: Fever, Cough."
+    full = with_background(note, 3)
+    assert full.startswith(note + BACKGROUND) and full.count("\n- ") == 3
+    assert with_background(note, 3) == full and with_background(note, 0) == note
+    assert with_background("xyzzy", 3) == "xyzzy"
+    with pytest.raises(ValueError, match="has a background already"):
+        with_background(full)
+    with pytest.raises(ValueError, match="k is -1"):
+        with_background(note, -1)
+
+
+def test_terms_of_labels_can_be_taken_out_of_the_background() -> None:
+    labels = ["Pneumonia", "Consolidation", "Lung Opacity"]
+    own, background = split_background(with_background("Fever, productive cough, fast breathing.", 3, labels))
+    assert "[REDACTED]" in background and not find_leaks(background, labels)
+    assert own == "Fever, productive cough, fast breathing."
+
+
+def test_the_collection() -> None:
+    passages = background_passages()
+    assert 35 <= len(passages) == len(set(passages)) and max(map(len, passages)) < 400
