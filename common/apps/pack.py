@@ -116,7 +116,10 @@ def _weights(bundle: Bundle, ckpt_dir: Path | None) -> dict[str, Path]:
         read_checkpoint(folder / "model.pt")
     except ValueError as error:
         raise BadInput(folder / "model.pt", str(error).removeprefix(f"{folder / 'model.pt'} ")) from error
-    return {"models/model.pt": folder / "model.pt"}
+    # What belongs to the weights and is none: a tokenizer, the scaling of variables. network.json goes into the configs.
+    beside = [path for path in sorted(folder.rglob("*.json")) if path.name != "network.json"]
+    beside = [path for path in beside if not path.with_suffix(".pt").is_file()]  # of other weights
+    return {f"models/{path.relative_to(folder).as_posix()}": path for path in (folder / "model.pt", *beside)}
 
 
 def _configs(bundle: Bundle, weights: Mapping[str, Path]) -> dict[str, Any]:

@@ -63,7 +63,8 @@ class StudyPartsSaver:
             path = self.folder / ("network.json" if self.name == "model" else f"{self.name}.json")
             overlay = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             for part in chosen:
-                overlay[f"{part}_def"] = {"_target_": _TARGETS[part]} | getattr(network, part).definition()
+                absent = {} if part == "fusion" else {"_disabled_": f"$'{part}' not in @modalities"}
+                overlay[f"{part}_def"] = {"_target_": _TARGETS[part]} | absent | getattr(network, part).definition()
             if "fusion" in chosen:
                 overlay["modalities"] = list(network.modalities)
             overlay["labels"] = self.labels

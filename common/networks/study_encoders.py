@@ -68,6 +68,6 @@ def build_network(definitions: str | Path) -> MDFNet:
     for name, kind in (("vision", VisionEncoder), ("text", TextEncoder), ("clinical", ClinicalEncoder)):
         definition = content.get(f"{name}_def")
         if definition is not None and name in content["modalities"]:
-            parts[name] = kind(**{key: value for key, value in definition.items() if key != "_target_"})
-    fusion = {key: value for key, value in content["fusion_def"].items() if key != "_target_"}
+            parts[name] = kind(**{key: value for key, value in definition.items() if not key.startswith("_")})
+    fusion = {key: value for key, value in content["fusion_def"].items() if not key.startswith("_")}
     return MDFNet(**parts, fusion=FusionHead(**fusion))
