@@ -116,7 +116,7 @@ def _weights(bundle: Bundle, ckpt_dir: Path | None) -> dict[str, Path]:
         read_checkpoint(folder / "model.pt")
     except ValueError as error:
         raise BadInput(folder / "model.pt", str(error).removeprefix(f"{folder / 'model.pt'} ")) from error
-    # What belongs to the weights and is none: a tokenizer, the scaling of variables. network.json goes into the configs.
+    # What belongs to the weights and is none: a tokenizer, the scaling of variables; network.json is in the configs.
     beside = [path for path in sorted(folder.rglob("*.json")) if path.name != "network.json"]
     beside = [path for path in beside if not path.with_suffix(".pt").is_file()]  # of other weights
     return {f"models/{path.relative_to(folder).as_posix()}": path for path in (folder / "model.pt", *beside)}

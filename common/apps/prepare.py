@@ -127,6 +127,7 @@ def prepare_virtual(
     seed: int = 0,
     shape: Sequence[int] = SHAPE,
     spacing: Sequence[float] = SPACING,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Write virtual patients in the layout of a real data set, with the three files that `prepare` writes.
 
@@ -142,6 +143,7 @@ def prepare_virtual(
         shape: voxels along (z, y, x); of an X-ray, those of the CT that it is made of. Images have 512 pixels along
             each side, or 128 if the CT has less than 128 voxels along x.
         spacing: millimetres along (z, y, x).
+        workers: processes that make them, of mimic_cxr.
 
     Returns:
         The content of prepare.json, and the paths of `manifest` and `excluded`.
@@ -155,7 +157,8 @@ def prepare_virtual(
     out = Path(output_dir).resolve()
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        rows = VIRTUAL_LAYOUTS[layout](out, n, seed, tuple(shape), tuple(spacing))
+        several = {"workers": workers} if layout == "mimic_cxr" else {}
+        rows = VIRTUAL_LAYOUTS[layout](out, n, seed, tuple(shape), tuple(spacing), **several)
         facts = {"layout": layout, "seed": seed, "shape": list(shape), "spacing": list(spacing)}
         if layout in XRAY_LAYOUTS:
             for row in rows:

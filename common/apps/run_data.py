@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.apps.bundle import UsageError, missing
+from common.apps.bundle import UsageError, cpu_count, missing
 from common.apps.prepare import prepare, prepare_virtual
 from common.data.bad_input import BadInput
 from common.data.manifest import PATHS, read_manifest
@@ -149,10 +149,10 @@ def make_virtual(folder: Path, virtual: Mapping[str, Any]) -> list[dict[str, str
         raise UsageError(f"virtual {problem} {name!r}, expected {', '.join(VIRTUAL_KEYS)}")
     print(f"making {virtual['n']} virtual patients in {folder}", flush=True)
     try:
-        prepare_virtual(folder, layout, **virtual)
+        prepare_virtual(folder, layout, **virtual, workers=cpu_count())
     except FileExistsError:
         if not (folder / "virtual.json").is_file():
             raise
         shutil.rmtree(folder)
-        prepare_virtual(folder, layout, **virtual)
+        prepare_virtual(folder, layout, **virtual, workers=cpu_count())
     return read_manifest(folder / "manifest.csv")

@@ -13,12 +13,14 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
+from common.data.case_pool import Failure, map_cases
 from common.data.output_folder import whole
 from common.data.splits import split_by_patient
 from common.data.virtual_ehr import write_virtual_ehr
@@ -40,7 +42,9 @@ __all__ = [
 
 Row = dict[str, Any]
 
-XRAY_VERSION = 1  # raise it when the same seed gives another image, other labels or another text
+SPLIT = (6, 2, 2)  # of the patients, in train, validation and test
+
+XRAY_VERSION = 2  # raise it when the same seed gives another image, other labels or another text
 MIMIC_METADATA_COLUMNS = (
     "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
     "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
@@ -69,7 +73,12 @@ _REMOVABLE = re.compile(
 
 
 def write_mimic_cxr(
-    output_dir: str | Path, n: int, seed: int = 0, shape: Sequence[int] = SHAPE, spacing: Sequence[float] = SPACING
+    output_dir: str | Path,
+    n: int,
+    seed: int = 0,
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+    workers: int = 1,
 ) -> list[Row]:
     """Write MIMIC-CXR(-JPG) with the MIMIC-IV and MIMIC-IV-ED tables of the same patients.
 
@@ -83,6 +92,7 @@ def write_mimic_cxr(
         seed: seed of the first patient.
         shape: voxels along (z, y, x) of the CT that is X-rayed.
         spacing: millimetres along (z, y, x).
+        workers: processes that make studies.
 
     Returns:
         One row per image: case (the DICOM id), patient (the subject id), split, image, study, view, report (paths
@@ -97,12 +107,14 @@ def write_mimic_cxr(
     studies = [virtual_study(seed + i, scan) for i in range(n) for scan in range(_scans(seed + i))]
     split_of = _splits([study.seed for study in studies], seed)
     rows, metadata, splits, labels, sections = [], [], [], [], []
-    for study in tqdm(studies, desc="mimic_cxr", unit="study"):
-        folder = f"files/p{str(study.subject_id)[:2]}/p{study.subject_id}/s{study.study_id}"
+    with tqdm(total=len(studies), desc="mimic_cxr", unit="study") as bar:
+        make = partial(_make_mimic_study, out=out, shape=shape, spacing=spacing)
+        truths = map_cases(make, studies, workers, on_done=bar.update)
+    for study, truth in zip(studies, truths, strict=True):
+        if isinstance(truth, Failure):
+            raise RuntimeError(f"study {study.study_id}: {truth.reason}")
+        folder, ids, images = _mimic_files(study)
         views = _views(study)
-        ids = {view: virtual_dicom_id(study.seed, study.scan, view) for view in views}
-        images = {view: f"{folder}/{ids[view]}.jpg" for view in views}
-        truth = _make_study(out, study, images, shape, spacing, text=f"{folder}.txt")
         identity = {"subject_id": study.subject_id, "study_id": study.study_id}
         date, time = study_date_and_time(study.study_time)
         split, procedure = split_of[study.seed], _PROCEDURE[views]
@@ -235,9 +247,21 @@ def _views(study: VirtualStudy) -> tuple[str, ...]:
     return views[int(stream(study.seed, f"x-ray views/{study.scan}").choice(len(views), p=(0.45, 0.15, 0.4)))]
 
 
+def _mimic_files(study: VirtualStudy) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Folder of a study, and of its views the ids and the images."""
+    folder = f"files/p{str(study.subject_id)[:2]}/p{study.subject_id}/s{study.study_id}"
+    ids = {view: virtual_dicom_id(study.seed, study.scan, view) for view in _views(study)}
+    return folder, ids, {view: f"{folder}/{name}.jpg" for view, name in ids.items()}
+
+
+def _make_mimic_study(study: VirtualStudy, out: Path, shape: Sequence[int], spacing: Sequence[float]) -> Row:
+    folder, _, images = _mimic_files(study)
+    return _make_study(out, study, images, shape, spacing, text=f"{folder}.txt")
+
+
 def _splits(seeds: Sequence[int], seed: int) -> dict[int, str]:
-    """Split by patient, as `prepare` does."""
-    by_name = split_by_patient({str(s): str(virtual_study(s).subject_id) for s in seeds}, seed=seed)
+    """Split by patient; validation and test are large enough to tell models apart."""
+    by_name = split_by_patient({str(s): str(virtual_study(s).subject_id) for s in seeds}, SPLIT, seed=seed)
     return {int(name): split for name, split in by_name.items()}
 
 
