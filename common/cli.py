@@ -8,14 +8,16 @@ import sys
 from collections.abc import Sequence
 
 from common import cli_text as text
+from common import cli_train as train
 from common import cli_verbs as verbs
+from common import cli_xray as xray
 from common.apps.bundle import UnknownKey, UsageError
 from common.cli_call import Call, Group, Verb, parse_call, sentence
 
 VERBS: dict[str, Verb | Group] = {
     "demo": Verb(verbs.demo, "demo"),
     "prepare": Group(
-        "Validate CTs and split them by patient, or write virtual patients in the layout of real data.",
+        "Validate CTs or X-rays and split them by patient, or write virtual patients in the layout of real data.",
         {
             "virtual": Verb(verbs.prepare_virtual, "prepare virtual"),
             "nifti": verbs.prepare_layout(
@@ -31,9 +33,23 @@ VERBS: dict[str, Verb | Group] = {
                 "ct_rate", "Prepare the tree of CT-RATE.", "One reconstruction per scan is kept."
             ),
             "reports": Verb(text.prepare_reports, "prepare reports"),
+            "mimic_cxr": Verb(xray.prepare_mimic_cxr, "prepare mimic_cxr"),
+            "covid": xray.prepare_labelled(
+                "covid",
+                "Prepare covid-chestxray-dataset: COVID-19 against every other named finding.",
+                "Rows without a finding are left out; notes keep what was known before the image.",
+                "metadata.csv",
+            ),
+            "nih": xray.prepare_labelled(
+                "nih",
+                "Prepare NIH ChestX-ray14: 14 findings and No Finding.",
+                "The official lists of test patients are followed where they are there.",
+                "Data_Entry_2017_v2020.csv",
+            ),
         },
     ),
     "run": Verb(verbs.run, "run", verbs.scales_and_stages),
+    "tune": Verb(train.tune, "tune", train.search_of),
     "predict": Verb(verbs.predict, "predict", verbs.inference_keys),
     "evaluate": Verb(verbs.evaluate, "evaluate", verbs.inference_keys),
     "sections": Verb(text.sections, "sections"),

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.apps.bundle import Bundle, has_id, merged_config, missing, open_bundle
 from common.apps.vendored import (
@@ -23,6 +23,9 @@ from common.apps.vendored import (
 from common.data.bad_input import BadInput
 from common.networks.checkpoint_file import read_checkpoint
 from common.version import __version__
+
+if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command line needs none of it
+    from monai.bundle import ConfigParser
 
 __all__ = ["pack_bundle", "write_zip"]
 
@@ -39,8 +42,8 @@ def pack_bundle(
     """Write `OUT/BUNDLE/` and `OUT/BUNDLE_v<version>.zip`.
 
     The part of `common` that the configurations use stands there as `scripts/common`, and they name it so; the sizes
-    of the networks in the checkpoint (`network.json`) are merged into the configurations that hold them; versions and
-    the checksum of the weights are in the metadata. Packed twice, the zip has the same bytes.
+    of the networks in the checkpoint (`network.json`) stand beside it and are merged into the configurations that hold
+    them; versions and the checksum of the weights are in the metadata. Packed twice, the zip has the same bytes.
 
     Args:
         bundle: bundle folder.
@@ -75,6 +78,9 @@ def pack_bundle(
         for name, source in weights.items():
             (copy / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, copy / name)
+        sizes = _sizes(weights)
+        if sizes:
+            _write(copy / "models" / "network.json", _json(with_vendored_targets(sizes)))
         archive = Path(scratch) / f"{bundle.name}_v{metadata['version']}.zip"
         write_zip(copy, archive)
         if target.exists():
@@ -116,34 +122,54 @@ def _weights(bundle: Bundle, ckpt_dir: Path | None) -> dict[str, Path]:
         read_checkpoint(folder / "model.pt")
     except ValueError as error:
         raise BadInput(folder / "model.pt", str(error).removeprefix(f"{folder / 'model.pt'} ")) from error
-    # What belongs to the weights and is none: a tokenizer, the scaling of variables; network.json is in the configs.
+    # What belongs to the weights and is none: a tokenizer, the scaling of variables. `_sizes` reads network.json.
     beside = [path for path in sorted(folder.rglob("*.json")) if path.name != "network.json"]
     beside = [path for path in beside if not path.with_suffix(".pt").is_file()]  # of other weights
     return {f"models/{path.relative_to(folder).as_posix()}": path for path in (folder / "model.pt", *beside)}
+
+
+def _sizes(weights: Mapping[str, Path]) -> dict[str, Any]:
+    """What the weights' `network.json` holds: ids and values of the networks' sizes; nothing without it."""
+    model = weights.get("models/model.pt")
+    path = None if model is None else model.with_name("network.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
 
 
 def _configs(bundle: Bundle, weights: Mapping[str, Path]) -> dict[str, Any]:
     """The configuration files but metadata.json, with the sizes of the networks that the weights belong to."""
     files = sorted(path for path in bundle.configs.glob("*.json") if path.name != "metadata.json")
     configs = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
-    model = weights.get("models/model.pt")
-    sizes = model.with_name("network.json") if model is not None else None
-    if sizes is not None and sizes.is_file():
-        overlay = json.loads(sizes.read_text(encoding="utf-8"))
-        known = [merged_config([bundle.config_file(name)]).config for name in ("train.json", "inference.json")]
-        for key in overlay:
-            if not any(has_id(config, key) for config in known):
-                raise BadInput(sizes, f"sets {key}, expected ids of train.json or inference.json")
-        for name in ("train.json", "inference.json"):
-            config = merged_config([bundle.config_file(name)]).config
-            own = {key: value for key, value in overlay.items() if key.split("#")[0] in config}
-            for key, value in own.items():
-                *parents, last = key.split("#")
-                section = configs[name]
-                for parent in parents:
-                    section = section[parent]
-                section[last] = value
+    overlay = _sizes(weights)
+    names = ("train.json", "inference.json") if overlay else ()
+    parsers = {name: merged_config([bundle.config_file(name)]) for name in names}
+    for key in overlay:
+        if not any(has_id(parser.config, key) for parser in parsers.values()):
+            where = weights["models/model.pt"].with_name("network.json")
+            raise BadInput(where, f"sets {key}, expected ids of train.json or inference.json")
+    for name, parser in parsers.items():
+        own = {key: value for key, value in overlay.items() if key.split("#")[0] in parser.config}
+        parser.update({key: value for key, value in own.items() if not isinstance(value, dict)})
+        for key, value in own.items():
+            *parents, last = key.split("#")
+            section = configs[name]
+            for parent in parents:
+                section = section[parent]
+            section[last] = _with_references(parser, key, value)
     return configs
+
+
+def _with_references(parser: ConfigParser, key: str, value: Any) -> Any:
+    """A section for a configuration, in which a reference stays that means the value: an overlay may change it."""
+    if not isinstance(value, dict):
+        return value
+    now = parser[key] if key in parser else None
+    same = {
+        name
+        for name, text in (now.items() if isinstance(now, dict) else ())
+        if name in value and isinstance(text, str) and text.startswith(("@", "$")) and not name.startswith("_")
+        if parser.get_parsed_content(f"{key}#{name}") == value[name]
+    }
+    return {name: now[name] if name in same else new for name, new in value.items()}
 
 
 def _with_activation(configs: dict[str, Any]) -> dict[str, Any]:

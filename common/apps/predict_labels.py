@@ -63,7 +63,8 @@ def predict_labels(
         raise BadInput(input, f"holds no usable X-ray, the first of {len(cases)}: {excluded[0]['reason']}")
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     dataset, results = resolve(config, "dataset", "results")
-    dataset.keep([i for i, case in enumerate(cases) if any(case is good for good in usable)])
+    good = {id(case) for case in usable}
+    dataset.keep([i for i, case in enumerate(cases) if id(case) in good])
     resolve(config, "initialize", "run")
     if excluded:
         write_text(Path(output_dir) / "excluded.csv", csv_text(("path", "reason"), excluded))

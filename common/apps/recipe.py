@@ -38,7 +38,7 @@ from common.data.output_folder import locked
 NO_OVERLAY = "paper"
 PREDICTIONS = "predictions"  # where stages of a classifier leave what they say of cases
 RESERVED = ("data", "cache", "models", "logs", PREDICTIONS, "comparison")  # folders of a run that are no stage
-_NOT_A_SCALE = ("metadata", "recipe", "train", "multi_gpu_train", "inference", "evaluate")
+_NOT_A_SCALE = ("metadata", "recipe", "search", "train", "multi_gpu_train", "inference", "evaluate")
 _SCALE_IDS = ("stages", "stage_overrides", "virtual")
 
 

@@ -74,8 +74,10 @@ class BestCheckpoints:
         if engine.state.epoch % self.every == 0:
             self._save(f"epoch_{engine.state.epoch:03d}.pt")
             if idist.get_rank() == 0:
-                for path in sorted(self.folder.glob("epoch_*.pt"))[: -self.n_saved]:
-                    path.unlink()
+                kept = range(engine.state.epoch, 0, -self.every)[: self.n_saved]
+                for path in self.folder.glob("epoch_*.pt"):  # an earlier training may have left later epochs
+                    if int(path.stem.removeprefix("epoch_")) not in kept:
+                        path.unlink()
 
     def _completed(self, engine: Engine) -> None:
         if self.final not in self.best:

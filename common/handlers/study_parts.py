@@ -1,4 +1,4 @@
-"""Put what a stage of MDF-Net trained where inference, and the next stage, find it."""
+"""Put what a stage of MDF-Net trained where inference, and the next stage, find it, and take it from there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from common.data.output_folder import write_text
-from common.networks.slice_interpolator import save_parts
+from common.networks.checkpoint_file import read_checkpoint
+from common.networks.mdfnet import MAKE_WEIGHTS
+from common.networks.slice_interpolator import MissingWeights, load_exactly, save_parts
 
-__all__ = ["StudyPartsSaver"]
+__all__ = ["StudyCheckpointLoader", "StudyPartsSaver"]
 
 _TARGETS = {
     "vision": "common.networks.vision_encoder.VisionEncoder",
@@ -71,3 +73,34 @@ class StudyPartsSaver:
             write_text(path, json.dumps(overlay, indent=1) + "\n")
         if idist.get_world_size() > 1:
             idist.barrier()
+
+
+class StudyCheckpointLoader:
+    """Load all parts of a network when an engine starts; MONAI's federated client switches it off by its name.
+
+    Args:
+        path: what `StudyPartsSaver` wrote, such as `model.pt`. Parts that the network lacks are left aside: stage 1 has
+            no encoders.
+        network: `MDFNet` or `FeatureMDFNet`.
+    """
+
+    def __init__(self, path: str, network: nn.Module) -> None:
+        self.path, self.network = Path(path), network
+
+    def attach(self, engine: Engine) -> None:
+        """Load when the engine starts."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine | None = None) -> None:
+        """Load the weights, all or none.
+
+        Raises:
+            MissingWeights: if there is no such file.
+            ValueError: if a part is missing or has other names or shapes.
+        """
+        if not self.path.is_file():
+            raise MissingWeights(f"{self.path} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models")
+        network = getattr(self.network, "module", self.network)
+        here = tuple(f"{part}." for part in _TARGETS if getattr(network, part, None) is not None)
+        state = {name: tensor for name, tensor in read_checkpoint(self.path).items() if name.startswith(here)}
+        load_exactly(network, state, f"{self.path}")

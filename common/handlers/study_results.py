@@ -70,7 +70,7 @@ class StudyResults:
         encoder = getattr(self.network, "vision", None)
         if encoder is None or "image" not in batch:
             return None
-        return encoder.attention(batch["image"].to(device), rollout=True)[:, 0].float().cpu().numpy()
+        return encoder.saliency(batch["image"].to(device)).float().cpu().numpy()
 
 
 def _grey(image: torch.Tensor) -> np.ndarray:

@@ -177,7 +177,7 @@ class FusionHead(nn.Module):
         return self.head(self.final_norm(tokens.mean(1))).float()
 
     def _token(self, modality: str, features: Mapping[str, Tensor | None], here: Tensor) -> Tensor:
-        absent = self.absent[modality].expand(len(here), -1)
+        absent = self.absent[modality].expand(here.shape[0], -1)
         value = features.get(modality)
         if value is None:
             return absent
@@ -190,7 +190,8 @@ class FusionHead(nn.Module):
         given = {m: features[m] for m in self.modalities if features.get(m) is not None}
         if not given and present is None:
             raise ValueError(f"none of {', '.join(self.modalities)} is given, nor which cases have them (present)")
-        batch = len(present) if present is not None else len(next(iter(given.values())))
+        # Not len(): a traced network would keep the number of cases that it was traced with.
+        batch = present.shape[0] if present is not None else next(iter(given.values())).shape[0]
         for name, value in given.items():
             if value.shape != (batch, self.sizes[name]):
                 raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from common.networks.checkpoint_file import read_checkpoint
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.maisi_vae import freeze
 from common.networks.mdfnet import MAKE_WEIGHTS, MDFNet
@@ -33,12 +34,15 @@ def frozen_encoders(network: MDFNet, checkpoint: str) -> MDFNet:
         if encoder is None:
             continue
         if not encoder.has_weights:
-            if not Path(checkpoint).is_file():
+            here = Path(checkpoint).is_file()
+            state = read_checkpoint(Path(checkpoint)) if here else {}
+            if not any(name.startswith(f"{part}.") for name in state):
                 raise MissingWeights(
-                    f"the {part} encoder has no weights: {option} names none and {checkpoint} does not exist; the tiny "
-                    f"encoders of the demo are made by {MAKE_WEIGHTS}"
+                    f"the {part} encoder has no weights: {option} names none and {checkpoint} "
+                    f"{'holds none' if here else 'does not exist'}; the tiny encoders of the demo are made by "
+                    f"{MAKE_WEIGHTS}"
                 )
-            load_part(encoder, checkpoint, part)
+            load_part(encoder, checkpoint, part, state)
         freeze(encoder)
     return network
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -175,6 +176,26 @@ class VisionEncoder(nn.Module):
         grid = self._grid(image)
         weights = cls_attention(self.model, lambda: self._run(image), rollout)
         return weights[..., -math.prod(grid) :].unflatten(-1, grid)
+
+    @torch.no_grad()
+    def saliency(self, image: Tensor) -> Tensor:
+        """Where an image speaks most to the encoder, for a picture.
+
+        Args:
+            image: (B, 3, H, W).
+
+        Returns:
+            (B, h, w) of at least 0: `attention` with rollout, or for a model without class token (a convolutional one)
+            the mean magnitude of its last feature map or tokens.
+        """
+        if self._has_class_token:
+            return self.attention(image, rollout=True)[:, 0]
+        hidden = self._run(image).last_hidden_state
+        if hidden.ndim == 3:  # tokens of a grid shaped as the image, after what else the model puts first
+            height = max(1, int(math.sqrt(hidden.shape[1] * image.shape[-2] / image.shape[-1])))
+            width = hidden.shape[1] // height
+            return hidden[:, -height * width :].abs().mean(2).unflatten(1, (height, width))
+        return hidden.abs().mean(1)
 
     def definition(self) -> dict[str, Any]:
         """Arguments that build the same network without weights, for a checkpoint that holds them."""
