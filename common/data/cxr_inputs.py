@@ -17,12 +17,13 @@ from common.data.table import read_rows
 __all__ = ["xray_cases"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+_NOTE, _VALUES = ".txt", ".csv"
 
 
 def xray_cases(
     path: str | os.PathLike[str],
     labels: Sequence[str],
-    note: str | None = None,
+    note: str | os.PathLike[str] | None = None,
     clinical: str | os.PathLike[str] | None = None,
     split: str | None = None,
     views: Sequence[str] | None = FRONTAL,
@@ -30,8 +31,8 @@ def xray_cases(
     """Cases to predict.
 
     Args:
-        path: an X-ray, a folder of them, or a folder that `prepare mimic_cxr|covid|nih` wrote; a text or CSV file alone
-            is a case without image.
+        path: an X-ray, a folder of them, or a folder that `prepare mimic_cxr|covid|nih` wrote. Without an X-ray: the
+            note of one case (.txt), or clinical values as `clinical` (.csv), of which every row is a case.
         labels: names; a prepared folder's own labels are read where it has them.
         note: text of the note of a single case, or a file that holds it.
         clinical: CSV with a column `case` and some of `CLINICAL_COLUMNS`, a row per case.
@@ -50,26 +51,57 @@ def xray_cases(
         return read_cxr_cases(path, split, labels, views)
     if not path.exists():
         raise BadInput(path, "does not exist, expected an X-ray or a folder of them")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-    if not files:
-        raise BadInput(path, f"holds no X-ray, expected files that end in {', '.join(SUFFIXES)}")
-    names = [file.stem for file in files]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise BadInput(path, f"holds two X-rays named {twice!r}, expected different names")
-    if note is not None and len(files) > 1:
-        raise BadInput(path, f"holds {len(files)} X-rays for one note, expected one")
-    text = None if note is None else Path(note).read_text(encoding="utf-8") if Path(note).is_file() else note
-    values = {} if clinical is None else _values(Path(clinical), names)
+    images: dict[str, str | None]
+    if path.suffix.lower() in (_NOTE, _VALUES) and path.is_file():
+        other = "note" if path.suffix.lower() == _NOTE else "clinical"
+        if (note if other == "note" else clinical) is not None:
+            raise BadInput(path, f"is given beside --{other}, expected one of the two")
+        note, clinical = (path, clinical) if other == "note" else (note, path)
+        images = dict.fromkeys([path.stem] if other == "note" else _values(path, None))
+    else:
+        images = _images(path)
+    if note is not None and len(images) > 1:
+        raise BadInput(path, f"holds {len(images)} cases for one note, expected one")
+    text = None if note is None else _text(note)
+    values = {} if clinical is None else _values(Path(clinical), list(images))
+    values = {name: row for name, row in values.items() if not np.isnan(row).all()}
     unknown = np.full(len(labels), np.nan, np.float32)
     return [
-        {"case": name, "patient": name, "study": name, "image": str(file), "note": text, "label": unknown,
+        {"case": name, "patient": name, "study": name, "image": image, "note": text, "label": unknown,
          "clinical": values.get(name)}
-        for name, file in zip(names, files, strict=True)
+        for name, image in images.items()
     ]  # fmt: skip
 
 
-def _values(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _images(path: Path) -> dict[str, str | None]:
+    """Case -> X-ray."""
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise BadInput(path, f"holds no X-ray, expected files that end in {', '.join(SUFFIXES)}")
+    found: dict[str, str | None] = {}
+    for file in files:
+        if file.stem in found:
+            raise BadInput(path, f"holds two X-rays named {file.stem!r}, expected different names")
+        found[file.stem] = str(file)
+    return found
+
+
+def _text(note: str | os.PathLike[str]) -> str:
+    """A note, or what stands in the file of that name."""
+    try:
+        is_file = Path(note).is_file()
+    except OSError:  # a note is longer than a name of a file may be
+        is_file = False
+    if not is_file:
+        return str(note)
+    try:
+        return Path(note).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(note, f"is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _values(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """Case -> values; without names every row may be a case."""
     found: dict[str, np.ndarray] = {}
     for line, row in read_rows(path, ["case"]):
         unknown = [name for name in row if name not in ("case", *CLINICAL_COLUMNS)]
@@ -77,8 +109,10 @@ def _values(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             raise BadInput(
                 path, f"has the column {unknown[0]!r}, expected case and some of {', '.join(CLINICAL_COLUMNS)}"
             )
-        if row["case"] not in names:
-            raise BadInput(path, f"line {line} is about {row['case']!r}, expected one of the X-rays")
+        if names is not None and row["case"] not in names:
+            raise BadInput(path, f"line {line} is about {row['case']!r}, expected one of {', '.join(names[:3])}")
+        if row["case"] in found:
+            raise BadInput(path, f"line {line} is about {row['case']!r} again, expected one row for each case")
         numbers = np.full(len(CLINICAL_COLUMNS), np.nan, np.float32)
         for name, text in row.items():
             if name != "case" and text.strip():
@@ -90,4 +124,6 @@ def _values(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                     raise BadInput(path, f"line {line} has {name} {text!r}, which no body has")
                 numbers[CLINICAL_COLUMNS.index(name)] = value
         found[row["case"]] = numbers
+    if not found:
+        raise BadInput(path, "holds no row, expected one for each case")
     return found

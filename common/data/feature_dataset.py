@@ -28,7 +28,7 @@ class FeatureDataset(Dataset):
         limit: only the first so many cases.
 
     Raises:
-        BadInput: if the files are missing or lack a label.
+        BadInput: if the files are missing, or lack a label or a modality.
     """
 
     def __init__(
@@ -50,6 +50,10 @@ class FeatureDataset(Dataset):
             raise BadInput(path, f"has no label {lacking[0]!r}, expected some of {', '.join(listed['labels'])}")
         self.labels, self.modalities = tuple(labels), tuple(name for name in MODALITIES if name in modalities)
         self.cases, self.patients = listed["cases"][:limit], listed["patients"][:limit]
+        absent = [name for name in self.modalities if name not in tensors]
+        if absent:
+            raise BadInput(path.with_suffix(".safetensors"), f"has no {absent[0]} features, expected those of a run of "
+                           f"the features stage with {', '.join(self.modalities)}")  # fmt: skip
         self.features = {name: tensors[name][:limit] for name in self.modalities}
         here = torch.tensor([name in self.modalities for name in MODALITIES])
         self.present = tensors["present"][:limit] & here

@@ -20,9 +20,13 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
 
 from common.data.bad_input import BadInput
+
+try:
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+except ModuleNotFoundError:  # pydicom 2, with which MONAI Label 0.8.5 runs
+    from pydicom.pixel_data_handlers import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
 
 __all__ = ["MIN_SIDE", "StoredGrey", "XrayImage", "as_unit", "check_xray", "read_grey", "read_xray", "xray_kind"]
 

@@ -26,6 +26,8 @@ class EarlyStop(EarlyStopHandler):
         """Continue from `state_dict()`; a trainer must be set."""
         if state:
             self._handler.load_state_dict(state)
+            if self._handler.counter >= self._handler.patience:  # saved in the moment in which training had to end
+                self._handler.trainer.terminate()
 
 
 class StopWithoutGain(EarlyStop):

@@ -47,10 +47,12 @@ class BestCheckpoints:
         self.folder, self.network, self.validator = Path(save_dir), network, validator
         self.criteria, self.final, self.every, self.n_saved = dict(criteria), final, every, n_saved
         self.best: dict[str, dict[str, float]] = {}
+        self._ended = False
 
     def attach(self, engine: Engine) -> None:
         """Follow a trainer and its evaluator."""
         self._trainer = engine
+        engine.add_event_handler(Events.STARTED, self._started)
         self.validator.add_event_handler(Events.COMPLETED, self._validated)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self._completed)
@@ -62,6 +64,11 @@ class BestCheckpoints:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.best = {name: dict(entry) for name, entry in state["best"].items()}
+
+    def _started(self, engine: Engine) -> None:
+        # A further round of federated learning begins with other weights; what an earlier one reached does not count.
+        if self._ended:
+            self.best, self._ended = {}, False
 
     def _validated(self, validator: Engine) -> None:
         for name, metric in self.criteria.items():
@@ -80,6 +87,7 @@ class BestCheckpoints:
                         path.unlink()
 
     def _completed(self, engine: Engine) -> None:
+        self._ended = True
         if self.final not in self.best:
             return
         if idist.get_world_size() > 1:

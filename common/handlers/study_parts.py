@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -38,6 +39,7 @@ class StudyPartsSaver:
         labels: names in the order of the outputs.
         name: of the file.
         parts: which to save; default all that the network has.
+        settings: further ids of the configuration that belong to the weights, such as `image_size`.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class StudyPartsSaver:
         labels: Sequence[str],
         name: str = "model",
         parts: Sequence[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
+        self.settings = dict(settings or {})
         self.folder, self.network, self.labels, self.name = Path(ckpt_dir), network, list(labels), name
         self.parts = parts
 
@@ -69,7 +73,7 @@ class StudyPartsSaver:
                 overlay[f"{part}_def"] = {"_target_": _TARGETS[part]} | absent | getattr(network, part).definition()
             if "fusion" in chosen:
                 overlay["modalities"] = list(network.modalities)
-            overlay["labels"] = self.labels
+            overlay |= {"labels": self.labels} | self.settings
             write_text(path, json.dumps(overlay, indent=1) + "\n")
         if idist.get_world_size() > 1:
             idist.barrier()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
@@ -16,9 +17,12 @@ __all__ = ["MaskedBCEFocalLoss"]
 class MaskedBCEFocalLoss(nn.Module):
     """Weighted sum of both losses, each the mean over the known labels of the batch.
 
+    In a training of several processes it is the mean over the known labels of all their batches: gradients, which are
+    averaged over processes, are then those of one process with all these cases, however many labels each one knows.
+
     The focal loss of Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017), equation 5, is
     -alpha_t (1 - p_t)^gamma log(p_t). Computed in fp32 whatever the network ran in: in fp16 a confident mistake is
-    infinite. As a handler of the trainer it adds the two parts to the engine's output.
+    infinite. As a handler of the trainer it adds the two parts to the engine's output, as "bce_loss" and "focal_loss".
 
     Args:
         bce_weight: of the cross-entropy.
@@ -72,7 +76,7 @@ class MaskedBCEFocalLoss(nn.Module):
             alpha_t = self.alpha * target + (1 - self.alpha) * (1 - target)
             focal = alpha_t * missed**self.gamma * bce
             weight = known.float() if self.class_weights is None else known * self.class_weights.to(logits.device)
-            count = known.sum().clamp(min=1)
+            count = _shared(known.sum())
             bce, focal = (bce * weight).sum() / count, (focal * weight).sum() / count
         self.parts = {"bce": bce.detach(), "focal": focal.detach()}
         return self.bce_weight * bce + self.focal_weight * focal
@@ -82,4 +86,13 @@ class MaskedBCEFocalLoss(nn.Module):
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._loss_completed)
 
     def _loss_completed(self, engine: Engine) -> None:
-        engine.state.output |= self.parts
+        engine.state.output |= {f"{name}_loss": part for name, part in self.parts.items()}
+
+
+def _shared(count: Tensor) -> Tensor:
+    """The count, at least 1; while gradients are computed, when all processes are here, the mean of their counts."""
+    if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()):
+        return count.clamp(min=1)
+    count = count.float()
+    dist.all_reduce(count)
+    return count.clamp(min=1) / dist.get_world_size()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +125,15 @@ def _section(folder: Path, title: str, entry: Mapping[str, Any] | None) -> Secti
         pictures += _means_bars(means)
     if history["iterations"] or history["validations"]:
         caption = f"Training, stage {title.lower()}: faint lines are single iterations, bold lines their running mean."
-        pictures.append(Picture.of_figure(training_curves(history, title=" "), caption))
+        pictures.append(_curves((folder / "history.json").read_text(encoding="utf-8"), caption))
     pictures += [Picture.of_file(path) for path in sorted((folder / "pictures").glob("*.png"))]
     return Section(title, facts, "", tables, pictures, history["notes"], _folded(folder, history))
+
+
+@lru_cache(maxsize=32)
+def _curves(history: str, caption: str) -> Picture:
+    """Drawn once, though a run writes its page anew after every stage."""
+    return Picture.of_figure(training_curves(json.loads(history), title=" "), caption)
 
 
 def _folded(folder: Path, history: Mapping[str, Any]) -> list[tuple[str, str | Table]]:

@@ -22,6 +22,8 @@ from common.cli import main
 from common.data.bad_input import BadInput
 from common.networks.slice_interpolator import save_parts
 from common.networks.slice_refiner import SliceRefiner
+from tests.clients.packed_mdfnet import BUNDLE as CLASSIFIER
+from tests.clients.packed_mdfnet import make_packed, write_prepared, write_weights
 from tests.data.thin_ct import write_thin_ct
 
 BUNDLE = Path("bundles/ct_slice_interpolation").resolve()
@@ -249,3 +251,59 @@ def test_a_module_is_packed_with_the_data_files_it_names() -> None:
     files = vendored_files(["text/cxr_labeller.py"])
     lexicons = {path for path in files if path.endswith(".yaml")}
     assert lexicons == {f"scripts/common/text/{name}_lexicon.yaml" for name in ("cxr", "context")}
+
+
+def test_sizes_of_the_weights_leave_what_an_overlay_changes(tmp_path):
+    folder = make_packed(tmp_path, write_prepared(tmp_path / "data"))
+    config = json.loads((folder / "configs" / "train.json").read_text())
+    assert config["vision_def"]["config"]["hidden_size"] == 16 and config["fusion_def"]["sizes"]["clinical"] == 8
+    assert config["fusion_def"]["modalities"] == "@modalities" and config["fusion_def"]["labels"] == "$len(@labels)"
+    sizes = json.loads((folder / "models" / "network.json").read_text())  # the second stage builds its network from it
+    assert sizes["fusion_def"]["modalities"] == ["vision", "text", "clinical"]
+    assert sizes["fusion_def"]["_target_"].startswith("scripts.common.")
+    assert check_bundle(folder) == []
+
+
+# ---- a classifier -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A packed classifier, and the prepared folder and the weights that it was packed with."""
+    data = write_prepared(tmp_path_factory.mktemp("prepared"))
+    weights = write_weights(tmp_path_factory.mktemp("classifier"), data)
+    (weights / "baselines").mkdir()
+    (weights / "baselines" / "text.pt").write_bytes((weights / "model.pt").read_bytes())
+    (weights / "baselines" / "text.json").write_text((weights / "network.json").read_text())
+    return pack_bundle(CLASSIFIER, tmp_path_factory.mktemp("packed"), weights), data, weights
+
+
+def test_tokenizer_and_scaling_travel_with_the_weights(classifier):
+    packed, _, weights = classifier
+    models = Path(packed["folder"]) / "models"
+    here = {path.relative_to(models).as_posix() for path in models.rglob("*") if path.is_file()}
+    tokenizer = {f"tokenizer/{path.name}" for path in (weights / "tokenizer").iterdir()}
+    assert here == {"model.pt", "network.json", "clinical.json"} | tokenizer and tokenizer
+    for name in here - {"network.json"}:
+        assert (models / name).read_bytes() == (weights / name).read_bytes(), name
+    metadata = json.loads((models.parent / "configs" / "metadata.json").read_text())
+    assert set(metadata["checksum"]) == {f"models/{name}" for name in here - {"network.json"}}
+    assert check_bundle(packed["folder"]) == check_bundle(packed["zip"]) == []
+    with zipfile.ZipFile(packed["zip"]) as archive:
+        assert f"{CLASSIFIER.name}/models/clinical.json" in archive.namelist()
+
+
+def test_a_packed_classifier_needs_nothing_from_outside(classifier, environment, tmp_path):
+    """Image and note, by MONAI alone where `common` cannot be imported: the same numbers as here."""
+    packed, data, weights = classifier
+    image, note = data / "files" / "test01.png", "Fell from a ladder, chest pain."
+    predict(CLASSIFIER, image, tmp_path / "ours", weights, {"note": note, "pictures": False})
+    folder = shutil.move(packed["folder"], tmp_path / "elsewhere")
+    try:
+        words = ["-m", "monai.bundle", "run", "--config_file", f"{folder}/configs/inference.json", "--bundle_root"]
+        words += [str(folder), "--input", str(image), "--output_dir", str(tmp_path / "theirs"), "--pictures", "False"]
+        python(*words, "--note", note, env=environment, cwd=tmp_path)
+    finally:
+        shutil.move(folder, packed["folder"])
+    for name in ("test01.json", "predictions.csv"):
+        assert (tmp_path / "theirs" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()

@@ -1,4 +1,4 @@
-"""An environment for other people's packages that this project does not depend on."""
+"""Environments for other people's packages that this project does not depend on."""
 
 import os
 import subprocess
@@ -7,6 +7,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
+from tests.clients.label_server import make_environment
 
 ROOT = Path(__file__).parents[2]
 PLACE = Path(os.environ.get("THORAX_CLIENTS_VENV", ROOT / ".venv-clients"))
@@ -28,3 +30,9 @@ def clients_python():
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
         (PLACE / "ready").touch()
     return python
+
+
+@pytest.fixture(scope="session")
+def label_python():
+    """Python of `.venv-label` (THORAX_LABEL_VENV names another place) with MONAI Label; made by the first call."""
+    return make_environment()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
 
+from common.handlers.engine_state import iteration_losses
 from common.losses.bce_focal import MaskedBCEFocalLoss
 
 NAN = float("nan")
@@ -74,7 +75,8 @@ def test_attached_to_a_trainer_it_reports_its_parts():
     engine.register_events(*IterationEvents)
     loss.attach(engine)
     engine.run([0])
-    assert engine.state.output["bce"].item() == pytest.approx(math.log(2))
+    assert engine.state.output["bce_loss"].item() == pytest.approx(math.log(2))
+    assert iteration_losses(engine).keys() == {"loss", "bce_loss", "focal_loss"}  # a bug: the history had the sum alone
 
 
 def test_what_is_wrong_is_named():
@@ -82,3 +84,30 @@ def test_what_is_wrong_is_named():
         MaskedBCEFocalLoss()(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="2 class weights for 3 labels"):
         MaskedBCEFocalLoss(class_weights=[1, 1])(torch.zeros(2, 3), torch.zeros(2, 3))
+
+
+def _gradients(rank, folder):
+    """One of two processes, which know different numbers of labels."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", world_size=2, rank=rank)
+    logits, target = torch.load(f"{folder}/cases.pt", weights_only=True)
+    x = torch.nn.Parameter(logits)
+    loss = MaskedBCEFocalLoss()
+    mine = slice(3 * rank, 3 * rank + 3)
+    loss(x[mine], target[mine]).backward()
+    with torch.no_grad():
+        if rank == 0:  # a validation of one process alone waits for nobody
+            loss(x, target)
+    torch.save(x.grad, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradient_of_all_their_cases(tmp_path):
+    """A bug: each process took its own mean, so that labels counted more where fewer were known."""
+    logits, target = torch.randn(6, 4), torch.randint(0, 2, (6, 4)).float()
+    target[0:3, 1:] = target[4, 0] = float("nan")
+    torch.save((logits, target), tmp_path / "cases.pt")
+    torch.multiprocessing.start_processes(_gradients, (str(tmp_path),), 2, start_method="fork")
+    mean = sum(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)) / 2
+    x = torch.nn.Parameter(logits)
+    MaskedBCEFocalLoss()(x, target).backward()
+    torch.testing.assert_close(mean, x.grad)

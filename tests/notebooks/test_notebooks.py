@@ -27,9 +27,26 @@ SMALL = {
         },
     },
     "radiology_text": {"n_patients": 20},
+    "mdfnet_cxr": {
+        "n_patients": 40,
+        "overrides": {
+            "stage_overrides#encoders#max_epochs": 2,
+            "stage_overrides#encoders#warmup_epochs": 0,
+            "stage_overrides#stage2#max_epochs": 2,
+            "stage_overrides#stage2#warmup_epochs": 0,
+        },
+    },
 }
-MADE = {"ct_slice_interpolation": "models/model.pt", "radiology_text": "scores.json"}
-FURTHER = {"02_evaluation": {"n_unseen": 1, "n_samples": 2}}
+FURTHER = {"02_evaluation": {"n_unseen": 1, "n_samples": 2}, "04_search": {"n_trials": 1}}
+MADE = {  # by folder, or by folder and notebook
+    "ct_slice_interpolation": "models/model.pt",
+    "radiology_text": "scores.json",
+    "mdfnet_cxr/01_data": "patients/clinical.csv",
+    "mdfnet_cxr/02_baselines_and_ablations": "models/baselines/vision_text.pt",
+    "mdfnet_cxr/03_stage1_and_stage2": "models/model.pt",
+    "mdfnet_cxr/04_search": "search/best_params.json",
+    "mdfnet_cxr/05_evaluation": "comparison/index.html",
+}
 
 
 def texts(notebook: Any) -> str:
@@ -47,6 +64,7 @@ def test_there_are_notebooks_for_training_and_evaluation() -> None:
     assert "ct_slice_interpolation/01_data_and_training.ipynb" in names
     assert "ct_slice_interpolation/02_evaluation.ipynb" in names
     assert "radiology_text/01_reading_and_scoring.ipynb" in names
+    assert {f"{name}.ipynb" for name in MADE if "/" in name} <= set(names)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -84,9 +102,10 @@ def test_notebook_runs_from_another_folder(path: Path, tmp_path: Path) -> None:
     execute(path, tmp_path)
 
 
-def test_one_notebook_runs_in_every_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ct_slice_interpolation/02_evaluation", "mdfnet_cxr/05_evaluation"])
+def test_one_notebook_of_each_bundle_runs_in_every_test(name: str, tmp_path: Path) -> None:
     """The evaluation trains first where notebook 01 has not run, so it goes through all of the bundle."""
-    execute(ROOT / "notebooks" / "ct_slice_interpolation" / "02_evaluation.ipynb", tmp_path)
+    execute(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
 
 
 def execute(path: Path, tmp_path: Path) -> None:
@@ -104,5 +123,6 @@ def execute(path: Path, tmp_path: Path) -> None:
     )
     executed = nbformat.read(tmp_path / path.name, as_version=4)
     assert sum("image/png" in o.get("data", {}) for c in executed.cells for o in c.get("outputs", [])) >= 3
-    assert (tmp_path / "run" / MADE[path.parent.name]).is_file()
+    made = MADE.get(f"{path.parent.name}/{path.stem}") or MADE[path.parent.name]
+    assert (tmp_path / "run" / made).is_file()
     assert not any(elsewhere.iterdir()), "a notebook writes under output_dir only"

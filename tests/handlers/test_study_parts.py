@@ -1,0 +1,86 @@
+import json
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from common.apps.bundle import open_bundle
+from common.handlers.study_parts import StudyCheckpointLoader, StudyPartsSaver
+from common.networks.mdfnet import FeatureMDFNet
+from common.networks.slice_interpolator import MissingWeights
+from common.networks.study_encoders import build_network
+from tests.engines.test_study_features import LABELS, make_network
+
+
+def state(folder, name="model"):
+    return torch.load(folder / f"{name}.pt", weights_only=True)
+
+
+def parts_of(found):
+    return {name.split(".")[0] for name in found}
+
+
+def test_when_training_completes_weights_and_definitions_are_there(tmp_path):
+    network = make_network()
+    engine = Engine(lambda *_: None)
+    StudyPartsSaver(str(tmp_path / "models"), network, LABELS).attach(engine)
+    engine.run([0])
+    found = state(tmp_path / "models")
+    assert found.keys() == network.state_dict().keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in network.state_dict().items())
+    overlay = json.loads((tmp_path / "models" / "network.json").read_text())
+    assert overlay["labels"] == list(LABELS) and overlay["modalities"] == ["vision", "text", "clinical"]
+    assert build_network(tmp_path / "models" / "network.json").definition() == network.definition()
+    assert not list((tmp_path / "models").glob(".*"))
+
+
+def test_inference_builds_the_network_from_the_overlay(tmp_path):
+    network = make_network(("vision", "clinical"))
+    StudyPartsSaver(str(tmp_path), network, LABELS)()
+    config = open_bundle("mdfnet_cxr").config("inference", ckpt_dir=tmp_path)
+    built = config.get_parsed_content("network_def")
+    assert built.definition() == network.definition() and config["labels"] == list(LABELS)
+    assert config.get_parsed_content("network").state_dict().keys() == network.state_dict().keys()
+
+
+def test_parts_that_are_not_saved_now_stay(tmp_path):
+    first, second = make_network(seed=1), make_network(seed=2)
+    StudyPartsSaver(str(tmp_path), first, LABELS, parts=["vision", "text"])()
+    assert parts_of(state(tmp_path)) == {"vision", "text"}
+    assert "modalities" not in json.loads((tmp_path / "network.json").read_text())
+    StudyPartsSaver(str(tmp_path), FeatureMDFNet(second.clinical, second.fusion), LABELS)()
+    found = state(tmp_path)
+    assert torch.equal(found["vision.projection.weight"], first.vision.projection.weight)
+    assert torch.equal(found["fusion.head.0.weight"], second.fusion.head[0].weight)
+    overlay = json.loads((tmp_path / "network.json").read_text())
+    assert {"vision_def", "text_def", "clinical_def", "fusion_def"} <= overlay.keys()
+
+
+def test_another_name_lies_beside_the_model(tmp_path):
+    StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
+    before = (tmp_path / "model.pt").read_bytes()
+    subset = make_network(("text",))
+    StudyPartsSaver(str(tmp_path), FeatureMDFNet(None, subset.fusion), LABELS, "baselines/text")()
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert parts_of(state(tmp_path, "baselines/text")) == {"fusion"}
+    overlay = json.loads((tmp_path / "baselines" / "text.json").read_text())
+    assert overlay["modalities"] == ["text"] and "vision_def" not in overlay
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_was_saved_is_loaded_when_an_engine_starts(tmp_path, whole):
+    saved, other = make_network(seed=1), make_network(seed=2)
+    StudyPartsSaver(str(tmp_path), saved, LABELS)()
+    network = other if whole else FeatureMDFNet(other.clinical, other.fusion)  # stage 1 has no encoders
+    engine = Engine(lambda *_: None)
+    StudyCheckpointLoader(str(tmp_path / "model.pt"), network).attach(engine)
+    engine.run([0])
+    assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+def test_weights_of_other_parts_are_refused(tmp_path):
+    with pytest.raises(MissingWeights, match="model.pt does not exist; make it with"):
+        StudyCheckpointLoader(str(tmp_path / "model.pt"), make_network())()
+    StudyPartsSaver(str(tmp_path), make_network(("vision",)), LABELS)()
+    with pytest.raises(ValueError, match="model.pt does not fit: [1-9]"):
+        StudyCheckpointLoader(str(tmp_path / "model.pt"), make_network())()

@@ -1,0 +1,105 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.engines import SupervisedEvaluator
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from common.data.note_tokenizer import build_note_tokenizer
+from common.data.study_dataset import StudyCollate, StudyDataset
+from common.engines.cxr_batch import PrepareStudyBatch
+from common.handlers.study_predictions import predict_studies
+from common.handlers.study_results import StudyResults
+from common.networks.mdfnet import MDFNet
+from common.networks.modality_fusion import FusionHead
+from common.networks.vision_encoder import VisionEncoder
+from common.transforms.xray_io import xray_tensor
+from tests.data.tiny_study import LABELS, make_cases, make_scaler
+from tests.engines.test_study_features import make_network
+
+
+@pytest.fixture(scope="module")
+def loader(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    cases = make_cases(folder, 3)
+    tokenizer = build_note_tokenizer([case["note"] or "" for case in cases], folder / "tokenizer", 90)
+    data = StudyDataset(
+        cases, lambda item: item | {"image": xray_tensor(item["image"], 16)}, make_scaler(cases), image_size=16
+    )
+    return DataLoader(data, 2, collate_fn=StudyCollate(tokenizer))
+
+
+def run(loader, network, results):
+    SupervisedEvaluator(
+        "cpu", loader, network, prepare_batch=PrepareStudyBatch(), val_handlers=[results], decollate=False
+    ).run()
+
+
+def test_table_and_files_of_every_case(loader, tmp_path):
+    network = make_network().eval()
+    results = StudyResults(str(tmp_path / "out"), LABELS, network)
+    run(loader, network, results)
+    _, _, p, _ = predict_studies(network, loader, PrepareStudyBatch(), lambda x, net, *a, **kw: net(x, *a, **kw), "cpu")
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["case", *LABELS] and [row["case"] for row in rows] == ["c0", "c1", "c2"]
+    np.testing.assert_allclose([[float(row[label]) for label in LABELS] for row in rows], p, atol=1e-6)
+    there = {"c0": ["vision", "text", "clinical"], "c1": ["vision"], "c2": ["text", "clinical"]}
+    for i, (case, modalities) in enumerate(there.items()):
+        content = json.loads((tmp_path / "out" / f"{case}.json").read_text())
+        assert content["case"] == case and content["modalities"] == modalities
+        assert content["labels"] == pytest.approx(dict(zip(LABELS, p[i], strict=True)), abs=1e-6)
+        assert Image.open(tmp_path / "out" / f"{case}.png").size[0] > 100
+    files = [f"{case}.{end}" for case in there for end in ("json", "png")]
+    assert results.written == [str(tmp_path / "out" / name) for name in ("predictions.csv", *files)]
+
+
+def test_the_picture_shows_the_attention_of_the_encoder(loader, tmp_path):
+    """With another encoder the same image gets another picture; without a network none of it is drawn."""
+    network = make_network().eval()
+    attended = network.vision.attention
+    for name, flat in (("as it is", False), ("elsewhere", True)):
+
+        def attention(image, rollout=False, flat=flat):
+            found = attended(image, rollout=rollout)
+            return torch.flip(found, (-1,)) if flat else found
+
+        network.vision.attention = attention
+        run(loader, network, StudyResults(str(tmp_path / name), LABELS, network))
+    run(loader, network, StudyResults(str(tmp_path / "without"), LABELS))
+    c0 = [np.asarray(Image.open(tmp_path / name / "c0.png").convert("RGB")).astype(int) for name in
+          ("as it is", "elsewhere", "without")]  # fmt: skip
+    assert c0[0].shape == c0[1].shape and (c0[0] != c0[1]).any()
+    assert c0[2].shape != c0[0].shape or (c0[2] != c0[0]).any()
+
+
+def test_without_pictures(loader, tmp_path):
+    network = make_network().eval()
+    run(loader, network, StudyResults(str(tmp_path), LABELS, network, pictures=False))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c0.json", "c1.json", "c2.json", "predictions.csv"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "resnet", "embeddings_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"},
+        {
+            "model_type": "swin",
+            "embed_dim": 8,
+            "depths": [1, 1],
+            "num_heads": [1, 1],
+            "window_size": 2,
+            "patch_size": 2,
+        },
+    ],
+    ids=lambda config: config["model_type"],
+)
+def test_encoders_without_class_token_have_pictures_too(loader, tmp_path, config):
+    """A bug: asking them for their attention ended the prediction."""
+    encoder = VisionEncoder(config=config, embedding=6, image_size=16)
+    network = MDFNet(encoder, fusion=FusionHead(("vision",), 2, {"vision": 6}, width=8, heads=2, hidden=(8, 8))).eval()
+    run(loader, network, StudyResults(str(tmp_path), LABELS, network))
+    assert (tmp_path / "c0.png").is_file() and (tmp_path / "predictions.csv").is_file()
