@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.data.output_folder import write_text
+from common.data.output_folder import whole, write_text
 from common.networks.checkpoint_file import read_checkpoint
 from common.networks.mdfnet import MAKE_WEIGHTS
 from common.networks.slice_interpolator import MissingWeights, load_exactly, save_parts
@@ -40,6 +41,9 @@ class StudyPartsSaver:
         name: of the file.
         parts: which to save; default all that the network has.
         settings: further ids of the configuration that belong to the weights, such as `image_size`.
+        base: name of a file that NAME begins from, instead of from what it held before: the frozen encoders that a head
+            was trained on, whatever a later stage made of them. A folder without it (a packed bundle's) goes on with
+            what NAME held.
     """
 
     def __init__(
@@ -50,8 +54,9 @@ class StudyPartsSaver:
         name: str = "model",
         parts: Sequence[str] | None = None,
         settings: Mapping[str, Any] | None = None,
+        base: str | None = None,
     ) -> None:
-        self.settings = dict(settings or {})
+        self.settings, self.base = dict(settings or {}), base
         self.folder, self.network, self.labels, self.name = Path(ckpt_dir), network, list(labels), name
         self.parts = parts
 
@@ -65,8 +70,12 @@ class StudyPartsSaver:
             network = getattr(self.network, "module", self.network)
             here = [part for part in _TARGETS if getattr(network, part, None) is not None]
             chosen = here if self.parts is None else [part for part in here if part in self.parts]
-            save_parts(self.folder / f"{self.name}.pt", {part: getattr(network, part) for part in chosen})
             path = self.folder / ("network.json" if self.name == "model" else f"{self.name}.json")
+            if self.base is not None and (self.folder / f"{self.base}.pt").is_file():
+                for source, target in ((f"{self.base}.pt", f"{self.name}.pt"), (f"{self.base}.json", path.name)):
+                    with whole(self.folder / target) as part:
+                        shutil.copyfile(self.folder / source, part)
+            save_parts(self.folder / f"{self.name}.pt", {part: getattr(network, part) for part in chosen})
             overlay = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             for part in chosen:
                 absent = {} if part == "fusion" else {"_disabled_": f"$'{part}' not in @modalities"}

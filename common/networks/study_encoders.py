@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from common.networks.checkpoint_file import read_checkpoint
 from common.networks.clinical_encoder import ClinicalEncoder
@@ -47,11 +49,15 @@ def frozen_encoders(network: MDFNet, checkpoint: str) -> MDFNet:
     return network
 
 
-def saved_network(ckpt_dir: str) -> MDFNet:
+def saved_network(
+    ckpt_dir: str, fusion: Mapping[str, Any] | None = None, gradient_checkpointing: bool = False
+) -> MDFNet:
     """The network that a stage saved, with all its weights, and all of them trainable.
 
     Args:
         ckpt_dir: folder with `model.pt` and the `network.json` that says what it is.
+        fusion: settings of the fusion head that replace the saved ones: dropout rates.
+        gradient_checkpointing: recompute the encoders' activations in the backward pass.
 
     Raises:
         MissingWeights: if one of them is missing.
@@ -62,16 +68,22 @@ def saved_network(ckpt_dir: str) -> MDFNet:
             raise MissingWeights(
                 f"{folder / name} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models"
             )
-    return build_network(folder / "network.json").load(folder / "model.pt").unfreeze_encoders()
+    network = build_network(folder / "network.json", fusion, gradient_checkpointing)
+    return network.load(folder / "model.pt").unfreeze_encoders()
 
 
-def build_network(definitions: str | Path) -> MDFNet:
-    """The network without weights that a `network.json` describes."""
+def build_network(
+    definitions: str | Path, fusion: Mapping[str, Any] | None = None, gradient_checkpointing: bool = False
+) -> MDFNet:
+    """The network without weights that a `network.json` describes; further arguments as of `saved_network`."""
     content = json.loads(Path(definitions).read_text(encoding="utf-8"))
+    for name in ("vision_def", "text_def"):
+        if gradient_checkpointing and name in content:
+            content[name]["gradient_checkpointing"] = True
     parts = {}
     for name, kind in (("vision", VisionEncoder), ("text", TextEncoder), ("clinical", ClinicalEncoder)):
         definition = content.get(f"{name}_def")
         if definition is not None and name in content["modalities"]:
             parts[name] = kind(**{key: value for key, value in definition.items() if not key.startswith("_")})
-    fusion = {key: value for key, value in content["fusion_def"].items() if not key.startswith("_")}
-    return MDFNet(**parts, fusion=FusionHead(**fusion))
+    head = {key: value for key, value in content["fusion_def"].items() if not key.startswith("_")}
+    return MDFNet(**parts, fusion=FusionHead(**head | dict(fusion or {})))

@@ -74,7 +74,7 @@ def test_every_stage_leaves_its_part(run):
     assert first["ran"] == STAGES
     assert {name.split(".")[0] for name in weights(out / "models")} == {*MODALITIES, "fusion"}
     assert {path.name for path in (out / "models").iterdir()} == {
-        "model.pt", "network.json", "clinical.json", "tokenizer", "baselines",
+        "model.pt", "network.json", "encoders.pt", "encoders.json", "clinical.json", "tokenizer", "baselines",
     }  # fmt: skip
     for subset in SUBSETS[:-1]:
         found = {name.split(".")[0] for name in weights(out / "models" / "baselines", subset)}

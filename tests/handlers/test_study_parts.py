@@ -8,7 +8,7 @@ from common.apps.bundle import open_bundle
 from common.handlers.study_parts import StudyCheckpointLoader, StudyPartsSaver
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.slice_interpolator import MissingWeights
-from common.networks.study_encoders import build_network
+from common.networks.study_encoders import build_network, saved_network
 from tests.engines.test_study_features import LABELS, make_network
 
 
@@ -54,6 +54,27 @@ def test_parts_that_are_not_saved_now_stay(tmp_path):
     assert torch.equal(found["fusion.head.0.weight"], second.fusion.head[0].weight)
     overlay = json.loads((tmp_path / "network.json").read_text())
     assert {"vision_def", "text_def", "clinical_def", "fusion_def"} <= overlay.keys()
+
+
+def test_a_head_stands_beside_the_encoders_it_was_trained_on(tmp_path):
+    """A bug: stage 1 run again after stage 2 put its head beside stage 2's encoders."""
+    frozen, tuned = make_network(seed=1), make_network(seed=2)
+    StudyPartsSaver(str(tmp_path), frozen, LABELS, "encoders", ["vision", "text"])()
+    StudyPartsSaver(str(tmp_path), tuned, LABELS)()
+    StudyPartsSaver(str(tmp_path), FeatureMDFNet(frozen.clinical, frozen.fusion), LABELS, base="encoders")()
+    assert all(torch.equal(state(tmp_path)[name], tensor) for name, tensor in frozen.state_dict().items())
+    assert build_network(tmp_path / "network.json").load(tmp_path / "model.pt").definition() == frozen.definition()
+    # A packed copy has no such file: its model.pt holds the encoders.
+    (tmp_path / "encoders.pt").unlink()
+    StudyPartsSaver(str(tmp_path), FeatureMDFNet(tuned.clinical, tuned.fusion), LABELS, base="encoders")()
+    assert torch.equal(state(tmp_path)["vision.projection.weight"], frozen.vision.projection.weight)
+
+
+def test_the_dropout_of_stage_2_is_that_of_the_configuration(tmp_path):
+    StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
+    network = saved_network(str(tmp_path), {"dropout_fusion": 0.4, "dropout_head": [0.1, 0.0]}, True)
+    assert network.fusion.dropout.p == 0.4 and network.fusion.definition()["dropout_head"] == [0.1, 0.0]
+    assert network.text.gradient_checkpointing
 
 
 def test_another_name_lies_beside_the_model(tmp_path):
