@@ -2,7 +2,7 @@
 
 Each stage's own configuration is built under PyTorch's `FakeTensorMode` and two training steps are walked through with
 the batch that its id `plan#batch` describes, so what is counted is what the training does. `plan#frozen` lists further
-networks that lie in memory.
+networks that lie in memory; `plan#overrides` replaces what a plan cannot have yet, such as weights of an earlier stage.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.initialization import no_init_weights
 
 from common.apps.bundle import (
     Bundle,
@@ -111,11 +112,13 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
     parser = merged_config(files)
     # A network of fake tensors cannot be moved, and there are no data yet that a scale could come from.
     parser.update({**overrides, "device": "$torch.device('cpu')", "network": "@network_def"})
+    parser.update(parser["plan"].get("overrides", {}))
     if "scale_factor" in parser:
         parser["scale_factor"] = 1.0
     get = parser.get_parsed_content
     prepare, inferer, loss = (get(key) for key in ("train#prepare_batch", "train#inferer", "loss"))
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+    # Initial values are of no use, and some ways of drawing them look at numbers, which fake tensors do not have.
+    with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights(), LiveBytes() as live:
         network: nn.Module = get("network_def")
         weights = _bytes_of(network)
         optimizer, batch = get("optimizer"), get("plan#batch")
@@ -131,18 +134,19 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
         peak = live.peak
     with torch.device("meta"):
         frozen = sum(_bytes_of(part) for part in parser.get_parsed_content("plan#frozen"))
+    average = weights if "ema" in parser else 0
     copies = gradients if gpus > 1 else 0  # the buckets of DistributedDataParallel
-    checkpoint = 2 * weights + optimizer_bytes
+    checkpoint = weights + average + optimizer_bytes
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "trainable": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "weights": weights,
         "gradients": gradients + copies,
         "optimizer": optimizer_bytes,
-        "average": weights,
+        "average": average,
         "frozen": frozen,
         "activations": max(0, peak - weights - gradients - optimizer_bytes),
-        "peak": peak + weights + frozen + copies + RUNTIME_BYTES,
+        "peak": peak + average + frozen + copies + RUNTIME_BYTES,
         "checkpoint": checkpoint,
         "checkpoints": _KEPT * checkpoint,
     }

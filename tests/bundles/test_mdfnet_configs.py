@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 
 from common.apps.bundle import open_bundle
 from common.apps.check import check_bundle
+from common.apps.plan import plan_bundle
 from common.apps.recipe import merged_stage, read_recipe, scale_names
 from common.data.modalities import MODALITIES
 from common.networks.modality_fusion import SUBSETS
@@ -195,3 +196,12 @@ def test_standard_ids_are_there():
 
 def test_check_finds_nothing():
     assert check_bundle(BUNDLE) == []
+
+
+def test_the_plan_of_both_stages_at_paper_size() -> None:
+    """Nothing is allocated: the networks are walked through as fake tensors."""
+    found = plan_bundle("mdfnet_cxr", stages="stage1,stage2")
+    first, second = found["stages"]
+    assert found["not_planned"] == [] and second["parameters"] == 240_213_518 == second["trainable"]
+    assert second["weights"] == second["gradients"] == 4 * 240_213_518 and second["average"] == 0
+    assert second["peak"] > 4 * second["weights"] > 100 * first["peak"] / 10
