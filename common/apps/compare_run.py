@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,21 @@ SUMMARY = "results_summary.csv"
 _REFERENCES = ("all", "all_stage1")
 
 
-def compare_run(run: Path, dataset_dir: Path, seed: int = 0, draws: int = 1000) -> dict[str, Any]:
+def compare_run(
+    run: Path, dataset_dir: Path, stages: Mapping[str, str | None] | None = None, seed: int = 0, draws: int = 1000
+) -> dict[str, Any]:
     """Compare the models whose predictions lie in `RUN/predictions` on the test cases, else on validation cases.
 
     Args:
         run: the run folder; gets `comparison/` with a page, and `results_summary.csv`.
         dataset_dir: the prepared data, for images, notes and subgroups.
+        stages: in their order, each with the name of the model that it trains; the model of a stage that is older than
+            one before it is left out, as the next run makes it anew. None compares all.
         seed: of the bootstrap.
         draws: of the bootstrap.
 
     Returns:
-        As `compare_models`.
+        As `compare_models`; empty if no model is up to date.
 
     Raises:
         BadInput: as `compare_models`.
@@ -35,7 +41,11 @@ def compare_run(run: Path, dataset_dir: Path, seed: int = 0, draws: int = 1000) 
     folder = run / PREDICTIONS
     split = "test" if (folder / "labels_test.csv").is_file() else "val"
     models = find_predictions(folder, split)
+    stale = _stale(run, stages or {})
+    models = {name: path for name, path in models.items() if name.partition("_without_")[0] not in stale}
     whole = [name for name in models if "_without_" not in name]
+    if not whole:
+        return {}
     reference = next((name for name in _REFERENCES if name in models), whole[-1])
     result = compare_models(
         models,
@@ -49,3 +59,16 @@ def compare_run(run: Path, dataset_dir: Path, seed: int = 0, draws: int = 1000) 
     )
     shutil.copyfile(run / "comparison" / SUMMARY, run / SUMMARY)
     return result
+
+
+def _stale(run: Path, stages: Mapping[str, str | None]) -> set[str]:
+    """Models whose stage ended before a stage that comes before it."""
+    latest, found = "", set()  # times as ISO text, which sorts
+    for stage, model in stages.items():
+        path = run / stage / "finished.json"
+        finished = json.loads(path.read_text(encoding="utf-8"))["finished_at"] if path.is_file() else None
+        if finished is None or finished < latest:
+            found.add(model or stage)
+        else:
+            latest = finished
+    return found

@@ -114,7 +114,8 @@ def run_recipe(
             from common.apps.compare_run import compare_run
 
             print("comparing the models on cases that they were not trained on", flush=True)
-            compare_run(out, data.folder, seed)
+            named = {job.name: job.config.get("model_name") for job in plain}
+            compare_run(out, data.folder, named, seed)
         return runner.summarize()
 
 

@@ -1,4 +1,5 @@
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -65,3 +66,18 @@ def test_predictions_of_other_cases_are_named(data, tmp_path):
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(BadInput, match="vision_test.csv: lacks 1 cases such as"):
         compare_run(tmp_path, data, draws=10)
+
+
+def test_a_model_older_than_a_stage_before_it_is_left_out(data, tmp_path):
+    """A bug: after stage 1 had run again, the predictions of the old stage 2 stayed the reference."""
+    write_run(tmp_path, data)
+    stages = {"features": None, "vision": "vision", "clinical": "clinical", "stage1": "all_stage1", "stage2": "all"}
+    for stage, minute in zip(stages, (1, 2, 3, 9, 5), strict=True):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "finished.json").write_text(
+            json.dumps({"finished_at": f"2026-01-01T00:0{minute}:00+00:00"})
+        )
+    found = compare_run(tmp_path, data, stages, draws=10)
+    assert set(table(tmp_path)) == {"vision", "clinical", "all_stage1"} and found["reference"] == "all_stage1"
+    (tmp_path / "features" / "finished.json").write_text(json.dumps({"finished_at": "2026-01-01T00:30:00+00:00"}))
+    assert compare_run(tmp_path, data, stages, draws=10) == {}
