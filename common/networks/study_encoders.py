@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,18 @@ __all__ = ["build_network", "frozen_encoders", "saved_network"]
 _OPTION = {"vision": "--vision_weights", "text": "--text_weights"}
 
 
-def frozen_encoders(network: MDFNet, checkpoint: str) -> MDFNet:
+def frozen_encoders(network: MDFNet, checkpoint: str | Sequence[str]) -> MDFNet:
     """Encoders without gradients; one that was built without weights gets those of a checkpoint.
 
     Args:
         network: with `vision`, `text` or both.
-        checkpoint: `model.pt`.
+        checkpoint: `model.pt`; of several files the first that exists.
 
     Raises:
         MissingWeights: if an encoder has no weights anywhere.
     """
+    files = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
+    checkpoint = next((file for file in files if Path(file).is_file()), files[-1])
     for part, option in _OPTION.items():
         encoder = getattr(network, part)
         if encoder is None:
