@@ -55,9 +55,11 @@ def predict_labels(
         try:
             if case["image"] is not None:
                 check_xray(case["image"], deep=True)
+            elif not (case["note"] or "").strip() and case["clinical"] is None:
+                raise BadInput(case["case"], "has neither an X-ray nor a note nor a value, expected one of them")
             usable.append(case)
         except BadInput as error:
-            excluded.append({"path": str(case["image"]), "reason": error.reason})
+            excluded.append({"path": str(case["image"] or case["case"]), "reason": error.reason})
             logger.warning("excluded: %s", error)
     if not usable:
         raise BadInput(input, f"holds no usable X-ray, the first of {len(cases)}: {excluded[0]['reason']}")

@@ -93,11 +93,16 @@ def _text(note: str | os.PathLike[str]) -> str:
     except OSError:  # a note is longer than a name of a file may be
         is_file = False
     if not is_file:
+        if str(note).endswith(".txt") and not any(letter.isspace() for letter in str(note)):
+            raise BadInput(note, "does not exist, expected the file of a note, or its text")
         return str(note)
     try:
-        return Path(note).read_text(encoding="utf-8")
+        text = Path(note).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(note, f"is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+    if not text.strip():
+        raise BadInput(note, "is empty, expected a note")
+    return text
 
 
 def _values(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:

@@ -21,6 +21,8 @@ def read_columns(path: str | Path) -> list[str]:
         BadInput: if it does not exist, is empty, is not UTF-8 or names a column twice.
     """
     for _, row in _rows(Path(path)):
+        if any("\0" in name for name in row):
+            raise BadInput(path, "holds a zero byte in its header, expected text")
         twice = [name for name in row if row.count(name) > 1]
         if twice:
             raise BadInput(path, f"has the column {twice[0]!r} twice, expected each once")

@@ -119,3 +119,13 @@ def test_a_note_that_is_no_text_and_a_table_without_rows_are_named(tmp_path):
     (tmp_path / "v.csv").write_text("case,age\n")
     with pytest.raises(BadInput, match="v.csv: holds no row, expected one for each case"):
         xray_cases(tmp_path / "v.csv", LABELS)
+
+
+def test_a_note_that_is_empty_or_not_there_is_refused(tmp_path):
+    """A bug: an empty file was classified as a case without any input, and a mistyped file name was the note itself."""
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(BadInput, match="empty.txt: is empty, expected a note"):
+        xray_cases(tmp_path / "empty.txt", ["Edema"])
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(BadInput, match="missing.txt: does not exist, expected the file of a note"):
+        xray_cases(tmp_path / "a.png", ["Edema"], note=str(tmp_path / "missing.txt"))

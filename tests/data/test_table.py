@@ -27,6 +27,7 @@ def test_a_long_field(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("", "is empty"),
+        (b"\x00\x01text\n", "holds a zero byte"),
         ("id,id\n", "has the column 'id' twice"),
         ("id,text\n1\n", "line 2 has 1 fields, expected 2"),
         ("id,text\n1,a,b\n", "line 2 has 3 fields, expected 2"),
