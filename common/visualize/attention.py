@@ -91,7 +91,7 @@ def case_figure(
         raise ValueError("There is attention over an image, but no image, expected both or none.")
     pictures = [] if image is None else [("X-ray", np.repeat(grey_picture(image)[..., None], 3, axis=2))]
     if attention is not None:
-        pictures.append(("attention of the image encoder", attention_overlay(image, attention)))
+        pictures.append(("saliency of the image encoder", attention_overlay(image, attention)))
     columns = len(pictures) + 1
     height = max(3.4 if pictures else 1.6, 0.9 + 0.24 * len(probabilities))
     figure = Figure(figsize=(3.6 * columns + 1.2, height), layout="constrained")
