@@ -17,11 +17,9 @@ import psutil
 import torch
 
 from common.apps.bundle import merged_config, open_bundle
-from common.apps.plan import plan_stage
-from common.apps.recipe import merged_stage
+from common.apps.plan import plan_stage, planned_stage
 
 BUNDLE = open_bundle("bundles/ct_slice_interpolation")
-PLACES = {"bundle_root": str(BUNDLE.root), "dataset_dir": "", "output_dir": "", "ckpt_dir": ""}
 SIZES = {
     "refiner, batch 64": ("refiner", "paper", {"batch_size": 64}),
     "refiner, batch 64, float32": ("refiner", "paper", {"batch_size": 64, "precision": "float32"}),
@@ -37,7 +35,7 @@ SIZES = {
 
 def job(name: str) -> tuple[list[str], dict]:
     stage, scale, overrides = SIZES[name]
-    found = merged_stage(BUNDLE, stage, scale, PLACES, overrides)
+    found = planned_stage(BUNDLE, stage, scale, overrides)
     return found.files, found.overrides
 
 

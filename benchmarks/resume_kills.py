@@ -1,9 +1,10 @@
 """Exact resume, the hard way: `python -m common run` killed 25 times, preempted, on a full disk, with another config.
 
 Trains a small refiner on virtual patients, with a worker process of the data loader and a checkpoint every
-iteration, so that many kills fall into the writing of one. Prints one JSON line per check:
+iteration, so that many kills fall into the writing of one; or, with `--bundle mdfnet_cxr`, four stages on a few virtual
+patients, killed ten times, in each of them. Prints one JSON line per check:
 
-    python benchmarks/resume_kills.py [--kills 25] [--folder DIR]
+    python benchmarks/resume_kills.py [--bundle mdfnet_cxr] [--kills 25] [--folder DIR]
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 OPTIONS = {
     "scale": "real_cpu",
@@ -36,10 +38,26 @@ OPTIONS = {
 }
 
 
-def command(out: Path, **changed: str) -> list[str]:
-    options = OPTIONS | {"output_dir": str(out)} | changed
+STAGES = {"encoders": 3, "features": 3, "stage1": 2, "stage2": 2}  # of mdfnet_cxr, and how many kills each gets of ten
+MDFNET = {
+    "scale": "demo",
+    "stages": ",".join(STAGES),
+    "virtual#n": "48",
+    "virtual#shape": "[24,48,48]",
+    "virtual#spacing": "[6,4,4]",
+    "image_size": "64",
+    "max_epochs": "8",
+    "warmup_epochs": "1",
+    "batch_size": "8",
+    "ckpt_interval": "1",
+    "eval_batch_size": "2",
+}
+
+
+def command(out: Path, bundle: str = "ct_slice_interpolation", **changed: str) -> list[str]:
+    options = (MDFNET if bundle == "mdfnet_cxr" else OPTIONS) | {"output_dir": str(out)} | changed
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return [sys.executable, "-u", "-m", "common", "run", "bundles/ct_slice_interpolation", *words]
+    return [sys.executable, "-u", "-m", "common", "run", f"bundles/{bundle}", *words]
 
 
 def start(out: Path, **changed: str) -> subprocess.Popen:
@@ -63,7 +81,12 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> int:
-    return sum(not torch.equal(a[name], b[name]) for name in a) + len(a.keys() ^ b.keys())
+    return sum(not same_bits(a[name], b[name]) for name in a) + len(a.keys() ^ b.keys())
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Also where a label is not known, NaN, which is equal to nothing."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
 
 
 def report(name: str, **facts: object) -> None:
@@ -93,6 +116,58 @@ def kills(folder: Path, count: int, expected: dict[str, torch.Tensor]) -> None:
         newest_checkpoint_after_each_kill=moments,
         kills_while_a_checkpoint_was_written=half_written,
         resumed=log.count("resumed after iteration"),
+    )
+
+
+def mdfnet(folder: Path, count: int) -> None:
+    """Kill each stage at random moments, among them `features`, between whose files nothing may be half done."""
+    whole, out, choose = folder / "whole", folder / "killed", random.Random(0)
+    finish(whole, bundle="mdfnet_cxr")
+    lasts = {name: json.loads((whole / name / "finished.json").read_text())["seconds"] for name in STAGES}
+    share = count / sum(STAGES.values())
+    landed: dict[str, int] = dict.fromkeys(STAGES, 0)
+    checkpoints, said = 0, []
+    for stage in [name for name, kills in STAGES.items() for _ in range(max(1, round(kills * share)))]:
+        process = subprocess.Popen(
+            command(out, bundle="mdfnet_cxr"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith(f"stage {stage} (") and "skipped" not in line:
+                break
+        time.sleep(choose.uniform(0.05, 0.6) * lasts[stage])
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        said.append(process.stdout.read())
+        ended = [name for name in STAGES if (out / name / "finished.json").is_file()]
+        for name in STAGES:
+            if name not in ended:
+                landed[name] += 1
+                break
+        checkpoints += bool(list(out.glob("*/resume/.*.tmp")))
+    said.append(finish(out, bundle="mdfnet_cxr"))
+    files = {
+        path.relative_to(whole): torch.load(path, weights_only=True) for path in sorted(whole.glob("models/**/*.pt"))
+    }
+    files |= {path.relative_to(whole): load_file(path) for path in sorted(whole.glob("features/*.safetensors"))}
+    here = {
+        name: load_file(out / name) if name.suffix == ".safetensors" else torch.load(out / name, weights_only=True)
+        for name in files
+    }
+    tables = [path.relative_to(whole) for path in sorted(whole.glob("predictions/*.csv"))]
+    report(
+        f"four stages of mdfnet_cxr after {sum(landed.values())} SIGKILLs against an undisturbed run",
+        input="48 virtual patients, 8 epochs of encoders, stage 1 and stage 2, a checkpoint every iteration",
+        ours=sum(differing(files[name], here[name]) for name in files),
+        reference=0,
+        unit="tensors that differ",
+        tensors=sum(map(len, files.values())),
+        files=[str(name) for name in files],
+        predictions_that_differ=sum((whole / name).read_bytes() != (out / name).read_bytes() for name in tables),
+        predictions=len(tables),
+        kills_by_stage=landed,
+        kills_while_a_checkpoint_was_written=checkpoints,
+        resumed="".join(said).count("resumed after iteration"),
     )
 
 
@@ -158,17 +233,21 @@ def other_configuration(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--bundle", choices=("ct_slice_interpolation", "mdfnet_cxr"), default="ct_slice_interpolation")
+    parser.add_argument("--kills", type=int, help="25, or 10 of mdfnet_cxr")
     parser.add_argument("--folder", type=Path, help="new folder for the runs; a temporary one by default")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        if given.bundle == "mdfnet_cxr":
+            mdfnet(folder, given.kills or 10)
+            return
         finish(folder / "whole")
         expected = weights(folder / "whole")
         finish(folder / "again")
         report("the same training twice", ours=differing(expected, weights(folder / "again")), reference=0)
-        kills(folder, given.kills, expected)
+        kills(folder, given.kills or 25, expected)
         preempted(folder, expected)
         full_disk(folder, expected)
         other_configuration(folder)

@@ -1,10 +1,11 @@
 """`python -m common tune` with two workers on one storage, one of them killed in the middle of a trial.
 
-The trials are trainings of a linear layer, each with its own process, through the whole of `run`. The worker that is
-left must complete the search, with as many trials as were asked for, and with the parameters that one worker alone is
-given. Prints one JSON line per kind of storage:
+The trials are trainings of a linear layer, or, with `--bundle mdfnet_cxr`, of stage 1 and stage 2 on a few virtual
+patients, with encoders and features that they share; each with its own process, through the whole of `run`. The worker
+that is left must complete the search, with as many trials as were asked for, and with the parameters that one worker
+alone is given. Prints one JSON line per kind of storage (SQLite alone for mdfnet_cxr):
 
-    python benchmarks/tune_two_workers.py [--n_trials 6] [--folder DIR]
+    python benchmarks/tune_two_workers.py [--bundle mdfnet_cxr] [--n_trials 6] [--folder DIR]
 """
 
 import argparse
@@ -12,16 +13,25 @@ import csv
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import optuna
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from common.apps.bundle import open_bundle  # noqa: E402
+from common.apps.search_space import SearchPlan, read_search_plan  # noqa: E402
+from common.apps.search_study import SharedStudy  # noqa: E402
+from common.apps.tune_setup import need_optuna  # noqa: E402
 from tests.toy_bundle import make_manifest, make_toy_bundle  # noqa: E402
 
 SEARCH = {
@@ -46,19 +56,42 @@ def make_bundle(folder: Path) -> Path:
     return bundle
 
 
-def start(bundle: Path, out: Path, storage: str, n_trials: int, log: Path) -> subprocess.Popen:
-    words = [sys.executable, "-u", "-m", "common", "tune", str(bundle), "--search", "random", "--heartbeat", "2"]
-    words += ["--n_trials", str(n_trials), "--storage", storage, "--output_dir", str(out)]
-    words += ["--dataset_dir", str(bundle.parent / "data")]
+@dataclass(frozen=True)
+class Setting:
+    """A bundle, what it is searched with beyond the defaults, and how to say so."""
+
+    bundle: Path
+    words: tuple[str, ...]
+    text: str
+
+
+def toy(folder: Path) -> Setting:
+    bundle = make_bundle(folder)
+    return Setting(bundle, ("--dataset_dir", str(folder / "data")), "a toy bundle")
+
+
+def mdfnet() -> Setting:
+    small = {"virtual#n": 48, "virtual#shape": "[24,48,48]", "virtual#spacing": "[6,4,4]", "image_size": 64}
+    small |= {"max_epochs": 4, "warmup_epochs": 1}
+    words = [word for key, value in small.items() for word in (f"--{key}", str(value))]
+    text = "mdfnet_cxr: 48 virtual patients, encoders and features shared, 4 epochs of stage 1 and of stage 2"
+    return Setting(ROOT / "bundles" / "mdfnet_cxr", ("--scale", "demo", *words), text)
+
+
+def start(setting: Setting, out: Path, storage: str, n_trials: int, log: Path) -> subprocess.Popen:
+    words = [sys.executable, "-u", "-m", "common", "tune", str(setting.bundle), "--search", "random"]
+    words += ["--heartbeat", "2", "--n_trials", str(n_trials), "--storage", storage, "--output_dir", str(out)]
     with log.open("w") as file:
         environment = {"OMP_NUM_THREADS": "1"} | os.environ
-        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
+        return subprocess.Popen(
+            [*words, *setting.words], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+        )
 
 
-def wait_for(worker: subprocess.Popen, log: Path, text: str) -> None:
-    while text not in log.read_text():
+def wait_until(worker: subprocess.Popen, log: Path, what: str, there: Callable[[], bool]) -> None:
+    while not there():
         if worker.poll() is not None:
-            raise SystemExit(f"a worker ended before it said {text!r}:\n{log.read_text()}")
+            raise SystemExit(f"a worker ended before {what}:\n{log.read_text()}")
         time.sleep(0.05)
 
 
@@ -67,16 +100,28 @@ def trials(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def parameters(out: Path) -> list[list[str]]:
-    return sorted([row["optimizer#lr"], row["rates#0"]] for row in trials(out))
+def alone(plan: SearchPlan, n_trials: int) -> list[list[str]]:
+    """The parameters that one worker would be given."""
+    need_optuna()  # which keeps it from telling what it does
+    study = SharedStudy(optuna.storages.InMemoryStorage(), "alone", plan, "random", 0, {}, 60)
+    given = [study.ask(n_trials).params for _ in range(n_trials)]
+    return sorted([str(point[name]) for name in plan.space] for point in given)
 
 
-def check(kind: str, storage: str, bundle: Path, folder: Path, n_trials: int, alone: list[list[str]]) -> None:
+def check(kind: str, storage: str, setting: Setting, folder: Path, n_trials: int) -> None:
+    plan = read_search_plan(open_bundle(setting.bundle))
+    stage = plan.stages[-1]
     out, logs = folder / kind, [folder / f"{kind}_{i}.log" for i in range(2)]
     began = time.monotonic()
-    workers = [start(bundle, out, storage, n_trials, log) for log in logs]
+    workers = [start(setting, out, storage, n_trials, log) for log in logs]
+    numbers = []
     for worker, log in zip(workers, logs, strict=True):
-        wait_for(worker, log, "trial ")
+        wait_until(
+            worker, log, "it began a trial", lambda log=log: re.search(r"^trial (\d+): \S+ \d", log.read_text(), re.M)
+        )
+        numbers.append(int(re.search(r"^trial (\d+): \S+ \d", log.read_text(), re.M)[1]))
+    trained = out / "trials" / f"{numbers[0]:04d}" / stage
+    wait_until(workers[0], logs[0], f"its trial came to {stage}", trained.is_dir)
     workers[0].send_signal(signal.SIGKILL)
     workers[0].wait()
     code = workers[1].wait()
@@ -84,18 +129,21 @@ def check(kind: str, storage: str, bundle: Path, folder: Path, n_trials: int, al
     if code:
         raise SystemExit(text)
     rows = trials(out)
+    ended = [row for row in rows if row["state"] in ("complete", "pruned")]
     best = json.loads((out / "best_params.json").read_text())
     facts = {
         "name": f"a search by two workers on one storage ({kind}), one killed by SIGKILL in the middle of a trial",
-        "input": f"{n_trials} trials of a toy bundle, random search",
-        "ours": sum(row["state"] == "complete" for row in rows),
+        "input": f"{n_trials} trials of {setting.text}, random search",
+        "ours": len(ended),
         "reference": n_trials,
-        "unit": "complete trials",
-        "ratio": sum(row["state"] == "complete" for row in rows) / n_trials,
+        "unit": "trials that ended well",
+        "ratio": len(ended) / n_trials,
+        "pruned": sum(row["state"] == "pruned" for row in rows),
         "trials_queued_again": text.count("its worker is dead"),
-        "same_parameters_as_one_worker_alone": parameters(out) == alone,
+        "same_parameters_as_one_worker_alone": sorted([row[name] for name in plan.space] for row in rows)
+        == alone(plan, n_trials),
         "best": best["values"] | best["params"],
-        "printed": text.strip().splitlines()[-6],
+        "printed": text[text.rindex("the best is trial") :].splitlines(),
         "seconds": round(time.monotonic() - began, 1),
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -105,19 +153,19 @@ def check(kind: str, storage: str, bundle: Path, folder: Path, n_trials: int, al
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--n_trials", type=int, default=6)
+    parser.add_argument("--bundle", choices=("toy", "mdfnet_cxr"), default="toy")
+    parser.add_argument("--n_trials", type=int, help="6 of the toy, 5 of mdfnet_cxr")
     parser.add_argument("--folder", type=Path, help="new folder for the runs; a temporary one by default")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        bundle = make_bundle(folder)
-        log = folder / "alone.log"
-        if start(bundle, folder / "alone", str(folder / "alone.journal"), given.n_trials, log).wait():
-            raise SystemExit(log.read_text())
-        alone = parameters(folder / "alone")
-        check("sqlite", f"sqlite:///{folder}/study.db", bundle, folder, given.n_trials, alone)
-        check("journal", str(folder / "study.log"), bundle, folder, given.n_trials, alone)
+        if given.bundle == "mdfnet_cxr":
+            check("sqlite", f"sqlite:///{folder.resolve()}/study.db", mdfnet(), folder, given.n_trials or 5)
+        else:
+            setting = toy(folder)
+            check("sqlite", f"sqlite:///{folder.resolve()}/study.db", setting, folder, given.n_trials or 6)
+            check("journal", str(folder.resolve() / "study.log"), setting, folder, given.n_trials or 6)
 
 
 if __name__ == "__main__":

@@ -324,8 +324,10 @@ def _shown(parameter: inspect.Parameter, placeholder: str = "") -> str:
 
 def sentence(error: BaseException) -> str:
     """One line that says what went wrong."""
+    from common.data.remote_folder import shown
+
     error = first_error(error)
-    text = " ".join(str(error).split())
+    text = shown(" ".join(str(error).split()))
     if isinstance(error, OSError) or _is_ours(error):
         return text
     return f"{type(error).__name__}{f': {text}' if text else ''}; --debug shows where"

@@ -135,7 +135,7 @@ def score_labels(
         uncertain: NAME what -1.0 counts as: ignore, zeros or ones
         not_mentioned: NAME what blank counts as: ignore or zeros
         id_column: NAME of the case (default: case, id, VolumeName, study_id ..., else the first column)
-        patient_column: NAME in the reference; whole patients are then resampled
+        patient_column: NAME in the reference; whole patients are then resampled, and cases of one are not independent
         draws: N of the bootstrap
         seed: N of the bootstrap
 

@@ -29,8 +29,9 @@ def tune(
 ) -> Result:
     """Search the values of a bundle's configuration that train best: the space of its configs/search.json.
 
-    Each trial trains in a process of its own. With all objectives the best trial is that with the best first one, and
-    the Pareto front is shown; with one, --objective NAME, a trial that does worse than the others did is ended early.
+    Each trial trains in a process of its own. The best trial is that with the best first objective; with several, the
+    Pareto front is shown. A trial whose validations are worse than the median of the others is ended early. What no
+    trial changes, such as features of frozen encoders, is made once before.
 
     The same command goes on where it was interrupted. Started several times on one storage, on one machine or many, it
     shares the work; the trial of a worker that dies is run again by another. On a machine with several GPUs give each
@@ -44,7 +45,7 @@ def tune(
             .journal, or journal:///PATH, which may lie on a network drive (default: study.log in the output folder)
         output_dir: DIR best_params.json, trials.csv, index.html, plots, trials (default: runs/BUNDLE_tune)
         scale: NAME of each training, as for run
-        stages: A,B that each trial runs (default: those of search.json, else of the scale)
+        stages: A,B that each trial runs (default: those of search.json, else of the scale); shared ones run before
         dataset_dir: DIR as for run; data is prepared once for all trials
         seed: N of the search and of each training
         objective: A,B only these metrics of search.json
@@ -55,9 +56,9 @@ def tune(
         overrides: changes a value of the configuration in each trial, by its MONAI id
 
     Examples:
-        python -m common tune bundles/mdfnet_cxr --search bayesian --n_trials 100 --storage sqlite:///search.db
-        python -m common tune bundles/mdfnet_cxr --search random --n_trials 8 --scale demo --objective mean_auroc
-        python -m common tune bundles/mdfnet_cxr --search grid --n_trials 200 --storage /net/grid.log --time_budget 48
+        python -m common tune bundles/mdfnet_cxr --search bayesian --dataset_dir data/mimic --storage sqlite:///s.db
+        python -m common tune bundles/mdfnet_cxr --search random --n_trials 8 --scale demo --objective val_mean_auroc
+        python -m common tune bundles/mdfnet_cxr --search grid --n_trials 200 --dataset_dir data/mimic --time_budget 48
     """
     from common.apps.tune import tune as run_search
     from common.visualize.tables import cell_text

@@ -55,11 +55,15 @@ def run(
     same configuration and data are skipped; one that changed runs again, with those after it. Interrupt it at any
     moment; the same command goes on from the last checkpoint and ends with the same weights.
 
+    Folders may be URLs of object storage, such as gs://bucket/run (pip install 'thorax-bundles[remote]'): data are
+    copied here, and the run folder is uploaded with every checkpoint, so that another machine can go on.
+
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
         scale: NAME adds configs/NAME.json, such as demo; paper adds nothing
         stages: A,B only these stages (default: those of the scale)
-        dataset_dir: DIR folder of CTs, or one that prepare wrote; the demo makes virtual patients without it
+        dataset_dir: DIR folder of CTs or X-rays as prepare reads it, or one that prepare wrote; the demo makes virtual
+            patients without it
         output_dir: DIR the run folder, created (default: runs/BUNDLE_SCALE)
         ckpt_dir: DIR folder of the weights (default: models in the run folder)
         seed: N of every stage
@@ -70,6 +74,7 @@ def run(
         python -m common run bundles/ct_slice_interpolation --scale demo
         python -m common run bundles/ct_slice_interpolation --dataset_dir data/ct --train#trainer#max_epochs 3
         python -m common run bundles/ct_slice_interpolation --scale real_cpu --dataset_dir data/ct --stages refiner
+        python -m common run bundles/mdfnet_cxr --dataset_dir data/mimic --stages features,stage1,stage2
     """
     from common.apps.recipe import run_recipe
 
@@ -161,13 +166,15 @@ def predict(
     address: str | None = None,
     **overrides: str,
 ) -> Result:
-    """Apply a bundle to a file, a folder of them, or a DICOM series.
+    """Apply a bundle to a file, a folder of them, or a DICOM series; a classifier also to a note or a table of values.
 
-    What is written per case is the bundle's matter, see its docs/README.md. Without weights nothing is written.
+    What is written per case is the bundle's matter, see its docs/README.md. Without weights nothing is written. Input,
+    weights and output may be URLs of object storage, such as s3://bucket/ct.
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        input: PATH a NIfTI file, a DICOM folder or zip, or a folder of these; for a classifier, X-rays (jpg, png, dcm)
+        input: PATH of CTs, a NIfTI file, a DICOM folder or zip, or a folder of these; of a classifier, an X-ray (jpg,
+            png, dcm), a folder of them or one that prepare wrote, a note (txt) or values (csv)
         output_dir: DIR created
         ckpt_dir: DIR folder with model.pt (default: models of the bundle)
         workers: N processes that share the cases
@@ -178,10 +185,11 @@ def predict(
     Examples:
         python -m common predict bundles/ct_slice_interpolation --input ct.nii.gz --output_dir out --target_spacing 1
         python -m common predict bundles/ct_slice_interpolation --input dicom --output_dir out --mode linear
+        python -m common predict bundles/mdfnet_cxr --input xray.png --note note.txt --output_dir out
     """
     from common.apps.predict import predict as apply
 
-    _must_exist("input", input, "a CT or a folder of them")
+    _must_exist("input", input, "a CT, an X-ray, or a folder of them")
     result = apply(bundle, input, output_dir, ckpt_dir, overrides, workers, engine, address)
     for path in result["outputs"]:
         print(path)
@@ -200,6 +208,7 @@ def evaluate(
     """Measure a bundle on cases whose truth is known, beside simple methods.
 
     Writes metrics.csv (a row per case, mode and window), metrics_mean.csv, summary.json and index.html with pictures.
+    Input, weights and output may be URLs of object storage, such as s3://bucket/thin.
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
@@ -429,7 +438,9 @@ def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
 
 
 def _must_exist(name: str, path: str, expected: str) -> None:
-    if not Path(path).exists():
+    from common.data.remote_folder import is_url
+
+    if not is_url(path) and not Path(path).exists():
         raise missing(path, f"{expected} (--{name})")
 
 

@@ -117,7 +117,8 @@ MISTAKES = {
     "predict {toy} --input {toy} --output_dir o --workers 0": (2, "--workers is 0, expected at least 1"),
     "predict {toy} --input {toy}/configz --output_dir o": (
         1,
-        "{toy}/configz: does not exist, expected a CT or a folder of them (--input); the nearest is {toy}/configs.",
+        "{toy}/configz: does not exist, expected a CT, an X-ray, or a folder of them (--input); the nearest is "
+        "{toy}/configs.",
     ),
 }
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.apps.bundle import UsageError, hint, open_bundle
 from common.apps.recipe import merged_stage
 from common.apps.stage_runner import monai_command
+from common.data.remote_folder import is_url
 
 __all__ = ["KINDS", "render_job"]
 
@@ -43,8 +44,8 @@ def render_job(
         kind: "slurm" or "kubernetes".
         bundle: bundle folder, as the machines see it.
         stage: of its recipe.
-        dataset_dir: prepared data.
-        output_dir: of the run; `models` below it.
+        dataset_dir: prepared data; a folder, or a URL of object storage.
+        output_dir: of the run, or its URL; `models` below it.
         scale: overlay, or "paper".
         nodes: machines.
         gpus: per machine, one process each.
@@ -71,11 +72,13 @@ def render_job(
     job = merged_stage(found, stage, scale, places | {"ckpt_dir": f"{output_dir}/models"}, overrides)
     files = [*job.files, str(found.config_file("multi_gpu_train.json"))]
     command = monai_command(files, None, job.overrides)
+    if any(is_url(value) for value in (dataset_dir, output_dir, *(overrides or {}).values())):
+        command = command.replace("-m monai.bundle", "-m common.apps.remote_run", 1)
     values = {
         "name": re.sub(r"[^a-z0-9]+", "-", f"{found.name}-{stage}".lower()).strip("-"),
         "stage": stage,
         "command": command.removeprefix("python "),  # torchrun brings Python
-        "output_dir": output_dir,
+        "log_dir": "." if is_url(output_dir) else output_dir,
         "image": image,
         "claim": claim,
         "storage_dir": storage_dir,

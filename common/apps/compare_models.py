@@ -24,6 +24,7 @@ from common.apps.comparison_tables import (
     modalities_of,
     summary_rows,
 )
+from common.apps.error_attention import StudyEncoders
 from common.apps.error_cases import find_errors, subgroup_rows
 from common.data.bad_input import BadInput
 from common.data.modalities import MODALITIES
@@ -59,6 +60,7 @@ def compare_models(
     subgroups: Sequence[str] = ("sex", "age", "view"),
     errors_per_label: int = 2,
     summary: Mapping[str, Any] | None = None,
+    encoders: StudyEncoders | None = None,
 ) -> dict[str, Any]:
     """Score all models on the same cases and write the tables and the page about them.
 
@@ -79,6 +81,7 @@ def compare_models(
         subgroups: columns of `cases` by which the reference is scored separately; `age` in years is grouped.
         errors_per_label: how many of the worst false positives, and as many false negatives, are shown.
         summary: content of a summary.json, which is then written, too.
+        encoders: of the reference; the page shows where they looked in the few worst cases.
 
     Returns:
         For JSON: `models` (rows of the results summary), `reference`, `differences`, `delong`, `contribution`,
@@ -118,7 +121,7 @@ def compare_models(
     for model in models:
         if model != reference:
             tests[model], undefined = delong_by_class(
-                truth.values, probabilities[model], probabilities[reference], truth.labels
+                truth.values, probabilities[model], probabilities[reference], truth.labels, groups=truth.patients
             )
     found = Comparison(
         truth.labels, truth, probabilities, thresholds, scores, differences, tests, undefined,
@@ -147,9 +150,11 @@ def compare_models(
             (out / f"{name}.csv").unlink(missing_ok=True)
     if thresholds is not None:
         write_text(out / "thresholds.json", json_text(thresholds, indent=1))
+    else:
+        (out / "thresholds.json").unlink(missing_ok=True)
     if summary is not None:
         write_summary(out, summary)
-    page = write_comparison_page(out, found, tables, errors, cases or (), summary)
+    page = write_comparison_page(out, found, tables, errors, cases or (), summary, encoders)
     area = scores[reference].scores["auroc"]
     result = {
         "models": rows,

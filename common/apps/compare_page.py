@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.apps.comparison_tables import DOCUMENT, GOALS, Comparison, document_rows
+from common.apps.error_attention import StudyEncoders, attention_section
 from common.apps.error_cases import ErrorCase
 from common.data.output_folder import write_text
 from common.data.xray_reader import read_xray
+from common.metrics.curves import calibration_curves, pr_curves, roc_curves
 from common.visualize.attention import grey_picture
 from common.visualize.charts import label
 from common.visualize.classification import (
@@ -49,6 +51,7 @@ def write_comparison_page(
     errors: Sequence[ErrorCase],
     cases: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any] | None,
+    encoders: StudyEncoders | None = None,
 ) -> Path:
     """Draw OUT/pictures/*.png and write OUT/index.html.
 
@@ -59,6 +62,7 @@ def write_comparison_page(
         errors: cases to show.
         cases: image and note of the cases, as `compare_models` takes them.
         summary: content of a summary.json, for the facts at the top.
+        encoders: of the reference, to show where they looked in the worst cases.
 
     Returns:
         Path of the page.
@@ -67,6 +71,8 @@ def write_comparison_page(
     def drawn(name: str, figure: Figure, caption: str) -> Picture:
         return Picture.of_file(save_picture(figure, out / "pictures" / f"{name}.png", caption))
 
+    for old in (out / "pictures").glob("looked_*.png"):  # of an earlier comparison, which may have had more
+        old.unlink()
     settings, reference = found.settings, _words(found.reference)
     sections = [
         _models(found, tables, drawn),
@@ -77,6 +83,7 @@ def write_comparison_page(
         *_contribution(found, tables["contribution"], drawn),
         *_subgroups(reference, tables["subgroups"]),
         _errors(found, errors, cases),
+        attention_section(found, errors, cases, encoders, drawn),
         _method(found),
     ]
     facts = {
@@ -177,7 +184,8 @@ def _labels(found: Comparison, delong: Sequence[Mapping[str, Any]]) -> Section:
     if delong:
         caption = (
             f"AUROC minus that of {reference}, and p of DeLong's paired test, corrected for the labels of a model "
-            "(Holm); a dash: fewer than 2 positive or negative cases. Not corrected for the number of models."
+            "(Holm); images of one patient are not taken for independent (Obuchowski 1997). A dash: fewer than 2 "
+            "patients with a positive or a negative case. Not corrected for the number of models."
         )
         tables.append(_table(list(by_label.values()), caption))
     return Section("Labels", tables=tables)
@@ -185,25 +193,29 @@ def _labels(found: Comparison, delong: Sequence[Mapping[str, Any]]) -> Section:
 
 def _curves(found: Comparison, drawn: _Drawn) -> Section:
     systems, labels, names = found.probabilities, found.truth.values, found.names
-    band = roc_figure(
-        systems, labels, names, found.reference, _BAND_DRAWS, seed=found.settings["seed"], groups=found.truth.patients
-    )
+    settings = {"seed": found.settings["seed"], "groups": found.truth.patients}
+    roc = {
+        name: roc_curves(p, labels, _BAND_DRAWS if name == found.reference else 0, **settings)
+        for name, p in systems.items()
+    }
+    pr = {name: pr_curves(p, labels) for name, p in systems.items()}
+    calibration = {found.reference: calibration_curves(systems[found.reference], labels)}
     reference = _words(found.reference)
     pictures = [
         drawn(
             "roc",
-            band,
+            roc_figure(roc, names, found.reference),
             f"ROC curves; in brackets the positive cases. Shaded: 95 % bootstrap band of {reference} at each rate, "
             f"{_BAND_DRAWS} draws of patients; the number is its AUROC.",
         ),
         drawn(
             "precision_recall",
-            pr_figure(systems, labels, names, found.reference),
+            pr_figure(pr, names, found.reference),
             f"Precision over recall; grey: share of positive cases; the number is {reference}'s average precision.",
         ),
         drawn(
             "calibration",
-            calibration_figure({found.reference: systems[found.reference]}, labels, names),
+            calibration_figure(calibration, names),
             f"Calibration of {reference}: observed share of positives in ten bins of equally many cases, with Wilson's "
             "95 % interval; on the diagonal a probability means what it says.",
         ),

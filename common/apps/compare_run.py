@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.apps.compare_models import compare_models
+from common.apps.error_attention import StudyEncoders, saved_encoders
 from common.apps.error_cases import case_details
 from common.apps.recipe import PREDICTIONS
 from common.data.prediction_table import find_predictions
+from common.networks.slice_interpolator import MissingWeights
 
 __all__ = ["compare_run"]
+
+logger = logging.getLogger("train")
 
 SUMMARY = "results_summary.csv"
 _REFERENCES = ("all", "all_stage1")
@@ -23,6 +28,8 @@ def compare_run(
     run: Path, dataset_dir: Path, stages: Mapping[str, str | None] | None = None, seed: int = 0, draws: int = 1000
 ) -> dict[str, Any]:
     """Compare the models whose predictions lie in `RUN/predictions` on the test cases, else on validation cases.
+
+    The weights in `RUN/models` show where the encoders looked in the worst cases.
 
     Args:
         run: the run folder; gets `comparison/` with a page, and `results_summary.csv`.
@@ -56,9 +63,20 @@ def compare_run(
         seed=seed,
         reference=reference,
         cases=case_details(dataset_dir, split),
+        encoders=_encoders(run, reference),
     )
     shutil.copyfile(run / "comparison" / SUMMARY, run / SUMMARY)
     return result
+
+
+def _encoders(run: Path, model: str) -> StudyEncoders | None:
+    """Those of a model, None with a warning where it was not saved."""
+    folder = run / "models"
+    try:
+        return saved_encoders(folder if model in _REFERENCES else folder / "baselines" / model)
+    except MissingWeights as error:
+        logger.warning("where the encoders looked is not shown: %s", error)
+        return None
 
 
 def _stale(run: Path, stages: Mapping[str, str | None]) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.apps.bundle import Bundle, merged_config, open_bundle
 from common.apps.recipe import read_recipe, run_recipe
+from common.apps.remote_paths import takes_urls
 from common.apps.run_data import make_virtual
 from common.data.bad_input import BadInput
 from common.visualize.run_page import write_run_page
@@ -21,6 +22,7 @@ _UNSEEN = 1_000  # seeds of the held-out patients start this far above those of 
 _BASELINES = ("nearest", "linear", "cubic", "linear_projected")
 
 
+@takes_urls(goes_on=["output_dir"])
 def run_demo(
     bundle: str | os.PathLike[str] = "ct_slice_interpolation", output_dir: str | os.PathLike[str] = "runs/demo"
 ) -> dict[str, Any]:

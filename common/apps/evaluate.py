@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from common.apps.bundle import open_bundle, resolve
+from common.apps.remote_paths import takes_urls
 from common.data.bad_input import BadInput
 from common.data.ct_reader import read_ct
 from common.data.ct_volume import case_names, find_ct
@@ -44,6 +45,7 @@ COMPARED: dict[str, tuple[str, bool]] = {
 COLUMNS = ("case", "mode", "window", "psnr", "ssim", "hist_distance", "consistency_hu")
 
 
+@takes_urls(reads=["input", "ckpt_dir"], writes=["output_dir"])
 def evaluate(
     bundle: str | Path,
     input: str | Path,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.apps.bundle import Bundle, has_id, merged_config, missing, open_bundle
+from common.apps.remote_paths import takes_urls
 from common.apps.vendored import (
     installed_version,
     modules_of_config,
@@ -34,6 +35,7 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same content is
 _BASE = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 
 
+@takes_urls(reads=["ckpt_dir"], writes=["out"])
 def pack_bundle(
     bundle: str | os.PathLike[str] | Bundle,
     out: str | os.PathLike[str],
@@ -48,7 +50,8 @@ def pack_bundle(
     Args:
         bundle: bundle folder.
         out: where both go, created. A copy that was packed there before is replaced.
-        ckpt_dir: folder with model.pt; default `models` of the bundle. A bundle with `large_files.yml` needs none.
+        ckpt_dir: folder with model.pt, and model_final.pt if there is one; default `models` of the bundle. A bundle
+            with `large_files.yml` needs none.
 
     Returns:
         `folder`, `zip`, `sha256` of the zip, `files` (their number) and `modules` (files of `common`).
@@ -118,14 +121,18 @@ def _weights(bundle: Bundle, ckpt_dir: Path | None) -> dict[str, Path]:
             folder / "model.pt",
             f"weights to pack; `python -m common run {bundle.root} --scale demo` trains some, which --ckpt_dir names",
         )
-    try:
-        read_checkpoint(folder / "model.pt")
-    except ValueError as error:
-        raise BadInput(folder / "model.pt", str(error).removeprefix(f"{folder / 'model.pt'} ")) from error
+    # Beside the weights to use, those at the end of training, which MONAI's federated client may be asked for.
+    models = [path for path in (folder / "model.pt", folder / "model_final.pt") if path.is_file()]
+    for path in models:
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            raise BadInput(path, str(error).removeprefix(f"{path} ")) from error
     # What belongs to the weights and is none: a tokenizer, the scaling of variables. `_sizes` reads network.json.
     beside = [path for path in sorted(folder.rglob("*.json")) if path.name != "network.json"]
-    beside = [path for path in beside if not path.with_suffix(".pt").is_file()]  # of other weights
-    return {f"models/{path.relative_to(folder).as_posix()}": path for path in (folder / "model.pt", *beside)}
+    others = [path.parent for path in folder.rglob("model.pt") if path.parent != folder]
+    beside = [path for path in beside if not path.with_suffix(".pt").is_file() and not {*path.parents} & {*others}]
+    return {f"models/{path.relative_to(folder).as_posix()}": path for path in (*models, *beside)}
 
 
 def _sizes(weights: Mapping[str, Path]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """`plan`: what a bundle's stages need in memory and on disk, before anything is allocated.
 
-Each stage's own configuration is built under PyTorch's `FakeTensorMode` and two training steps are walked through with
-the batch that its id `plan#batch` describes, so what is counted is what the training does. `plan#frozen` lists further
-networks that lie in memory; `plan#overrides` replaces what a plan cannot have yet, such as weights of an earlier stage.
+Each stage's own configuration is built under PyTorch's `FakeTensorMode` and two training steps are walked through, so
+what is counted is what the training does. The bundle's `configs/plan.json` says what a plan needs besides: `plan#batch`
+describes a batch, `plan#frozen` lists further networks that lie in memory, `plan#overrides` replaces what a plan cannot
+have yet, such as a scale that comes from the data, and `plan#stages#NAME` holds the ids that differ for one stage.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from common.apps.bundle import (
     read_overrides,
 )
 from common.apps.live_bytes import LiveBytes
-from common.apps.recipe import merged_stage, stages_of_scale
+from common.apps.recipe import merged_stage, read_recipe, stages_of_scale
 from common.apps.stage_runner import Job
 from common.visualize.tables import format_table
 
-__all__ = ["RUNTIME_BYTES", "as_table", "plan_bundle", "plan_stage"]
+__all__ = ["PLAN_FILE", "RUNTIME_BYTES", "as_table", "plan_bundle", "plan_stage", "planned_stage"]
+
+PLAN_FILE = "plan.json"
 
 RUNTIME_BYTES = 16 * 2**20
 """What PyTorch's CPU kernels keep besides tensors; measured by `benchmarks/plan_peak.py`."""
@@ -68,13 +71,12 @@ def plan_bundle(
     bundle = open_bundle(bundle)
     if gpus < 1 or (gpu_memory is not None and not gpu_memory > 0):
         raise UsageError(f"--gpus is {gpus} and --gpu_memory {gpu_memory}, expected positive numbers")
-    places = {"bundle_root": str(bundle.root), "dataset_dir": "", "output_dir": "", "ckpt_dir": ""}
-    plain = {name: merged_stage(bundle, name, scale, places) for name in stages_of_scale(bundle, scale, stages)}
+    plain = {name: planned_stage(bundle, name, scale) for name in stages_of_scale(bundle, scale, stages)}
     user = read_overrides(overrides or {}, [job.config for job in plain.values()], "the stages of this plan")
     rows, not_planned, notes = [], [], []
     for name, found in plain.items():
         mine = {key: value for key, value in user.items() if has_id(found.config, key)}
-        job = merged_stage(bundle, name, scale, places, mine)
+        job = planned_stage(bundle, name, scale, mine)
         if not str(job.config["run"][-1]).endswith("trainer.run()"):
             not_planned.append(name)
             continue
@@ -95,11 +97,38 @@ def plan_bundle(
     return {"stages": rows, "notes": notes, "not_planned": not_planned}
 
 
+def planned_stage(bundle: Bundle, name: str, scale: str, overrides: Mapping[str, Any] | None = None) -> Job:
+    """One stage with what `configs/plan.json` adds; that file comes first, so that a scale may change its ids.
+
+    Args:
+        bundle: the bundle.
+        name: of the stage.
+        scale: "paper" or an overlay.
+        overrides: checked ids and values of the user.
+
+    Raises:
+        BadInput: if the bundle has no plan.json.
+        UsageError: for an unknown stage, scale or id.
+    """
+    places = {"bundle_root": str(bundle.root), "dataset_dir": "", "output_dir": "", "ckpt_dir": ""}
+    of_plan = {key: value for key, value in (overrides or {}).items() if key.split("#")[0] == "plan"}
+    others = {key: value for key, value in (overrides or {}).items() if key not in of_plan}
+    job = merged_stage(bundle, name, scale, places, others)
+    files = [str(bundle.config_file(PLAN_FILE)), *job.files]
+    parser = merged_config(files)
+    # What the user says of the plan comes over what the file says of the stage.
+    (stage,) = [stage for stage in read_recipe(bundle) if stage.name == name]
+    of_stage = stage.of_name(parser["plan"].get("stages", {}))
+    changes = job.overrides | parser["plan"].get("overrides", {}) | of_stage | of_plan
+    parser.update(changes)
+    return Job(name, files, changes, parser.config)
+
+
 def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1) -> dict[str, int]:
     """Forecast one stage.
 
     Args:
-        files: configuration files, merged in order.
+        files: configuration files of a `planned_stage`, merged in order.
         overrides: id -> value.
         gpus: processes.
 
@@ -112,7 +141,6 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
     parser = merged_config(files)
     # A network of fake tensors cannot be moved, and there are no data yet that a scale could come from.
     parser.update({**overrides, "device": "$torch.device('cpu')", "network": "@network_def"})
-    parser.update(parser["plan"].get("overrides", {}))
     if "scale_factor" in parser:
         parser["scale_factor"] = 1.0
     get = parser.get_parsed_content

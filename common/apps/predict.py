@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from common.apps.bundle import cpu_count, open_bundle, resolve
 from common.apps.prepare import check_engine
+from common.apps.remote_paths import takes_urls
 from common.data.bad_input import BadInput
 from common.data.case_pool import Failure, map_cases
 from common.data.ct_reader import read_ct
@@ -20,6 +21,7 @@ logger = logging.getLogger("predict")
 _ROUNDS = 4  # groups of cases per worker, so that none waits long for the last
 
 
+@takes_urls(reads=["input", "ckpt_dir"], writes=["output_dir"])
 def predict(
     bundle: str | Path,
     input: str | Path,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.apps.bundle import UsageError, hint, missing
+from common.apps.remote_paths import takes_urls
 from common.data.case_pool import ENGINES
 from common.data.ct_folder import LAYOUTS, MANIFEST_COLUMNS, prepare_ct
 from common.data.cxr_prepare import CXR_LAYOUTS, prepare_cxr, write_study_tables
@@ -26,6 +27,7 @@ VIRTUAL_LAYOUTS = {"nifti": write_nifti, "dicom": write_dicom, "ct_rate": write_
 SHAPE, SPACING = (96, 192, 192), (1.5, 1.0, 1.0)
 
 
+@takes_urls(reads=["input", "exclusion_list"], goes_on=["output_dir"])
 def prepare(
     layout: str,
     input: str | os.PathLike[str],
@@ -71,6 +73,7 @@ def prepare(
     return result.summary | {"manifest": str(result.manifest), "excluded": str(result.excluded)}
 
 
+@takes_urls(reads=["input", "ehr", "exclusion_list"], goes_on=["output_dir"])
 def prepare_xrays(
     layout: str,
     input: str | os.PathLike[str],
@@ -120,6 +123,7 @@ def prepare_xrays(
     return result.summary | {"manifest": str(result.manifest), "excluded": str(result.excluded)}
 
 
+@takes_urls(goes_on=["output_dir"])
 def prepare_virtual(
     output_dir: str | os.PathLike[str],
     layout: str = "nifti",

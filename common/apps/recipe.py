@@ -7,9 +7,10 @@
                 {"name": "refiner", "config": ["train.json", "refiner.json"], "overrides": {"id": value}}]}
 
 `config` is merged in order, `overrides` comes over it. An optional stage runs only where `--stages` or the scale names
-it; `"scales": [...]` limits a stage to some scales. A scale is an overlay `configs/SCALE.json` over every stage
-("paper" is none), in which three more ids are read here:
+it; `"scales": [...]` limits a stage to some scales; `"like": "refiner"` gives it what scale and plan say of that one.
+A scale is an overlay `configs/SCALE.json` over every stage ("paper" is none), in which four more ids are read here:
 
+    "extends": "tiny"                                                 the overlay that this one is laid over
     "stages": ["refiner"]                                             which stages run at this scale
     "stage_overrides": {"vae": {"train#trainer#max_epochs": 2}}       ids that change for one stage only
     "virtual": {"n": 12, "shape": [48, 96, 96], "spacing": [3, 2, 2], "seed": 0}     see `common.apps.run_data`
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from common.apps.bundle import Bundle, UsageError, has_id, hint, merged_config, open_bundle, read_overrides
+from common.apps.remote_paths import takes_urls
 from common.apps.run_data import CT, check_data, provide_data
 from common.apps.stage_runner import TRACKERS, Job, StageRunner, settings_of_torch
 from common.data.bad_input import BadInput
@@ -38,7 +40,7 @@ from common.data.output_folder import locked
 NO_OVERLAY = "paper"
 PREDICTIONS = "predictions"  # where stages of a classifier leave what they say of cases
 RESERVED = ("data", "cache", "models", "logs", PREDICTIONS, "comparison")  # folders of a run that are no stage
-_NOT_A_SCALE = ("metadata", "recipe", "search", "train", "multi_gpu_train", "inference", "evaluate")
+_NOT_A_SCALE = ("metadata", "recipe", "search", "plan", "train", "multi_gpu_train", "inference", "evaluate")
 _SCALE_IDS = ("stages", "stage_overrides", "virtual")
 
 
@@ -51,8 +53,14 @@ class Stage:
     optional: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
     scales: tuple[str, ...] | None = None
+    like: str | None = None
+
+    def of_name(self, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What is said of this stage by its name, or of the one that it is like."""
+        return settings.get(self.name, settings.get(self.like, {}))
 
 
+@takes_urls(reads=["dataset_dir"], goes_on=["output_dir", "ckpt_dir"])
 def run_recipe(
     bundle: str | os.PathLike[str] | Bundle,
     scale: str = NO_OVERLAY,
@@ -71,8 +79,9 @@ def run_recipe(
         scale: "paper", or the name of an overlay in the bundle's configs.
         stages: only these, a list or "a,b"; default those of the scale.
         dataset_dir: prepared data (with manifest.csv) or a folder of CTs; may be left out if the scale has virtual
-            patients.
-        output_dir: the run folder; default `runs/BUNDLE_SCALE`.
+            patients. It, `output_dir` and `ckpt_dir` may be URLs.
+        output_dir: the run folder; default `runs/BUNDLE_SCALE`. At a URL it is brought up to date when a stage begins
+            and ends, and with every checkpoint.
         ckpt_dir: folder of model.pt; default `models` in the run folder.
         seed: of every stage.
         overrides: configuration id -> value, for every stage that has the id.
@@ -140,6 +149,8 @@ def read_recipe(bundle: Bundle) -> list[Stage]:
     for stage in found:
         if not (isinstance(stage.config, list) and stage.config):
             raise BadInput(path, f"has no list of configuration files for stage {stage.name!r}")
+        if stage.like is not None and stage.like not in names:
+            raise BadInput(path, f"has stage {stage.name!r} like {stage.like!r}, expected one of {', '.join(names)}")
     for name in names:
         if not re.fullmatch(r"\w+", name) or name in RESERVED:
             raise BadInput(path, f"names a stage {name!r}, expected a word other than {', '.join(RESERVED)}")
@@ -198,10 +209,22 @@ def stages_of_scale(bundle: Bundle, scale: str, asked: str | Sequence[str] | Non
 
 
 def _overlay(bundle: Bundle, recipe: Sequence[Stage], scale: str) -> list[str]:
+    """Files of a scale in the order in which they are merged."""
     known = scale_names(bundle, recipe)
     if scale not in known:
         raise UsageError(f"--scale is {scale!r}, expected one of {', '.join(known)}{hint(scale, known)}")
-    return [] if scale == NO_OVERLAY else [f"{scale}.json"]
+    files: list[str] = []
+    name: Any = None if scale == NO_OVERLAY else scale
+    while name is not None:
+        file = bundle.config_file(f"{name}.json")
+        files.insert(0, file.name)
+        try:
+            name = json.loads(file.read_text(encoding="utf-8")).get("extends")
+        except json.JSONDecodeError as error:
+            raise BadInput(file, f"is not JSON ({error})") from error
+        if name is not None and (name not in known or f"{name}.json" in files):
+            raise BadInput(file, f"extends {name!r}, expected another one of {', '.join(known[1:])}")
+    return files
 
 
 def _scale_settings(config: Mapping[str, Any], user: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -245,7 +268,7 @@ def _merge(
     overrides: dict[str, Any] = dict(places or {})
     for source, where in (
         (stage.overrides, f"stage {stage.name} (recipe.json)"),
-        (of_scale.get(stage.name, {}), f"stage {stage.name} (stage_overrides)"),
+        (stage.of_name(of_scale), f"stage {stage.name} (stage_overrides)"),
     ):
         overrides |= read_overrides(source, [parser.config], where)
     overrides |= {key: value for key, value in user.items() if has_id(parser.config, key)}

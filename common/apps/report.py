@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.apps.remote_paths import takes_urls
 from common.data.bad_input import BadInput
 from common.data.output_folder import csv_text, write_text
 from common.visualize.charts import comparison_curves, label
@@ -19,6 +20,7 @@ __all__ = ["compare_runs", "summary_rows"]
 _FIRST = ["run", "bundle", "scale", "seed", "stage", "seconds", "parameters", "trainable", "git_commit", "data_hash"]
 
 
+@takes_urls(reads=["runs"], writes=["output_dir"])
 def compare_runs(runs: Sequence[str | os.PathLike[str]], output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """Write `index.html` and `results_summary.csv` about run folders (of `run`, `demo` or `evaluate`).
 

@@ -16,7 +16,9 @@ from common.apps.prepare import prepare, prepare_virtual
 from common.data.bad_input import BadInput
 from common.data.manifest import PATHS, read_manifest
 from common.data.output_folder import csv_text, write_text
+from common.data.remote_folder import is_url, remote_facts, shown
 
+TABLES = ("notes.csv", "clinical.csv")  # what of X-rays lies beside the manifest
 VIRTUAL_KEYS = ("n", "shape", "spacing", "seed")
 CT = "ct"
 
@@ -27,8 +29,9 @@ class RunData:
 
     Attributes:
         folder: has the manifest.csv.
-        data_hash: of cases and voxels, the one in prepare.json where prepare wrote it.
-        fingerprint: hash of everything in the manifest, splits too, but where the files lie.
+        data_hash: of cases and voxels, the one in prepare.json where prepare wrote it for CTs; else the fingerprint.
+        fingerprint: hash of everything in the manifest, splits too, but where the files lie; and of the notes and
+            values beside it.
     """
 
     folder: Path
@@ -105,23 +108,37 @@ def check_data(dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str,
 
 
 def _described(folder: Path) -> RunData:
-    """Hash a manifest; without a column sha256, size and modification time of an image stand for its content."""
+    """Hash a manifest and the tables beside it.
+
+    Without a column sha256, size and modification time of an image stand for its content.
+    """
     lines, voxels = [], []
-    for row in read_manifest(folder / "manifest.csv"):
+    rows = read_manifest(folder / "manifest.csv")
+    remote = remote_facts(row["image"] for row in rows if is_url(row["image"]) and not row.get("sha256"))
+    for row in rows:
         facts = {name: value for name, value in row.items() if name not in PATHS}
         if row.get("sha256"):
             voxels.append(f"{row['case']} {row['sha256']}\n")
+        elif row["image"] in remote:
+            facts |= {"bytes": remote[row["image"]].size, "modified": remote[row["image"]].modified}
         else:
             try:
                 status = os.stat(row["image"])
             except FileNotFoundError as error:
                 raise BadInput(folder / "manifest.csv", f"lists {row['image']}, which does not exist") from error
             facts |= {"bytes": status.st_size, "modified": status.st_mtime_ns}
-        lines.append(json.dumps(facts, sort_keys=True))
-    fingerprint = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        lines.append(shown(json.dumps(facts, sort_keys=True)))
+    tables = [f"{name} {_file_hash(folder / name)}" for name in TABLES if (folder / name).is_file()]
+    fingerprint = hashlib.sha256("\n".join([*sorted(lines), *tables]).encode()).hexdigest()
     # The formula of prepare.json, so that a run can be matched with the preparation it used.
     same_as_prepare = hashlib.sha256("".join(sorted(voxels)).encode()).hexdigest()
-    return RunData(folder, same_as_prepare if len(voxels) == len(lines) else fingerprint, fingerprint)
+    complete = len(voxels) == len(lines) and not tables
+    return RunData(folder, same_as_prepare if complete else fingerprint, fingerprint)
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _prepare(source: Path, folder: Path, layout: str) -> None:

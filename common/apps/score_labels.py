@@ -72,7 +72,7 @@ def score_labels(
         labels: those to score, a list or names with commas between; default those of `ref`
             (`label_table.find_label_columns`).
         id_column: names the case, where the table has it.
-        patient_column: of `ref`; whole patients are then resampled.
+        patient_column: of `ref`; whole patients are then resampled, and DeLong's test sums over them (Obuchowski 1997).
 
     Returns:
         Ready for JSON: `cases`, `labels`, `kind` (probabilities or labels), `policies`, `cells` (uncertain and blank
@@ -228,7 +228,7 @@ def _compare(
     both = np.where(one.left_out | two.left_out, np.nan, target)
     alone = multilabel_scores(two.values, np.where(two.left_out, np.nan, target), names, **options)
     difference = multilabel_difference(one.values, two.values, both, names, **options)
-    tests, undefined = delong_by_class(both, one.values, two.values, names, _LEVEL)
+    tests, undefined = delong_by_class(both, one.values, two.values, names, _LEVEL, options["groups"])
     return {
         "pred2": {"kind": two.kind, **alone.to_dict()},
         "difference": difference.to_dict()["metrics"],

@@ -117,16 +117,6 @@ def make_sampler(search: str, plan: SearchPlan, seed: int) -> BaseSampler:
     return SeededSampler(lambda number: TPESampler(seed=number, multivariate=True, constant_liar=True), seed)
 
 
-def make_pruner(plan: SearchPlan) -> optuna.pruners.BasePruner:
-    """The pruner of a plan's report; none without a report."""
-    report = plan.report
-    if report is None:
-        return optuna.pruners.NopPruner()
-    if report.pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=max(1, report.warmup))
-    return optuna.pruners.MedianPruner(report.startup_trials, report.warmup)
-
-
 def distribution(dimension: Dimension, search: str) -> BaseDistribution:
     """What a search draws an id's value from."""
     if search == "grid" or dimension.low is None:

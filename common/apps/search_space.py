@@ -5,16 +5,17 @@
                "optimizer": {"values": ["adam", "sgd"]}},
      "objectives": [{"metric": "val_mean_auroc", "direction": "maximize"},
                     {"metric": "val_min_auroc", "direction": "maximize", "stage": "stage1"}],
-     "stages": ["stage1", "stage2"],
-     "report": {"metric": "mean_auroc", "stage": "stage2", "pruner": "median", "startup_trials": 5, "warmup": 1}}
+     "stages": ["stage1", "stage2"], "shared": ["encoders", "features"],
+     "report": {"metric": "mean_auroc", "stage": "stage2", "startup_trials": 5, "warmup": 1}}
 
 Each key of `space` is a configuration id. A grid takes `values`; random and bayesian search take the range `low` to
 `high` (whole numbers if both are; `log` for a logarithmic scale, `step` for a raster), or `values` where there is no
 range. The metrics of the objectives are those of a stage in summary.json, of the last stage that has the metric if no
-`stage` is named. `stages` (default: those of the scale) are run by each trial. `report` names what a study of one
-objective compares while a trial still runs, a metric of the validations in history.json with the direction of the
-objective; its `pruner` is median or hyperband, `startup_trials` end before it begins, and `warmup` validations of each
-trial are let pass.
+`stage` is named. `stages` (default: those of the scale) are run by each trial. `shared` are stages of the recipe that a
+trial builds on and that nothing of the space belongs to; those that the scale has are run once, for all trials.
+`report` names what ends a trial early, see `search_pruner`: the metric that stands for the first objective in the
+validations in history.json, of the last stage if no `stage` is named; `startup_trials` complete before it begins, and
+`warmup` validations of each trial are let pass.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.apps.bundle import Bundle, UsageError, hint
@@ -31,7 +32,6 @@ from common.data.bad_input import BadInput
 
 SEARCHES = ("grid", "random", "bayesian")
 DIRECTIONS = ("maximize", "minimize")
-PRUNERS = ("median", "hyperband")
 SEARCH_FILE = "search.json"
 
 Value = str | int | float | bool | None
@@ -71,7 +71,6 @@ class Report:
 
     metric: str
     stage: str | None = None
-    pruner: str = "median"
     startup_trials: int = 5
     warmup: int = 0
 
@@ -84,12 +83,14 @@ class SearchPlan:
         space: configuration id -> the values it may take.
         objectives: the first is the one that counts, the others break ties.
         stages: that each trial runs; None for those of the scale.
-        report: what prunes, None for nothing.
+        shared: stages that are run once before the trials, where the scale has them.
+        report: what ends trials early, None for nothing.
     """
 
     space: dict[str, Dimension]
     objectives: tuple[Objective, ...]
     stages: tuple[str, ...] | None = None
+    shared: tuple[str, ...] = ()
     report: Report | None = None
 
     def grid_size(self) -> int:
@@ -136,7 +137,8 @@ class SearchPlan:
                     f"--objective is {name!r}, expected one of {', '.join(by_metric)}{hint(name, by_metric)}"
                 )
         chosen = tuple(by_metric[name] for name in dict.fromkeys(names))
-        return SearchPlan(self.space, chosen, self.stages, self.report if len(chosen) == 1 else None)
+        report = self.report if chosen[0] == self.objectives[0] else None  # it stands for the first of the file
+        return replace(self, objectives=chosen, report=report)
 
 
 def read_search_plan(bundle: Bundle) -> SearchPlan:
@@ -155,12 +157,13 @@ def read_search_plan(bundle: Bundle) -> SearchPlan:
     except json.JSONDecodeError as error:
         raise refuse(f"is not JSON ({error})") from error
     try:
-        unknown = set(content) - {"space", "objectives", "stages", "report"}
+        unknown = set(content) - {"space", "objectives", "stages", "shared", "report"}
         if unknown:
-            raise refuse(f"has {min(unknown)!r}, expected space, objectives, stages and report")
+            raise refuse(f"has {min(unknown)!r}, expected space, objectives, stages, shared and report")
         space = {name: _dimension(name, entry, refuse) for name, entry in content["space"].items()}
         objectives = tuple(Objective(**entry) for entry in content["objectives"])
         stages = None if content.get("stages") is None else tuple(content["stages"])
+        shared = tuple(content.get("shared", ()))
         report = None if content.get("report") is None else Report(**content["report"])
     except (KeyError, TypeError, AttributeError) as error:
         raise refuse(f"is not a search ({error}), expected space and objectives") from error
@@ -172,9 +175,7 @@ def read_search_plan(bundle: Bundle) -> SearchPlan:
     for objective in objectives:
         if objective.direction not in DIRECTIONS:
             raise refuse(f"has the direction {objective.direction!r}, expected {' or '.join(DIRECTIONS)}")
-    if report is not None and report.pruner not in PRUNERS:
-        raise refuse(f"has the pruner {report.pruner!r}, expected {' or '.join(PRUNERS)}")
-    return SearchPlan(space, objectives, stages, report)
+    return SearchPlan(space, objectives, stages, shared, report)
 
 
 def _dimension(name: str, entry: Mapping[str, Any], refuse: Any) -> Dimension:

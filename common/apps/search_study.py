@@ -25,7 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from common.apps.bundle import UsageError
-from common.apps.search_sampler import GridWalk, distribution, make_pruner, make_sampler
+from common.apps.search_pruner import REPORTED
+from common.apps.search_sampler import GridWalk, distribution, make_sampler
 from common.apps.search_space import SearchPlan
 
 STALE_BEATS = 3
@@ -130,14 +131,13 @@ class SharedStudy:
         self._watched: dict[int, tuple[Any, float]] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            sampler, pruner = make_sampler(search, plan, seed), make_pruner(plan)
+            sampler = make_sampler(search, plan, seed)
         self.study = _safely(
             lambda: optuna.create_study(
                 storage=storage,
                 study_name=name,
                 directions=self._directions_there(storage, name, definition) or directions,
                 sampler=sampler,
-                pruner=pruner,
                 load_if_exists=True,
             )
         )
@@ -268,7 +268,7 @@ class SharedStudy:
         if not self.tell(trial.number, TrialState.FAIL):
             return False
         if again and params is not None:
-            facts = {"first": attrs.get("first", trial.number), "deaths": deaths}
+            facts = {"first": attrs.get("first", trial.number), "deaths": deaths, REPORTED: attrs.get(REPORTED, [])}
             waiting = optuna.create_trial(
                 state=TrialState.WAITING,
                 params=params,

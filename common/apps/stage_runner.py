@@ -23,6 +23,7 @@ from common.apps.bundle import Bundle, cpu_count
 from common.apps.run_data import RunData
 from common.data.bad_input import BadInput
 from common.data.output_folder import write_text
+from common.data.remote_folder import publish, shown
 from common.visualize.tables import json_text
 
 # Where things lie changes nothing in the result, and what a scale asks for shows in the stages, overrides and data.
@@ -124,6 +125,7 @@ class StageRunner:
         logging_file = self.bundle.configs / "logging.conf"
         command = monai_command(job.files, logging_file if logging_file.is_file() else None, job.overrides)
         self._say(f"stage {job.name} ({place}): {command}")
+        self._publish()
         before = _states(self.models)
         start = time.monotonic()
         self._execute(job, logging_file if logging_file.is_file() else None)
@@ -137,6 +139,7 @@ class StageRunner:
         self._say(f"stage {job.name} ({place}): finished in {seconds:.1f} s")
         self.ran.append(job.name)
         self.summarize()
+        self._publish()
 
     def summarize(self) -> dict[str, Any]:
         """Bring summary.json and index.html up to date with every stage that has finished.
@@ -175,7 +178,12 @@ class StageRunner:
         inside = self.models.resolve().is_relative_to(self.out.resolve())
         models = self.models.resolve().relative_to(self.out.resolve()) if inside else self.models.resolve()
         parts = {"data": self.data.fingerprint, "seed": self.seed, "ckpt_dir": str(models), "stages before": before}
-        return json.loads(json.dumps(config | parts, default=str))
+        return json.loads(shown(json.dumps(config | parts, default=str)))
+
+    def _publish(self) -> None:
+        """Bring folders that stand for URLs up to date; the weights first, as the other one says they are there."""
+        publish(self.models)
+        publish(self.out)
 
     def _has_files(self, finished: Mapping[str, Any]) -> bool:
         return all((self.models / name).is_file() for name in finished["files"])

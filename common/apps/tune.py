@@ -1,9 +1,10 @@
 """`tune`: search the values of a bundle's configuration ids that make its training best; see `search_space`.
 
 Each trial trains in a process of its own (`tune_trial`) in `OUTPUT_DIR/trials/NNNN`, a run folder as `run` writes it.
-Data is prepared, and frozen features are computed (into `OUTPUT_DIR/cache`, if the bundle has the id `cache_dir`), once
-for all. Any number of workers, each this command, share a study by its storage (`search_study`). With one objective, a
-trial that does worse than the others did at the same validation is ended early; Optuna has no such thing for several.
+Data is prepared, stages that search.json calls shared are run (`tune_shared`), and frozen features are computed (into
+`OUTPUT_DIR/cache`, if the bundle has the id `cache_dir`), once for all. Any number of workers (`tune_worker`), each
+this command, share a study by its storage (`search_study`). A trial that does worse than the others did at the same
+validation is ended early (`search_pruner`).
 
 Written to OUTPUT_DIR while it goes on, and at its end: best_params.json, trials.csv, index.html, plots/.
 """
@@ -11,68 +12,38 @@ Written to OUTPUT_DIR while it goes on, and at its end: best_params.json, trials
 from __future__ import annotations
 
 import json
-import math
 import os
-import shutil
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.apps.bundle import Bundle, UsageError, has_id, open_bundle
 from common.apps.recipe import NO_OVERLAY, merged_stage, stages_of_scale
+from common.apps.remote_paths import takes_urls
 from common.apps.run_data import CT, check_data, provide_data
-from common.apps.search_space import SearchPlan, read_search_plan
+from common.apps.search_space import read_search_plan
 from common.apps.tune_setup import (
     checked_overrides,
+    meant_for,
     need_optuna,
     run_command,
+    shared_stages,
     split_overrides,
     terminated_as_interrupted,
     virtual_patients,
     waiting_lock,
 )
-from common.apps.tune_trial import TrialProcess, reported_values, trial_values
+from common.apps.tune_shared import run_shared
+from common.apps.tune_worker import Trials, error_of, work
 from common.data.bad_input import BadInput
 from common.data.output_folder import write_text
+from common.data.remote_folder import publish
 from common.visualize.tables import json_text
 
-if TYPE_CHECKING:  # an extra of the package, see _need_optuna
-    import optuna
-
-    from common.apps.search_study import SharedStudy
-
 DEFAULT_TRIALS = {"random": 50, "bayesian": 100}
-_HOPELESS = 5  # failed trials, with none that succeeded, after which the search gives up
-_POLL_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Trials:
-    """What is the same for each trial of a search.
-
-    Attributes:
-        bundle: the bundle.
-        plan: what is searched.
-        stages: that each trial runs.
-        spec: arguments of the training but folder and parameters.
-        folder: of the search.
-        max_seconds: that one trial may take.
-    """
-
-    bundle: Bundle
-    plan: SearchPlan
-    stages: list[str]
-    spec: dict[str, Any]
-    folder: Path
-    max_seconds: float
-
-    def folder_of(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> Path:
-        """The run folder of a trial; one that was queued again goes on in that of the first."""
-        return self.folder / "trials" / f"{trial.user_attrs.get('first', trial.number):04d}"
-
-
+@takes_urls(reads=["dataset_dir"], goes_on=["output_dir"])
 def tune(
     bundle: str | os.PathLike[str] | Bundle,
     search: str,
@@ -99,7 +70,8 @@ def tune(
         storage: SQLAlchemy URL or journal file; default OUTPUT_DIR/study.log.
         output_dir: default `runs/BUNDLE_tune`.
         scale: "paper", or the name of an overlay in the bundle's configs.
-        stages: "a,b", that each trial runs; default those of search.json, else those of the scale.
+        stages: "a,b", that each trial runs; default those of search.json, else those of the scale. Those that
+            search.json calls shared are run before.
         dataset_dir: as for `run`.
         seed: of the search and of each training.
         objective: only these metrics, "a" or "a,b"; default all objectives of search.json.
@@ -125,8 +97,11 @@ def tune(
     if trial_hours <= 0:
         raise UsageError(f"--trial_hours is {trial_hours}, expected more than 0")
     wanted = stages_of_scale(bundle, scale, stages if stages is not None else plan.stages)
+    shared = shared_stages(plan, stages_of_scale(bundle, scale), wanted)
     configs = [merged_stage(bundle, name, scale, {}).config for name in wanted]
-    overrides = checked_overrides(bundle, plan, wanted, configs, overrides or {})
+    before = [merged_stage(bundle, name, scale, {}).config for name in shared]
+    overrides = checked_overrides(bundle, plan, wanted, configs, before, overrides or {})
+    asked = dict(overrides)
     virtual = virtual_patients(configs[0], overrides)
     check_data(dataset_dir, virtual)
     limit = DEFAULT_TRIALS.get(search, plan.grid_size()) if n_trials is None else n_trials
@@ -138,15 +113,19 @@ def tune(
     out.mkdir(parents=True, exist_ok=True)
     with waiting_lock(out):
         data = provide_data(out / "data", dataset_dir, virtual, configs[0].get("layout", CT))
-    values, typed = split_overrides(overrides)
-    if configs[0].get("virtual") is not None:
-        values["virtual"] = None  # they are in the data now
-    if "cache_dir" not in overrides and any(has_id(config, "cache_dir") for config in configs):
-        values["cache_dir"] = str((out / "cache").resolve())
-    spec = {"bundle": str(bundle.root.resolve()), "scale": scale, "stages": wanted, "seed": seed}
-    spec |= {"dataset_dir": str(data.folder.resolve()), "overrides": values, "typed": typed}
+    spec = {"bundle": str(bundle.root.resolve()), "scale": scale, "seed": seed}
+    spec |= {"dataset_dir": str(data.folder.resolve())}
+
+    def training(names: list[str], with_these: list[dict[str, Any]]) -> dict[str, Any]:
+        values, typed = split_overrides(meant_for(with_these, overrides))
+        if configs[0].get("virtual") is not None:
+            values["virtual"] = None  # they are in the data now
+        if "cache_dir" not in overrides and any(has_id(config, "cache_dir") for config in with_these):
+            values["cache_dir"] = str((out / "cache").resolve())
+        return spec | {"stages": names, "overrides": values, "typed": typed}
+
     definition = {"bundle": bundle.name, "scale": scale, "search": search, "seed": seed, "stages": wanted}
-    definition |= plan.as_json() | {"stages": wanted, "data": data.data_hash}
+    definition |= plan.as_json() | {"stages": wanted, "shared": shared, "data": data.data_hash}
     definition["overrides"] = json.loads(json.dumps({key: str(value) for key, value in overrides.items()}))
 
     from common.apps.search_study import SharedStudy, open_storage
@@ -154,170 +133,30 @@ def tune(
 
     place = open_storage(str(out / "study.log") if storage is None else storage)
     name = study or bundle.name
-    shared = SharedStudy(place, name, plan, search, seed, definition, heartbeat)
+    common_study = SharedStudy(place, name, plan, search, seed, definition, heartbeat)
     _claim(out, {"study": name} | definition)
-    trials = Trials(bundle, plan, wanted, spec, out, trial_hours * 3600)
-    command = run_command(bundle, spec, overrides, dataset_dir)
+    trials = Trials(bundle, plan, wanted, training(wanted, configs), out, trial_hours * 3600)
+    commands = [
+        run_command(bundle, scale, names, seed, meant_for(with_these, asked), dataset_dir)
+        for names, with_these in ((shared, before), (wanted, configs))
+        if names
+    ]
 
     def write() -> dict[str, Any]:
-        return write_search(out, bundle.name, search, shared, plan, command, limit)
+        written = write_search(out, bundle.name, search, common_study, plan, commands, limit)
+        publish(out)
+        return written
 
     with terminated_as_interrupted():
-        _work(shared, trials, limit, None if time_budget is None else time_budget * 3600, write)
+        if shared:
+            run_shared(out, training(shared, before))
+        work(common_study, trials, limit, None if time_budget is None else time_budget * 3600, write)
     result = write()
     if result["best"] is None:
-        errors = [_error_of(trial) for trial in shared.trials() if "error" in trial.user_attrs]
+        errors = [error_of(trial) for trial in common_study.trials() if "error" in trial.user_attrs]
         why = f"; the last failed: {errors[-1]}" if errors else ""
         raise BadInput(out, f"has no trial that succeeded, see {out / 'trials.csv'}{why}")
-    return {"study": shared.study.study_name, **result, "output_dir": str(out)}
-
-
-# ---- the worker --------------------------------------------------------------------------------------------------
-
-
-def _work(shared: SharedStudy, trials: Trials, limit: int, budget: float | None, write: Any) -> None:
-    """Run trials as long as the study lacks some and its time budget lasts."""
-    from optuna.trial import TrialState
-
-    waited, written, cost = False, 0.0, 0.0
-    while True:
-        for number in shared.revive():
-            print(f"trial {number}: its worker is dead, so it is queued again", flush=True)
-        there = shared.trials()
-        running = sum(t.state == TrialState.RUNNING for t in there)
-        queued = sum(t.state == TrialState.WAITING for t in there)
-        failed = [t for t in there if t.state == TrialState.FAIL]
-        ended = len(there) - running - queued
-        left = None if budget is None else budget - shared.seconds()
-        if ended >= limit:
-            return
-        if left is not None and left <= 0:
-            print(f"the time budget is used up after {ended} of {limit} trials; a longer one goes on", flush=True)
-            return
-        if len(failed) == ended >= _HOPELESS:
-            raise BadInput(trials.folder, f"has {ended} trials that all failed; the last: {_error_of(failed[-1])}")
-        if not queued and ended + running >= limit:
-            if not waited:
-                print(f"waiting for {running} trials of other workers", flush=True)
-            waited = True
-            time.sleep(min(_POLL_SECONDS, shared.beat_seconds))
-            continue
-        waited = False
-        trial = shared.ask(limit)
-        if trial is not None:
-            # What is left is divided among those who run now, this worker included.
-            seconds = None if left is None else left / (running + 1)
-            if not _one_trial(shared, trials, trial, seconds):
-                print(f"trial {trial.number}: ended by the time budget, queued for a longer one", flush=True)
-            _tidy(shared, trials)
-            if time.monotonic() - written > 20 * cost:  # at most a twentieth of the time goes into pages
-                begin = time.monotonic()
-                write()
-                written = time.monotonic()
-                cost = written - begin
-
-
-def _one_trial(shared: SharedStudy, trials: Trials, trial: optuna.Trial, seconds: float | None) -> bool:
-    """Run one trial and tell the study how it ended; False if the time budget did not let it end."""
-    from optuna.exceptions import UpdateFinishedTrialError
-    from optuna.trial import TrialState
-
-    folder = trials.folder_of(trial)
-    print(f"trial {trial.number}: {_shown(trial.params)}", flush=True)
-    spec = trials.spec | {"output_dir": str(folder.resolve())}
-    spec["overrides"] = spec["overrides"] | trial.params
-    start = time.monotonic()
-    values, state, error, in_time = None, TrialState.FAIL, None, True
-    seen: set[int] = set()
-    with shared.beating(trial):
-        process = TrialProcess(folder, spec)
-        try:
-            while process.wait(_POLL_SECONDS) is None:
-                took = time.monotonic() - start
-                if seconds is not None and took > seconds:
-                    in_time = False
-                    process.stop()
-                    break
-                if took > trials.max_seconds:
-                    error = f"took longer than {trials.max_seconds / 3600:g} hours"
-                    break
-                if _is_hopeless(trials, trial, folder, seen):
-                    state = TrialState.PRUNED
-                    break
-            else:
-                if process.process.returncode == 0:
-                    values = trial_values(folder, trials.plan.objectives)
-                    state = TrialState.COMPLETE
-                else:
-                    error = process.reason()
-        except BadInput as problem:
-            error = str(problem)
-        except UpdateFinishedTrialError:
-            print(f"trial {trial.number}: another worker took this one for dead and has queued the trial", flush=True)
-            return True
-        except KeyboardInterrupt:
-            process.stop()
-            shared.note(trial, seconds=time.monotonic() - start)
-            shared.requeue(trial, died=False)
-            raise
-        finally:
-            process.stop(grace=0)
-        took = time.monotonic() - start
-        facts = {"seconds": round(took, 3)} | ({} if error is None else {"error": error})
-        try:
-            shared.note(trial, **facts)
-        except UpdateFinishedTrialError:
-            return True
-    if not in_time:
-        shared.requeue(trial, died=False)
-        return False
-    if shared.tell(trial, state, values):
-        names = [objective.metric for objective in trials.plan.objectives]
-        said = {
-            TrialState.COMPLETE: lambda: _shown(dict(zip(names, values, strict=True))),
-            TrialState.PRUNED: lambda: "ended early, others did better",
-            TrialState.FAIL: lambda: f"failed: {error}",
-        }[state]()
-        best = shared.complete()[:1]
-        if best:
-            reached = _shown(dict(zip(names, best[0].values, strict=True)))
-            said += f"; best so far trial {best[0].number}: {reached}"
-        print(f"trial {trial.number}: {said} ({took:.0f} s)", flush=True)
-    return True
-
-
-def _is_hopeless(trials: Trials, trial: optuna.Trial, folder: Path, seen: set[int]) -> bool:
-    """Hand on what the validations have given since those in `seen`; whether the pruner has seen enough."""
-    report = trials.plan.report
-    if report is None:
-        return False
-    for step, value in enumerate(reported_values(folder, report.stage or trials.stages[-1], report.metric), 1):
-        if step not in seen and not math.isnan(value):
-            trial.report(value, step)
-            seen.add(step)
-    return bool(seen) and trial.should_prune()
-
-
-def _tidy(shared: SharedStudy, trials: Trials) -> None:
-    """Remove the weights of ended trials that are not among the best; a run keeps gigabytes of them."""
-    from optuna.trial import TrialState
-
-    kept = {t.number for t in shared.front()} | {t.number for t in shared.complete()[:1]}
-    for trial in shared.trials():
-        if trial.state not in (TrialState.RUNNING, TrialState.WAITING) and trial.number not in kept:
-            folder = trials.folder_of(trial)
-            for weights in (folder / "models", *folder.glob("*/checkpoints")):
-                shutil.rmtree(weights, ignore_errors=True)
-
-
-def _shown(values: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
-
-
-def _error_of(trial: optuna.trial.FrozenTrial) -> str:
-    return trial.user_attrs.get("error", "for an unknown reason")
+    return {"study": common_study.study.study_name, **result, "output_dir": str(out)}
 
 
 def _claim(out: Path, study: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def write_search(
     search: str,
     shared: SharedStudy,
     plan: SearchPlan,
-    command: Sequence[str],
+    commands: Sequence[Sequence[str]],
     limit: int,
 ) -> dict[str, Any]:
     """Write all of it, from what the study holds now; each file is whole at any moment.
@@ -53,7 +53,7 @@ def write_search(
         search: grid, random or bayesian.
         shared: the study.
         plan: what is searched.
-        command: words that train as the trials do, but for the parameters.
+        commands: words that train as the trials do, one after the other; the last one takes the parameters.
         limit: trials that the study shall have.
 
     Returns:
@@ -64,21 +64,13 @@ def write_search(
     best = None
     if complete:
         front = sorted(shared.front(), key=lambda t: complete.index(next(c for c in complete if c.number == t.number)))
-        best = _facts(complete[0], plan) | {"command": _shell(command, complete[0].params)}
+        best = _facts(complete[0], plan) | {"command": _shell(commands, complete[0].params)}
         if len(plan.objectives) > 1:
             best["pareto_front"] = [_facts(trial, plan) for trial in front]
         write_text(out / "best_params.json", json_text(best, indent=1))
     rows = [_row(trial, plan) for trial in trials]
-    columns = [
-        "trial",
-        "state",
-        *(o.metric for o in plan.objectives),
-        *plan.space,
-        "seconds",
-        "worker",
-        "folder",
-        "error",
-    ]
+    columns = ["trial", "state", *(o.metric for o in plan.objectives), *plan.space]
+    columns += ["pruned_at", "seconds", "worker", "folder", "error"]
     write_text(out / "trials.csv", csv_text(columns, rows))
     plots = _plots(out, search, shared, plan) if complete else []
     page = out / "index.html"
@@ -100,10 +92,14 @@ def _facts(trial: FrozenTrial, plan: SearchPlan) -> dict[str, Any]:
     return {"trial": trial.number, "values": values, "params": dict(trial.params)}
 
 
-def _shell(command: Sequence[str], params: Mapping[str, Any]) -> str:
+def _shell(commands: Sequence[Sequence[str]], params: Mapping[str, Any]) -> str:
     """A line for the shell; the numbers of a configuration and ids such as a#b need no quotes."""
-    words = [*command, *(word for key, value in params.items() for word in (f"--{key}", typed_text(value)))]
-    return " ".join(word if re.fullmatch(r"[\w./,:=+-][\w./,:=+#-]*", word) else shlex.quote(word) for word in words)
+    last = [*commands[-1], *(word for key, value in params.items() for word in (f"--{key}", typed_text(value)))]
+    return " && ".join(" ".join(map(_quoted, words)) for words in (*commands[:-1], last))
+
+
+def _quoted(word: str) -> str:
+    return word if re.fullmatch(r"[\w./,:=+-][\w./,:=+#-]*", word) else shlex.quote(word)
 
 
 def typed_text(value: Any) -> str:
@@ -116,7 +112,7 @@ def _row(trial: FrozenTrial, plan: SearchPlan) -> dict[str, Any]:
     row: dict[str, Any] = {"trial": trial.number, "state": trial.state.name.lower()} | trial.params
     if trial.state == TrialState.COMPLETE:
         row |= {o.metric: value for o, value in zip(plan.objectives, trial.values, strict=True)}
-    row |= {name: facts.get(name) for name in ("seconds", "worker", "error")}
+    row |= {name: facts.get(name) for name in ("pruned_at", "seconds", "worker", "error")}
     return row | {"folder": f"trials/{facts.get('first', trial.number):04d}"}
 
 

@@ -33,6 +33,7 @@ def checked_overrides(
     plan: SearchPlan,
     stages: Sequence[str],
     configs: Sequence[Mapping[str, Any]],
+    before: Sequence[Mapping[str, Any]],
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The user's overrides with ids in MONAI's spelling, after all ids and stages have been found to exist."""
@@ -46,12 +47,22 @@ def checked_overrides(
             raise BadInput(
                 path, f"names the stage {name!r}, expected one that is run: {', '.join(stages)}{hint(name, stages)}"
             )
-    read_overrides(overrides, configs, "the stages of this search")
+    read_overrides(overrides, [*before, *configs], "the stages of this search")
     result = {key.replace("::", "#"): value for key, value in overrides.items()}
     for key in result:
         if key in plan.space:
             raise UsageError(f"--{key} is searched, expected ids that {path} does not vary")
     return result
+
+
+def shared_stages(plan: SearchPlan, of_scale: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The stages of the scale that are run once, before the trials, which run those that are `wanted`."""
+    return [name for name in of_scale if name in plan.shared and name not in wanted]
+
+
+def meant_for(configs: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides whose id one of the configurations has."""
+    return {key: value for key, value in overrides.items() if any(has_id(config, key) for config in configs)}
 
 
 def virtual_patients(config: Mapping[str, Any], overrides: dict[str, Any]) -> dict[str, Any] | None:
@@ -81,10 +92,17 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     return {key: value for key, value in overrides.items() if key not in typed}, typed
 
 
-def run_command(bundle: Bundle, spec: Mapping[str, Any], overrides: Mapping[str, Any], dataset_dir: Any) -> list[str]:
-    """The words that train as a trial does, but for its parameters and folder."""
-    words = ["python", "-m", "common", "run", str(bundle.root), "--scale", spec["scale"]]
-    words += ["--stages", ",".join(spec["stages"]), "--seed", str(spec["seed"])]
+def run_command(
+    bundle: Bundle,
+    scale: str,
+    stages: Sequence[str],
+    seed: int,
+    overrides: Mapping[str, Any],
+    dataset_dir: Any,
+) -> list[str]:
+    """The words that train some stages as a search does, but for a trial's parameters and folder."""
+    words = ["python", "-m", "common", "run", str(bundle.root), "--scale", scale]
+    words += ["--stages", ",".join(stages), "--seed", str(seed)]
     words += [] if dataset_dir is None else ["--dataset_dir", str(dataset_dir)]
     for key, value in overrides.items():
         words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
@@ -93,7 +111,7 @@ def run_command(bundle: Bundle, spec: Mapping[str, Any], overrides: Mapping[str,
 
 @contextmanager
 def waiting_lock(out: Path) -> Iterator[None]:
-    """Hold a search's folder while data is prepared; another worker waits and then finds it done."""
+    """Hold a search's folder while data or shared stages are made; another worker waits and then finds them done."""
     told = False
     with ExitStack() as held:
         while True:
@@ -102,7 +120,7 @@ def waiting_lock(out: Path) -> Iterator[None]:
                 break
             except BadInput:
                 if not told:
-                    print(f"waiting for another worker to prepare the data in {out}", flush=True)
+                    print(f"waiting for another worker to prepare {out}", flush=True)
                 told = True
                 time.sleep(0.5)
         yield

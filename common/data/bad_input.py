@@ -22,4 +22,4 @@ class BadInput(ValueError):
 
     def __str__(self) -> str:
         """Return the sentence `PATH: REASON.`."""
-        return f"{self.path}: {self.reason.rstrip('.')}."
+        return f"{self.args[0]}: {self.reason.rstrip('.')}."  # a Path would make s3:/ of s3://

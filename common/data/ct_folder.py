@@ -24,6 +24,7 @@ from common.data.case_pool import Failure, map_cases
 from common.data.ct_rate import CT_RATE_LABELS, CT_RATE_REPORT, CTRateImage, list_ct_rate, read_ct_rate
 from common.data.ct_reader import read_ct
 from common.data.ct_volume import case_name, case_names, find_ct, is_nifti, write_nifti
+from common.data.exclusion_list import listed_items
 from common.data.output_folder import csv_text, locked, write_text
 from common.data.splits import SPLITS, split_by_patient
 
@@ -179,24 +180,9 @@ def _read_patients(path: Path) -> dict[str, str]:
 def _without_listed(
     items: list[_Item], source: Path, exclusion_list: str | os.PathLike[str] | None, excluded: _Excluded
 ) -> list[_Item]:
-    if exclusion_list is None:
-        return items
-    path = Path(exclusion_list)
-    try:
-        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror})") from error
-    listed = set()
-    for entry in filter(None, lines):
-        full = Path(os.path.abspath(source / entry))
-        found = [i for i, item in enumerate(items) if item.case in (entry, case_name(entry)) or item.path == full]
-        if not found:
-            raise BadInput(path, f"lists {entry!r}, which matches no case of the input")
-        listed.update(found)
+    listed = listed_items(exclusion_list, source, [(item.case, item.path) for item in items], "case", case_name)
     for i in sorted(listed):
-        excluded.add(items[i].path, f"on the exclusion list {path}", bad=False)
+        excluded.add(items[i].path, f"on the exclusion list {Path(exclusion_list)}", bad=False)
     return [item for i, item in enumerate(items) if i not in listed]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from common.data.bad_input import BadInput
-from common.data.clinical_vector import CLINICAL_COLUMNS
-from common.data.manifest import read_manifest
+from common.data.clinical_vector import CLINICAL_COLUMNS, plausible
+from common.data.manifest import read_manifest, with_files
 from common.data.mimic_tables import parse_number
 from common.data.table import read_columns, read_rows
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
-__all__ = ["FRONTAL", "NOT_MENTIONED", "POLICIES", "label_vector", "read_cxr_cases"]
+__all__ = ["FRONTAL", "NOT_MENTIONED", "POLICIES", "clinical_values", "label_vector", "read_cxr_cases"]
 
 FRONTAL = ("PA", "AP")
 POLICIES = ("ignore", "zeros", "ones", "lsr")
@@ -49,12 +49,14 @@ def read_cxr_cases(
         not_mentioned: one of `NOT_MENTIONED`, for blanks.
 
     Returns:
-        Per image: case, patient, study (str), image (str; None if the manifest names none), note (str, None if nothing
-        is known), clinical ((30,) float32 of `CLINICAL_COLUMNS`, NaN where missing; None if all are), label
-        ((n_labels,) float32, NaN masked).
+        Per image: case, patient, study (str), image (str; None if the manifest names none; of a URL the local copy),
+        note (str, None if nothing is known), clinical ((30,) float32 of `CLINICAL_COLUMNS`, NaN where missing; None if
+        all are), label ((n_labels,) float32, NaN masked). The patient is a number, the same in every split: what is
+        made of the cases says which belong together, and not the identifier that the data set gives.
 
     Raises:
-        BadInput: if a table is missing or damaged, lacks a label, holds an unknown value, or no row is left.
+        BadInput: if a table is missing or damaged, lacks a label, holds an unknown value or one that no body has, says
+            two things of one study, or no row is left.
         ValueError: for an unknown policy.
     """
     if policy not in POLICIES or not_mentioned not in NOT_MENTIONED:
@@ -68,19 +70,20 @@ def read_cxr_cases(
     for name in ("patient", "study", "view", *labels):
         if name not in rows[0]:
             raise BadInput(manifest, f"has no column {name!r}, expected one of an X-ray layout with that label")
+    numbers = _patient_numbers(rows)
     wanted = None if views is None else {view.upper() for view in views}
     rows = [row for row in rows if split in (None, row["split"]) and (wanted is None or row["view"].upper() in wanted)]
     if not rows:
         which = "any view" if views is None else f"a view {' or '.join(views)}"
         raise BadInput(manifest, f"has no row with split {split} and {which}, expected at least one")
-    rows = rows[:limit]
+    rows = with_files(rows[:limit])
     studies = {row["study"] for row in rows}
     notes = _notes(manifest.parent / "notes.csv", studies)
     clinical = _clinical(manifest.parent / "clinical.csv", studies)
     return [
         {
             "case": row["case"],
-            "patient": row["patient"],
+            "patient": numbers[row["patient"]],
             "study": row["study"],
             "image": row["image"] or None,
             "note": notes.get(row["study"]),
@@ -118,6 +121,37 @@ def label_vector(
         return _smooth(case, name) if policy == "lsr" else uncertain[policy]
 
     return np.array([number(name) for name in labels], dtype=np.float32)
+
+
+def clinical_values(path: Path, line: int, row: Mapping[str, str]) -> np.ndarray:
+    """The values of one row of a table.
+
+    Args:
+        path: of the table, for errors.
+        line: of the row, for errors.
+        row: column -> text; columns other than `CLINICAL_COLUMNS` do not count.
+
+    Returns:
+        (30,) float32, NaN where a column is blank or missing.
+
+    Raises:
+        BadInput: for a text that is no number, or a value that no body has.
+    """
+    values = np.full(len(CLINICAL_COLUMNS), np.nan, dtype=np.float32)
+    for i, name in enumerate(CLINICAL_COLUMNS):
+        if (text := row.get(name, "")).strip():
+            number = parse_number(text)
+            if number is None:
+                raise BadInput(path, f"line {line} has {name} {text!r}, expected a number or a blank")
+            if not plausible(name, number):
+                raise BadInput(path, f"line {line} has {name} {text!r}, which no body has")
+            values[i] = number
+    return values
+
+
+def _patient_numbers(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Patient -> place among the patients of a whole manifest, from "1" on."""
+    return {patient: str(number) for number, patient in enumerate(dict.fromkeys(row["patient"] for row in rows), 1)}
 
 
 def _smooth(case: str, name: str) -> float:
@@ -160,13 +194,11 @@ def _clinical(path: Path, studies: set[str]) -> dict[str, np.ndarray]:
     for line, row in read_rows(path):
         if row["study"] not in studies:
             continue
-        values = np.full(len(CLINICAL_COLUMNS), np.nan, dtype=np.float32)
-        for i, name in enumerate(CLINICAL_COLUMNS):
-            if row[name]:
-                number = parse_number(row[name])
-                if number is None:
-                    raise BadInput(path, f"line {line} has {name} {row[name]!r}, expected a number or a blank")
-                values[i] = number
-        if not np.isnan(values).all():
-            found[row["study"]] = values
+        values = clinical_values(path, line, row)
+        if np.isnan(values).all():
+            continue
+        if not np.array_equal(found.setdefault(row["study"], values), values, equal_nan=True):
+            raise BadInput(
+                path, f"line {line} is about study {row['study']!r} again, with other values, expected one row"
+            )
     return found

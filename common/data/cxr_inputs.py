@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from common.data.bad_input import BadInput
-from common.data.clinical_vector import CLINICAL_COLUMNS, plausible
-from common.data.cxr_cases import FRONTAL, read_cxr_cases
-from common.data.table import read_rows
+from common.data.clinical_vector import CLINICAL_COLUMNS
+from common.data.cxr_cases import FRONTAL, clinical_values, read_cxr_cases
+from common.data.manifest import read_manifest
+from common.data.table import read_columns, read_rows
 
-__all__ = ["xray_cases"]
+__all__ = ["other_views", "xray_cases"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _NOTE, _VALUES = ".txt", ".csv"
@@ -33,22 +34,26 @@ def xray_cases(
     Args:
         path: an X-ray, a folder of them, or a folder that `prepare mimic_cxr|covid|nih` wrote. Without an X-ray: the
             note of one case (.txt), or clinical values as `clinical` (.csv), of which every row is a case.
-        labels: names; a prepared folder's own labels are read where it has them.
-        note: text of the note of a single case, or a file that holds it.
+        labels: names; a prepared folder's own labels are read, those that it has.
+        note: text of the note of a single case, or a file that holds it; a blank text is no note. A prepared folder has
+            its own notes and values, and none is taken beside it.
         clinical: CSV with a column `case` and some of `CLINICAL_COLUMNS`, a row per case.
         split: of a prepared folder; None takes all.
-        views: of a prepared folder.
+        views: of a prepared folder, see `other_views`; None takes all.
 
     Returns:
-        Items as `common.data.cxr_cases.read_cxr_cases` gives them, labels all NaN where none are known; a case is named
+        Items as `common.data.cxr_cases.read_cxr_cases` gives them, a label NaN where it is not known; a case is named
         by its file without extension.
 
     Raises:
-        BadInput: if there is no X-ray, two have one name, or a table is damaged.
+        BadInput: if there is no X-ray, two have one name, a table is damaged, or a note or values are given beside a
+            prepared folder.
     """
     path = Path(path)
     if (path / "manifest.csv").is_file():
-        return read_cxr_cases(path, split, labels, views)
+        if note is not None or clinical is not None:
+            raise BadInput(path, "has notes.csv and clinical.csv, expected no --note and no --clinical beside them")
+        return _prepared(path, labels, split, views)
     if not path.exists():
         raise BadInput(path, "does not exist, expected an X-ray or a folder of them")
     images: dict[str, str | None]
@@ -63,6 +68,7 @@ def xray_cases(
     if note is not None and len(images) > 1:
         raise BadInput(path, f"holds {len(images)} cases for one note, expected one")
     text = None if note is None else _text(note)
+    text = text if text and text.strip() else None
     values = {} if clinical is None else _values(Path(clinical), list(images))
     values = {name: row for name, row in values.items() if not np.isnan(row).all()}
     unknown = np.full(len(labels), np.nan, np.float32)
@@ -71,6 +77,39 @@ def xray_cases(
          "clinical": values.get(name)}
         for name, image in images.items()
     ]  # fmt: skip
+
+
+def other_views(
+    path: str | os.PathLike[str], split: str | None = None, views: Sequence[str] | None = FRONTAL
+) -> list[dict[str, str]]:
+    """The images of a prepared folder that `xray_cases` leaves out; arguments as there.
+
+    Returns:
+        `path` and `reason` of each; nothing of an input that was not prepared.
+
+    Raises:
+        BadInput: if the manifest is damaged.
+    """
+    if views is None or not (Path(path) / "manifest.csv").is_file():
+        return []
+    wanted, expected = {view.upper() for view in views}, f"expected {' or '.join(views)} (--views)"
+    return [
+        {"path": row["image"] or row["case"], "reason": f"has the view {row['view']!r}, {expected}"}
+        for row in read_manifest(path)
+        if split in (None, row["split"]) and row["view"].upper() not in wanted
+    ]
+
+
+def _prepared(
+    path: Path, labels: Sequence[str], split: str | None, views: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    columns = read_columns(path / "manifest.csv")
+    known = [name for name in labels if name in columns]
+    cases = read_cxr_cases(path, split, known, views)
+    for case in cases:
+        values = dict(zip(known, case["label"], strict=True))
+        case["label"] = np.array([values.get(name, np.nan) for name in labels], np.float32)
+    return cases
 
 
 def _images(path: Path) -> dict[str, str | None]:
@@ -118,17 +157,7 @@ def _values(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:
             raise BadInput(path, f"line {line} is about {row['case']!r}, expected one of {', '.join(names[:3])}")
         if row["case"] in found:
             raise BadInput(path, f"line {line} is about {row['case']!r} again, expected one row for each case")
-        numbers = np.full(len(CLINICAL_COLUMNS), np.nan, np.float32)
-        for name, text in row.items():
-            if name != "case" and text.strip():
-                try:
-                    value = float(text)
-                except ValueError as error:
-                    raise BadInput(path, f"line {line} has {name} {text!r}, expected a number") from error
-                if not plausible(name, value):
-                    raise BadInput(path, f"line {line} has {name} {text!r}, which no body has")
-                numbers[CLINICAL_COLUMNS.index(name)] = value
-        found[row["case"]] = numbers
+        found[row["case"]] = clinical_values(path, line, row)
     if not found:
         raise BadInput(path, "holds no row, expected one for each case")
     return found

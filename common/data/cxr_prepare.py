@@ -26,6 +26,7 @@ from common.data.clinical_vector import CLINICAL_COLUMNS
 from common.data.covid import find_covid
 from common.data.ct_folder import PrepareResult
 from common.data.cxr_listing import CXRListing, XrayRow
+from common.data.exclusion_list import listed_items
 from common.data.mimic_study import list_mimic
 from common.data.nih import find_nih
 from common.data.output_folder import csv_text, locked, write_text
@@ -135,26 +136,11 @@ def _numbers(values: Mapping[str, float]) -> dict[str, str]:
 
 
 def _without_listed(listing: CXRListing, source: Path, exclusion_list: str | os.PathLike[str] | None) -> list[XrayRow]:
-    if exclusion_list is None:
-        return listing.rows
-    path = Path(exclusion_list)
-    try:
-        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror})") from error
-    root = source if source.is_dir() else source.parent
-    wanted = {entry: Path(os.path.abspath(root / entry)) for entry in lines if entry}
-    names = {name for row in listing.rows for name in (row.case, row.study, row.image)}
-    for entry, full in wanted.items():
-        if entry not in names and full not in names:
-            raise BadInput(path, f"lists {entry!r}, which matches no case, study or image of the input")
-    listed = {*wanted, *wanted.values()}
-    kept = [row for row in listing.rows if listed.isdisjoint((row.case, row.study, row.image))]
-    left = {row.case for row in listing.rows} - {row.case for row in kept}
-    listing.left_out += [(r.image, f"on the exclusion list {path}") for r in listing.rows if r.case in left]
-    return kept
+    names = [(row.case, row.study, row.image) for row in listing.rows]
+    listed = listed_items(exclusion_list, source, names, "case, study or image")
+    for i in sorted(listed):
+        listing.left_out.append((listing.rows[i].image, f"on the exclusion list {Path(exclusion_list)}"))
+    return [row for i, row in enumerate(listing.rows) if i not in listed]
 
 
 def _without_repeats(rows: Sequence[XrayRow], listing: CXRListing) -> list[XrayRow]:

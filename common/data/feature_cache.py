@@ -220,7 +220,8 @@ class FeatureCache:
         with open(path, "rb") as file:
             result = hashlib.file_digest(file, "sha256").hexdigest()
         if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
-            self._write(memo, json.dumps({**identity, "sha256": result}).encode())
+            # Without the path, which may name the patient.
+            self._write(memo, json.dumps({"sha256": result}).encode())
         return result
 
     # ---- storage ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from common.data.bad_input import BadInput
+from common.data.class_weights import class_weights
 from common.data.modalities import MODALITIES
 
 __all__ = ["FeatureDataset"]
@@ -60,10 +61,8 @@ class FeatureDataset(Dataset):
         self.label = tensors["label"][:limit][:, [listed["labels"].index(name) for name in labels]]
 
     def class_weights(self) -> torch.Tensor:
-        """(C,) weights that grow as a label gets rarer, the square root of negatives per positive, of mean 1."""
-        positive = (self.label == 1).sum(0).clamp(min=1)
-        weights = ((self.label == 0).sum(0).clamp(min=1) / positive).sqrt()
-        return weights / weights.mean()
+        """(C,) weights of the labels, see `common.data.class_weights`."""
+        return class_weights(self.label)
 
     def __len__(self) -> int:
         return len(self.cases)

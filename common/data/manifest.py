@@ -4,13 +4,14 @@ import csv
 from pathlib import Path
 
 from common.data.bad_input import BadInput
+from common.data.remote_folder import fetch_files, is_url
 
 REQUIRED = ("case", "split", "image")
 PATHS = ("image", "regions", "lesions")
 
 
 def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
-    """Rows of a manifest; relative paths are made absolute, as seen from its folder.
+    """Rows of a manifest; relative paths are made absolute, as seen from its folder. URLs stay, see `with_files`.
 
     Args:
         manifest: the file, or the prepared folder that holds it.
@@ -31,21 +32,32 @@ def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
         raise BadInput(manifest, f"lacks {lacking[0]}, expected a column" if lacking else "lists no case")
     for row in rows:
         for name in PATHS:
-            if row.get(name):
+            if row.get(name) and not is_url(row[name]):
                 row[name] = str(manifest.parent.resolve() / row[name])
     return rows
 
 
 def read_split(manifest: str | Path, split: str, limit: int | None = None) -> list[dict[str, str]]:
-    """Rows of one split, the first ``limit`` of them.
+    """Rows of one split, the first ``limit`` of them; files that the manifest names by URLs are fetched.
 
     Raises:
-        BadInput: if the split has no row.
+        BadInput: if the split has no row, or a URL cannot be read.
     """
     rows = [row for row in read_manifest(manifest) if row["split"] == split]
     if not rows:
         raise BadInput(manifest, f"has no row with split {split}, expected at least one")
-    return rows[:limit]
+    return with_files(rows[:limit])
+
+
+def with_files(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same rows, in which each URL of a file (`s3://bucket/image.jpg`) is replaced by its local copy.
+
+    Raises:
+        BadInput: naming a URL that cannot be read.
+    """
+    urls = {row[name] for row in rows for name in PATHS if is_url(row.get(name))}
+    copies = fetch_files(urls) if urls else {}
+    return [row | {name: str(copies[row[name]]) for name in PATHS if row.get(name) in copies} for row in rows]
 
 
 def source_weights(rows: list[dict[str, str]], virtual_share: float) -> list[float]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -45,7 +46,7 @@ class CXRImage:
         study: "s" and the study id, as in mimic_cxr_sectioned.csv.
         split: "train", "val" or "test", from the official table.
         view: ViewPosition, such as "PA", "AP", "LATERAL", "LL"; None where the table leaves it open.
-        time: of the study.
+        time: of the study: the earliest that the metadata table has for it, also in rows whose image cannot be used.
         labels: 1.0, 0.0, -1.0 or None for each of ``CHEXPERT_LABELS``, in that order.
         report: the study's text, None if it is not there.
     """
@@ -90,6 +91,7 @@ def find_mimic_cxr(
     metadata = _table(root, "metadata")
     rows = list(_rows(metadata, _METADATA, problems))
     repeated = {case for case, n in Counter(row[0] for row in rows).items() if n > 1}
+    times = _study_times(rows)
     images, listed = [], set()
     for case, subject, study, view, date, clock in rows:
         listed.add(case)
@@ -106,13 +108,13 @@ def find_mimic_cxr(
             path = _image_path(root / folder, case, present)
             split = _known(split_of, case, path, "row in the table of splits")
             labels = _known(labels_of, study, path, f"row of its study s{study} in the table of {labeller}")
-            time = _time(metadata, case, date, clock)
+            _check_time(metadata, case, date, clock)
         except BadInput as problem:
             problems.append(problem)
             continue
         report = report_root / folder.with_suffix(".txt")
         text = report if report.is_file() else None
-        images.append(CXRImage(path, case, subject, f"s{study}", split, view or None, time, dict(labels), text))
+        images.append(CXRImage(path, case, subject, f"s{study}", split, view or None, times[study], dict(labels), text))
     for case, path in present.items():
         if case not in listed:
             problems.append(BadInput(path, "has no row in the metadata table"))
@@ -196,9 +198,19 @@ def _known(table: Mapping[str, _T], key: str, path: Path, what: str) -> _T:
     return table[key]
 
 
-def _time(path: Path, case: str, date: str, clock: str) -> datetime:
+def _study_times(rows: Iterable[tuple[str, ...]]) -> dict[str, datetime]:
+    """Study id -> its earliest time; what was written later is not known before the study."""
+    times: dict[str, datetime] = {}
+    for _, _, study, _, date, clock in rows:
+        with suppress(ValueError):  # `_check_time` says so
+            time = parse_study_time(date, clock)
+            times[study] = min(time, times.get(study, time))
+    return times
+
+
+def _check_time(path: Path, case: str, date: str, clock: str) -> None:
     try:
-        return parse_study_time(date, clock)
+        parse_study_time(date, clock)
     except ValueError as error:
         raise BadInput(path, f"image {case}: {error}") from error
 

@@ -15,8 +15,16 @@ from pathlib import Path
 from common.data.ehr_context import ContextReport, Measurement, Series
 from common.data.icd import CHRONIC_CONDITIONS, ICD_GROUPS, matching, normalise_icd
 from common.data.mimic_items import LabTest, read_lab
-from common.data.mimic_stays import Admission, EmergencyStay, Encounter, Patient, add_row
-from common.data.mimic_tables import TableCounts, parse_day, parse_id, parse_number, parse_time, stream_rows
+from common.data.mimic_stays import Admission, EmergencyStay, Encounter, Patient
+from common.data.mimic_tables import (
+    TableCounts,
+    UniqueRows,
+    parse_day,
+    parse_id,
+    parse_number,
+    parse_time,
+    stream_rows,
+)
 from common.data.vital_signs import ED_VITALS, VITAL_SIGNS, body_temperature
 
 _BODY = {"Height (Inches)": ("height", "cm", 2.54), "Weight (Lbs)": ("weight", "kg", 0.45359237)}
@@ -91,13 +99,12 @@ class EventReader:
     def read_triage(self, path: Path) -> None:
         """Read ed/triage, which has no time of its own: it is charted when the stay begins."""
         counts = self._counts("ed/triage")
-        rows: dict[int, tuple[str, ...]] = {}
-        conflicts: set[int] = set()
+        found = UniqueRows(counts)
         columns = ("subject_id", "stay_id", "acuity", "chiefcomplaint", *ED_VITALS)
         for row in stream_rows(path, columns, {"stay_id": self.of_stay}, counts):
             if self._same_patient(row[1], row[0], counts):
-                add_row(rows, conflicts, int(row[1]), row, counts)
-        for _, stay, acuity, complaint, *texts in rows.values():
+                found.add(int(row[1]), row)
+        for _, stay, acuity, complaint, *texts in found.rows.values():
             cases = self.of_stay[stay]
             intime = cases[0].encounter.emergency.intime
             self._add_vitals("ed/triage", cases, intime, dict(zip(ED_VITALS, texts, strict=True)))

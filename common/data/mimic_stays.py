@@ -14,12 +14,13 @@ The *last* admission of a patient is never looked for: it may be years after the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from common.data.mimic_tables import TableCounts, parse_id, parse_time, stream_rows
+from common.data.mimic_tables import TableCounts, UniqueRows, parse_id, parse_time, stream_rows
 
 TOP_AGE = 91
 """MIMIC's stand-in for every age above 89."""
@@ -103,7 +104,7 @@ def find_encounter(
         admissions: all of the same patient.
     """
     inside = [stay for stay in emergency_stays if stay.intime <= time <= stay.outtime]
-    emergency = max(inside, key=lambda stay: (stay.intime, -stay.stay_id), default=None)
+    emergency = _last_begun(inside)
     around = [row for row in admissions if row.begin <= time <= row.dischtime]
     named = emergency.hadm_id if emergency else None
     admission = max(around, key=lambda row: (row.admittime <= time, row.admittime, -row.hadm_id), default=None)
@@ -111,20 +112,27 @@ def find_encounter(
         # It need not have begun yet; if it has no row, the one that contains the moment stays.
         admission = next((row for row in admissions if row.hadm_id == named and row.dischtime >= time), admission)
     elif emergency is None and admission is not None:
-        led = [stay for stay in emergency_stays if stay.hadm_id == admission.hadm_id and stay.intime <= time]
-        emergency = max(led, key=lambda stay: (stay.intime, -stay.stay_id), default=None)
-    if emergency is None and admission is None:
+        emergency = _last_begun(
+            [stay for stay in emergency_stays if stay.hadm_id == admission.hadm_id and stay.intime <= time]
+        )
+    spans = [(stay.intime, stay.outtime) for stay in (emergency,) if stay]
+    spans += [(row.begin, row.dischtime) for row in (admission,) if row]
+    if not spans:
         return None
     in_department = bool(inside) or (admission is not None and time < admission.admittime)
     return Encounter(
         setting="emergency" if in_department else "hospital",
-        begin=min([stay.intime for stay in [emergency] if stay] + [row.begin for row in [admission] if row]),
-        end=max([stay.outtime for stay in [emergency] if stay] + [row.dischtime for row in [admission] if row]),
+        begin=min(begin for begin, _ in spans),
+        end=max(end for _, end in spans),
         emergency=emergency,
         admission=admission,
         hadm_id=admission.hadm_id if admission else named,
         overlap=len(inside) > 1 or len(around) > 1,
     )
+
+
+def _last_begun(stays: Sequence[EmergencyStay]) -> EmergencyStay | None:
+    return max(stays, key=lambda stay: (stay.intime, -stay.stay_id), default=None)
 
 
 def read_patients(path: Path, subjects: Collection[str], counts: TableCounts) -> dict[int, Patient]:
@@ -138,8 +146,7 @@ def read_patients(path: Path, subjects: Collection[str], counts: TableCounts) ->
     Raises:
         BadInput: if the table cannot be read as a whole.
     """
-    rows: dict[int, Patient] = {}
-    conflicts = set()
+    found = UniqueRows(counts)
     columns = ("subject_id", "gender", "anchor_age", "anchor_year")
     for subject, gender, age, year in stream_rows(path, columns, {"subject_id": subjects}, counts):
         known_age, known_year = parse_id(age), parse_id(year)
@@ -148,8 +155,8 @@ def read_patients(path: Path, subjects: Collection[str], counts: TableCounts) ->
         if gender not in ("F", "M"):
             counts.bad["gender is neither F nor M, sex unknown"] += 1
         patient = Patient(gender if gender in ("F", "M") else None, known_age, known_year)
-        add_row(rows, conflicts, int(subject), patient, counts)
-    return rows
+        found.add(int(subject), patient)
+    return found.rows
 
 
 def read_emergency_stays(path: Path, subjects: Collection[str], counts: TableCounts) -> dict[int, list[EmergencyStay]]:
@@ -163,22 +170,15 @@ def read_emergency_stays(path: Path, subjects: Collection[str], counts: TableCou
     Raises:
         BadInput: if the table cannot be read as a whole.
     """
-    rows: dict[int, EmergencyStay] = {}
-    conflicts = set()
+    found = UniqueRows(counts)
     columns = ("subject_id", "stay_id", "hadm_id", "intime", "outtime", "arrival_transport")
     for subject, stay, hadm, intime, outtime, transport in stream_rows(path, columns, {"subject_id": subjects}, counts):
         times, stay_id = _interval(intime, outtime, counts), parse_id(stay)
         if stay_id is None or (hadm and parse_id(hadm) is None):
             counts.bad["stay_id or hadm_id is not an id"] += 1
         elif times:
-            add_row(
-                rows,
-                conflicts,
-                stay_id,
-                EmergencyStay(int(subject), stay_id, parse_id(hadm), *times, transport),
-                counts,
-            )
-    return _by_subject(rows)
+            found.add(stay_id, EmergencyStay(int(subject), stay_id, parse_id(hadm), *times, transport))
+    return _by_subject(found.rows)
 
 
 def read_admissions(path: Path, subjects: Collection[str], counts: TableCounts) -> dict[int, list[Admission]]:
@@ -192,8 +192,7 @@ def read_admissions(path: Path, subjects: Collection[str], counts: TableCounts) 
     Raises:
         BadInput: if the table cannot be read as a whole.
     """
-    rows: dict[int, Admission] = {}
-    conflicts = set()
+    found = UniqueRows(counts)
     columns = ("subject_id", "hadm_id", "admittime", "dischtime", "edregtime")
     for subject, hadm, admittime, dischtime, edregtime in stream_rows(path, columns, {"subject_id": subjects}, counts):
         times, hadm_id = _interval(admittime, dischtime, counts), parse_id(hadm)
@@ -204,8 +203,8 @@ def read_admissions(path: Path, subjects: Collection[str], counts: TableCounts) 
             counts.bad["hadm_id is not an id"] += 1
         elif times:
             admission = Admission(int(subject), hadm_id, *times, min(registered or times[0], times[0]))
-            add_row(rows, conflicts, hadm_id, admission, counts)
-    return _by_subject(rows)
+            found.add(hadm_id, admission)
+    return _by_subject(found.rows)
 
 
 def _interval(begin: str, end: str, counts: TableCounts) -> tuple[datetime, datetime] | None:
@@ -219,29 +218,7 @@ def _interval(begin: str, end: str, counts: TableCounts) -> tuple[datetime, date
     return times[0], times[1]
 
 
-def add_row(rows: dict, conflicts: set[int], key: int, row: object, counts: TableCounts) -> None:
-    """Add a row to those of a table whose ids occur once: one of equal rows is kept, of contradictory ones none.
-
-    Args:
-        rows: id -> row, changed.
-        conflicts: ids that have been left out, changed.
-        key: the id.
-        row: anything with ``==``.
-        counts: repeated rows are counted into.
-    """
-    if key in conflicts:
-        counts.bad["id occurs again with other values, none is used"] += 1
-    elif key not in rows:
-        rows[key] = row
-    elif rows[key] == row:
-        counts.bad["repeated row, used once"] += 1
-    else:
-        del rows[key]
-        conflicts.add(key)
-        counts.bad["id occurs again with other values, none is used"] += 2
-
-
-def _by_subject(rows: dict) -> dict:
+def _by_subject(rows: Mapping[int, Any]) -> dict[int, list]:
     found = defaultdict(list)
     for row in rows.values():
         found[row.subject_id].append(row)

@@ -76,12 +76,8 @@ def list_mimic(
 
 
 def studies_of(images: Iterable[CXRImage]) -> list[Study]:
-    """The studies of some images; the time of a study is that of its first image, so that nothing later is known."""
-    found: dict[str, Study] = {}
-    for image in images:
-        known = found.get(image.study)
-        if known is None or image.time < known.study_time:
-            found[image.study] = Study(int(image.patient), int(image.study[1:]), image.time)
+    """The studies of some images, at the time that `find_mimic_cxr` has for all images of a study: the earliest."""
+    found = {image.study: Study(int(image.patient), int(image.study[1:]), image.time) for image in images}
     return list(found.values())
 
 

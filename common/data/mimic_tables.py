@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from common.data.bad_input import BadInput
 
@@ -41,6 +41,36 @@ class TableCounts:
     rows: int = 0
     selected: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+
+
+class UniqueRows:
+    """Rows of a table whose ids occur once: one of equal rows is kept, of contradictory ones none.
+
+    Attributes:
+        rows: id -> row, anything with ``==``.
+
+    Args:
+        counts: repeated rows are counted into.
+    """
+
+    def __init__(self, counts: TableCounts) -> None:
+        self.rows: dict[int, Any] = {}
+        self._conflicts: set[int] = set()
+        self._counts = counts
+
+    def add(self, key: int, row: object) -> None:
+        """Add a row of an id."""
+        bad = self._counts.bad
+        if key in self._conflicts:
+            bad["id occurs again with other values, none is used"] += 1
+        elif key not in self.rows:
+            self.rows[key] = row
+        elif self.rows[key] == row:
+            bad["repeated row, used once"] += 1
+        else:
+            del self.rows[key]
+            self._conflicts.add(key)
+            bad["id occurs again with other values, none is used"] += 2
 
 
 def find_table(root: str | os.PathLike[str] | None, name: str) -> Path | None:

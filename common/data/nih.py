@@ -127,7 +127,11 @@ def _official(root: Path, problems: list[BadInput]) -> dict[str, str]:
         return {}
     split_of: dict[str, str] = {}
     for path in present:
-        for name in path.read_text(encoding="utf-8-sig", errors="replace").split():
+        try:
+            names = path.read_text(encoding="utf-8-sig").split()
+        except UnicodeDecodeError as error:
+            raise BadInput(path, f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        for name in names:
             if split_of.setdefault(name, _LISTS[path.name]) != _LISTS[path.name]:
                 problems.append(BadInput(path, f"lists {name}, which the other list has too"))
     return split_of

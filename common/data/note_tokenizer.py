@@ -1,4 +1,8 @@
-"""Tokens of clinical notes: the encoder's own tokenizer, cut at a length, padded to the longest of the batch."""
+"""Tokens of clinical notes: the encoder's own tokenizer, cut at a length, padded to the longest of the batch.
+
+Every note of MDF-Net becomes tokens here, whether features are made, a network is trained, or a case is predicted, so
+that background passages are added here too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from common.text.bm25 import with_background
 
 __all__ = ["NoteTokenizer", "build_note_tokenizer"]
 
@@ -25,6 +31,9 @@ class NoteTokenizer:
         max_tokens: longer notes lose their end (8,192 is what ModernBERT takes), counted in `truncated`.
         allow_download: fetch a hub tokenizer that is not in the local cache.
         pad_to_multiple_of: round lengths up, so that kernels are compiled for fewer shapes.
+        background_passages: how many passages of general knowledge are added to a note (`common.text.bm25`); a note
+            that is empty gets none.
+        labels: names of what is predicted, whose terms no passage may hold.
 
     Attributes:
         tokenizer: Hugging Face's.
@@ -33,7 +42,8 @@ class NoteTokenizer:
 
     Raises:
         FileNotFoundError: if there is no such tokenizer.
-        ValueError: if it cannot pad, or `max_tokens` is below 3.
+        ValueError: if it cannot pad, `max_tokens` is below 3, `background_passages` is negative, or passages are asked
+            for and the terms of a label are not known.
     """
 
     def __init__(
@@ -42,6 +52,8 @@ class NoteTokenizer:
         max_tokens: int = 8192,
         allow_download: bool = False,
         pad_to_multiple_of: int | None = None,
+        background_passages: int = 0,
+        labels: Sequence[str] = (),
     ) -> None:
         try:
             self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -56,21 +68,50 @@ class NoteTokenizer:
             raise ValueError(f"the tokenizer of {os.fspath(model)} has no padding token, expected an encoder's")
         if max_tokens < 3:
             raise ValueError(f"max_tokens is {max_tokens}, expected 3 or more: two of them are special")
+        if not isinstance(background_passages, int) or background_passages < 0:
+            raise ValueError(f"background_passages is {background_passages}, expected a whole number, 0 or more")
         self.max_tokens, self.pad_to_multiple_of = max_tokens, pad_to_multiple_of
+        self.background_passages, self.labels = background_passages, tuple(labels)
+        self.text("")  # a label without known terms is refused here, before the first batch
         self.truncated = self.seen = 0
 
     def __len__(self) -> int:
         """Size of the vocabulary with special tokens."""
         return len(self.tokenizer)
 
+    def text(self, note: str | None) -> str:
+        """What the encoder reads: the note with its background passages behind it; "" for None."""
+        return with_background(note or "", self.background_passages, self.labels)
+
     def encode(self, note: str | None) -> list[int]:
-        """Ids of one note, with special tokens, cut at `max_tokens`; of an empty note for None."""
-        ids = self.tokenizer(note or "", truncation=False, verbose=False)["input_ids"]
+        """Ids of `text(note)`, with special tokens, cut at `max_tokens`."""
+        text = self.text(note)
+        ids = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
         self.seen += 1
         if len(ids) <= self.max_tokens:
             return ids
         self.truncated += 1
-        return self.tokenizer(note or "", truncation=True, max_length=self.max_tokens)["input_ids"]
+        return self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
+
+    def spans(self, note: str | None) -> list[tuple[int, int]]:
+        """(start, end) in `text(note)` of each of the ids of `encode(note)`, in order and without overlap.
+
+        A special token has an empty span, and so has a further token of a letter that is several tokens.
+
+        Raises:
+            ValueError: if the tokenizer does not know where its tokens stand.
+        """
+        if not self.tokenizer.is_fast:
+            raise ValueError(f"{type(self.tokenizer).__name__} does not tell where tokens stand, expected a fast one")
+        found = self.tokenizer(
+            self.text(note), truncation=True, max_length=self.max_tokens, return_offsets_mapping=True
+        )["offset_mapping"]
+        spans, end = [], 0
+        for first, last in found:
+            start, stop = (max(first, end), last) if last > max(first, end) else (end, end)
+            spans.append((start, stop))
+            end = stop
+        return spans
 
     def collate(self, encoded: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """Pad to the longest.

@@ -54,6 +54,17 @@ def whole_text(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
+def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Give a file a second name, which takes no room; a copy where the file system has no hard links.
+
+    For files that are replaced, never written into, such as those of this module: then each name has its own content.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold OUT/.lock, which names the process that writes the folder; the lock of a dead process is taken over.

@@ -1,5 +1,7 @@
 """What models say about cases, and what is true of them, as CSV: case, patient, then one column per label by name.
 
+The patient is a number or any other name that says which cases belong together, never an identifier of the data set.
+
 A prediction holds a probability in every cell, a truth 1, 0 or nothing (not known, or left out by the label policy).
 A folder of predictions holds `MODEL_SPLIT.csv` for every model and split, and `labels_SPLIT.csv` with the truth.
 """

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from common.data.class_weights import class_weights
 from common.data.clinical_vector import CLINICAL_FEATURES, ClinicalScaler
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer
@@ -59,6 +60,10 @@ class StudyDataset(Dataset):
         """Leave out all other cases."""
         self.cases, self.clinical = [self.cases[i] for i in indices], self.clinical[list(indices)]
 
+    def class_weights(self) -> torch.Tensor:
+        """(C,) weights of the labels, see `common.data.class_weights`."""
+        return class_weights(torch.as_tensor(np.stack([case["label"] for case in self.cases])))
+
     def __len__(self) -> int:
         return len(self.cases)
 
@@ -67,7 +72,7 @@ class StudyDataset(Dataset):
         case = self.cases[index]
         has = {
             "vision": case["image"] is not None,
-            "text": bool(case["note"]),
+            "text": bool((case["note"] or "").strip()),
             "clinical": case["clinical"] is not None,
         }
         return [name in self.modalities and has[name] for name in MODALITIES]

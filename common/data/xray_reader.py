@@ -22,11 +22,7 @@ from PIL import Image
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from common.data.bad_input import BadInput
-
-try:
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
-except ModuleNotFoundError:  # pydicom 2, with which MONAI Label 0.8.5 runs
-    from pydicom.pixel_data_handlers import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+from common.data.xray_dicom import shown_pixels
 
 __all__ = ["MIN_SIDE", "StoredGrey", "XrayImage", "as_unit", "check_xray", "read_grey", "read_xray", "xray_kind"]
 
@@ -39,7 +35,6 @@ _DAMAGE = (
     OverflowError, SyntaxError, struct.error, BytesLengthException, Image.DecompressionBombError,
 )  # fmt: skip
 """What Pillow, pydicom and their decoders raise on damaged files; each becomes a BadInput that names the file."""
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts colour to grey
 _END = {"jpeg": b"\xff\xd9", "png": b"IEND"}
 _TAIL = 4096
 
@@ -70,7 +65,8 @@ def read_xray(path: str | os.PathLike[str], at_least: int | None = None) -> Xray
 
     Grey values of 16-bit images are divided by the largest value of the fewest bits (8, 10, 12, 14 or 16) that hold
     them, as PNG does not tell how many bits the detector had. DICOM goes through its modality and VOI look-up (or
-    window) as pydicom applies them; without one, its smallest and largest value become 0 and 1.
+    window) as pydicom applies them; without one, its smallest and largest value become 0 and 1. Pixels that DICOM calls
+    padding are black and do not count.
 
     Args:
         path: PNG, JPEG or DICOM (single frame).
@@ -244,13 +240,7 @@ def _read_dicom(path: Path, data: bytes) -> XrayImage:
             raise BadInput(path, "is a DICOM file without PixelData, expected an image")
         if frames > 1:
             raise BadInput(path, f"has {frames} frames, expected one image")
-        stored = ds.pixel_array
-        if stored.ndim == 3 or photometric == "PALETTE COLOR":
-            values, low, high = _colour(ds, stored, photometric)
-        elif photometric in ("MONOCHROME1", "MONOCHROME2"):
-            values, low, high = _grey(ds, stored)
-        else:
-            raise BadInput(path, f"has PhotometricInterpretation {photometric!r}, expected grey or colour")
+        shown = shown_pixels(path, ds)
         spacing = ds.get("PixelSpacing") or ds.get("ImagerPixelSpacing")
         spacing = None if spacing is None else (float(spacing[0]), float(spacing[1]))
         bits = int(ds.BitsStored)
@@ -261,43 +251,21 @@ def _read_dicom(path: Path, data: bytes) -> XrayImage:
             "no readable DICOM" if isinstance(error, InvalidDicomError) else "a damaged DICOM, or one of no known kind"
         )
         raise BadInput(path, f"is {what} ({_short(error)})") from error
+    values = shown.values
     if values.ndim != 2:
-        raise BadInput(path, f"has pixels of shape {stored.shape}, expected rows and columns")
+        raise BadInput(path, f"has pixels of shape {values.shape}, expected rows and columns")
     _check_size(path, *values.shape)
     if spacing is not None and not all(0 < side < float("inf") for side in spacing):
         raise BadInput(path, f"has pixel spacing {spacing[0]:g}, {spacing[1]:g} mm, expected positive numbers")
-    if not high > low:
-        raise BadInput(path, f"is constant, every pixel has the value {low:g}, expected an X-ray")
-    pixels = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
+    if not abs(shown.bright - shown.dark) > 0:
+        raise BadInput(path, f"is constant, every pixel has the value {shown.dark:g}, expected an X-ray")
+    pixels = ((values - shown.dark) / (shown.bright - shown.dark)).clip(0, 1).astype(np.float32)
     if photometric == "MONOCHROME1":
         pixels = 1 - pixels
-    shown = photometric if photometric.startswith("MONOCHROME") else "RGB"
-    return XrayImage(pixels, bits, shown, spacing, values.shape, path)
-
-
-def _grey(ds: pydicom.Dataset, stored: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Values after modality and VOI look-up, and what counts as darkest and brightest."""
-    values = apply_modality_lut(stored, ds)
-    if "VOILUTSequence" in ds:
-        shown = apply_voi_lut(values, ds)
-        depth = int(ds.VOILUTSequence[0].LUTDescriptor[2])
-        return shown.astype(np.float64), 0.0, float(max(2**depth - 1, shown.max()))
-    if "WindowCenter" in ds and "WindowWidth" in ds:
-        # pydicom spreads the window over the range that the stored bits allow; its ends are found with two values
-        # that no window holds.
-        low, high = apply_voi_lut(np.array([-1e12, 1e12]), ds)
-        return apply_voi_lut(values.astype(np.float64), ds), float(low), float(high)
-    values = values.astype(np.float64)
-    return values, float(values.min()), float(values.max())
-
-
-def _colour(ds: pydicom.Dataset, stored: np.ndarray, photometric: str) -> tuple[np.ndarray, float, float]:
-    if photometric == "PALETTE COLOR":
-        stored = apply_color_lut(stored, ds)
-        return stored[..., :3].astype(np.float32) @ _LUMA, 0.0, float(np.iinfo(stored.dtype).max)
-    if photometric.startswith("YBR"):
-        stored = convert_color_space(stored, photometric, "RGB")
-    return stored[..., :3].astype(np.float32) @ _LUMA, 0.0, float(2 ** int(ds.BitsStored) - 1)
+    if shown.padding is not None:
+        pixels[shown.padding] = 0
+    sense = photometric if photometric.startswith("MONOCHROME") else "RGB"
+    return XrayImage(pixels, bits, sense, spacing, values.shape, path)
 
 
 def _short(error: BaseException) -> str:

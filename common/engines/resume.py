@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 
 from common.data.bad_input import BadInput
 from common.data.epoch_sampler import EpochSampler
+from common.data.remote_folder import publish
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
 from common.handlers.engine_state import is_step_iteration, on_exception, scalar, total_iterations
 
@@ -199,6 +200,7 @@ class ResumeHandler:
             }
             write_state_file(self.folder / f"iteration_{engine.state.iteration:09d}{metric}.pt", state)
             self._remove_old()
+            publish(self.folder)
         self.resume = True
 
     def load(self, engine: Engine, path: Path) -> None:

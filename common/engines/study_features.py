@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -19,8 +20,11 @@ from common.data.feature_cache import FeatureCache, FeatureKey, hash_array
 from common.data.note_tokenizer import NoteTokenizer
 from common.data.output_folder import whole, write_text
 from common.data.study_dataset import StudyDataset
+from common.handlers.startup_report import is_out_of_memory, out_of_memory_sentence
 from common.networks.maisi_vae import weights_hash
 from common.networks.mdfnet import MDFNet
+from common.networks.text_encoder import TextEncoder
+from common.networks.vision_encoder import VisionEncoder
 
 __all__ = ["FeatureWriter"]
 
@@ -48,6 +52,7 @@ class FeatureWriter:
         batch_size: of inputs that the cache lacks.
         transform: what was done to the images, for the key: sizes, normalisation.
         progress: show a tqdm bar.
+        oom_advice: overrides that help when memory runs out, the mildest first.
     """
 
     def __init__(
@@ -63,11 +68,12 @@ class FeatureWriter:
         batch_size: int = 16,
         transform: Mapping[str, Any] | None = None,
         progress: bool = True,
+        oom_advice: Sequence[str] = ("--eval_batch_size 16",),
     ) -> None:
         self.network, self.datasets, self.tokenizer = network.to(device).eval(), dict(datasets), tokenizer
         self.labels, self.cache, self.folder = list(labels), FeatureCache(cache_dir), Path(output_dir) / "features"
         self.inferer, self.device, self.batch_size = inferer, device, batch_size
-        self.transform, self.progress = dict(transform or {}), progress
+        self.transform, self.progress, self.oom_advice = dict(transform or {}), progress, list(oom_advice)
         self.encoded = {"vision": 0, "text": 0}
         self.encode_seconds = 0.0
 
@@ -84,7 +90,12 @@ class FeatureWriter:
         hits, misses = self.cache.hits, self.cache.misses
         self.folder.mkdir(parents=True, exist_ok=True)
         for split, dataset in self.datasets.items():
-            self._write(split, dataset)
+            try:
+                self._write(split, dataset)
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    logger.error(out_of_memory_sentence("features", f"in the split {split}", error, self.oom_advice))
+                raise
         metrics = {
             "cases": sum(len(dataset) for dataset in self.datasets.values()),
             "hits": self.cache.hits - hits,
@@ -124,12 +135,12 @@ class FeatureWriter:
     def _features(self, modality: str, split: str, dataset: StudyDataset, present: Tensor) -> Tensor:
         """(N, d), zeros where there is nothing to encode."""
         encoder = getattr(self.network, modality)
-        weights = weights_hash(encoder)
+        weights, settings = weights_hash(encoder), _settings_hash(encoder)
         found = torch.zeros(len(dataset), encoder.features)
         waiting: list[tuple[int, FeatureKey, Any]] = []
         rows = present.nonzero().flatten().tolist()
         for row in tqdm(rows, desc=f"{modality} {split}", unit="case", disable=not self.progress):
-            key, content = self._key(modality, weights, dataset, row)
+            key, content = self._key(modality, weights, settings, dataset, row)
             stored = self.cache.get(key)
             if stored is None:
                 waiting.append((row, key, content))
@@ -142,9 +153,12 @@ class FeatureWriter:
             self._encode(modality, dataset, waiting, found)
         return found
 
-    def _key(self, modality: str, weights: str, dataset: StudyDataset, row: int) -> tuple[FeatureKey, Any]:
+    def _key(
+        self, modality: str, weights: str, settings: str, dataset: StudyDataset, row: int
+    ) -> tuple[FeatureKey, Any]:
         case = dataset.cases[row]
         what = {"what": f"{modality} feature", "version": _VERSION, "dtype": getattr(self.inferer, "dtype", "float32")}
+        what["encoder"] = settings
         if modality == "vision":
             return FeatureKey(weights, self.cache.hash_file(case["image"]), what | self.transform), None
         ids = self.tokenizer.encode(case["note"])
@@ -165,3 +179,9 @@ class FeatureWriter:
             found[row] = self.cache.get_or_compute(key, lambda feature=feature: {"feature": feature})["feature"]
         self.encoded[modality] += len(waiting)
         self.encode_seconds += time.perf_counter() - begin
+
+
+def _settings_hash(encoder: VisionEncoder | TextEncoder) -> str:
+    """Of what the weights do not tell: number of heads, pooling, ...; how memory is saved changes no feature."""
+    settings = {key: value for key, value in encoder.definition().items() if key != "gradient_checkpointing"}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

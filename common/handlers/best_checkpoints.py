@@ -90,10 +90,13 @@ class BestCheckpoints:
         self._ended = True
         if self.final not in self.best:
             return
-        if idist.get_world_size() > 1:
-            idist.barrier()
-        state = torch.load(self.folder / f"{self.final}.pt", map_location="cpu", weights_only=True)
-        getattr(self.network, "module", self.network).load_state_dict(state)
+        network = getattr(self.network, "module", self.network)
+        if idist.get_rank() == 0:
+            state = torch.load(self.folder / f"{self.final}.pt", map_location="cpu", weights_only=True)
+            network.load_state_dict(state)
+        if idist.get_world_size() > 1:  # on another machine, which may not see the folder
+            for tensor in network.state_dict().values():
+                torch.distributed.broadcast(tensor, 0)
         best, metric = self.best[self.final], self.criteria[self.final]
         add_note(engine, f"the weights are those of epoch {best['epoch']:.0f}, {metric} {best['value']:.4f}.")
 

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
 from monai.utils import CommonKeys
 
+from common.metrics.curves import calibration_curves, roc_curves
 from common.metrics.multilabel import multilabel_scores
 from common.metrics.multilabel_score import MultilabelScore
+from common.visualize.classification import calibration_figure, roc_figure
 
 __all__ = ["ClassificationQuality", "rare_labels"]
 
@@ -38,13 +41,42 @@ class ClassificationQuality:
     Args:
         labels: the C names.
         loss: of the training, computed on all cases together.
+        stage: name of the training, in the error.
+        advice: the override of its learning rate, in the error.
+
+    Raises:
+        FloatingPointError: while it runs, if a logit is not finite: the training has diverged.
     """
 
-    def __init__(self, labels: Sequence[str], loss: torch.nn.Module | None = None) -> None:
-        self.labels, self.loss = tuple(labels), loss
+    def __init__(
+        self,
+        labels: Sequence[str],
+        loss: torch.nn.Module | None = None,
+        stage: str = "validation",
+        advice: str = "--learning_rate",
+    ) -> None:
+        self.labels, self.loss, self.stage, self.advice = tuple(labels), loss, stage, advice
         self._score = MultilabelScore(self.labels)
         self._logits: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
+        self._found: tuple[np.ndarray, np.ndarray] | None = None
+
+    def pictures(self) -> dict[str, tuple[Figure, str]]:
+        """ROC and calibration of the last validation with their captions, for `watch_training`; {} before the first."""
+        if self._found is None:
+            return {}
+        probabilities, targets = self._found
+        cases = f"{len(targets)} validation cases, as the training ended"
+        roc = roc_figure({"validation": roc_curves(probabilities, targets)}, self.labels)
+        calibration = calibration_figure({"validation": calibration_curves(probabilities, targets)}, self.labels)
+        return {
+            "validation/roc": (roc, f"ROC curves of {cases}; in brackets the positive ones, the number is the AUROC."),
+            "validation/calibration": (
+                calibration,
+                f"Calibration on {cases}: observed share of positives in ten bins of equally many cases, with Wilson's "
+                "95 % interval.",
+            ),
+        }
 
     def attach(self, engine: Engine, name: str = "mean_auroc") -> None:
         """Register on an evaluator; MONAI calls this with the key of `key_val_metric`."""
@@ -60,12 +92,19 @@ class ClassificationQuality:
         logits, target = (
             engine.state.output[key].detach().float().cpu() for key in (CommonKeys.PRED, CommonKeys.LABEL)
         )
+        if not logits.isfinite().all():
+            row, label = (~logits.isfinite()).nonzero()[0].tolist()
+            raise FloatingPointError(
+                f"{self.stage}: in the validation of epoch {engine.state.epoch} the network says "
+                f"{float(logits[row, label])} for {self.labels[label]!r}, expected a finite number; lower the learning "
+                f"rate ({self.advice})"
+            )
         self._score.update(logits.sigmoid(), target, cases=engine.state.batch["index"])
         self._logits.append(logits)
         self._targets.append(target)
 
     def _completed(self, engine: Engine) -> None:
-        probabilities, targets = self._score.gather()
+        probabilities, targets = self._found = self._score.gather()
         figures = classification_figures(probabilities, targets, self.labels)
         if self.loss is not None:
             with torch.no_grad():

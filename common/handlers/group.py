@@ -15,11 +15,12 @@ class HandlerGroup:
     cannot stand there themselves.
 
     Args:
-        handlers: anything with `attach(engine)`, in the order in which they are attached.
+        handlers: anything with `attach(engine)`, in the order in which they are attached; None, which a reference to a
+            disabled section gives, is left out.
     """
 
     def __init__(self, handlers: Iterable[Any]) -> None:
-        self.handlers = list(handlers)
+        self.handlers = [handler for handler in handlers if handler is not None]
 
     def attach(self, engine: Engine) -> None:
         """Attach all of them."""

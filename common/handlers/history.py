@@ -125,9 +125,9 @@ class HistoryHandler:
         path = self.folder / "pictures" / (re.sub(r"[^\w.-]+", "_", tag) + ".png")
         if idist.get_rank() > 0:
             return path
-        save_picture(picture, path, caption)
+        pixels = figure_image(picture) if isinstance(picture, Figure) else picture
+        save_picture(pixels, path, caption)
         if self.tensorboard:
-            pixels = figure_image(picture) if isinstance(picture, Figure) else picture
             self.writer.add_image(tag, pixels, self._at(iteration), dataformats="HWC")
         return path
 

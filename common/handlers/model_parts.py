@@ -10,14 +10,15 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.data.output_folder import write_text
+from common.data.output_folder import link_or_copy, whole, write_text
 from common.networks.slice_interpolator import load_part, save_parts
 
 
 class ModelPartSaver:
     """At the end of training, save one part into ``ckpt_dir/model.pt`` and its sizes into ``network.json`` beside it.
 
-    The other parts in the file are kept, so that the stages of a recipe fill it one after the other.
+    The other parts in the file are kept, so that the stages of a recipe fill it one after the other. What was trained
+    last is also the final model, ``model_final.pt``, which MONAI's federated client asks for by that name: one file.
 
     Args:
         ckpt_dir: folder of model.pt.
@@ -55,6 +56,8 @@ class ModelPartSaver:
         network = self.network.module if hasattr(self.network, "module") else self.network
         tensors = {name: torch.tensor(float(value)) for name, value in self.extra.items()}
         save_parts(self.ckpt_dir / "model.pt", {self.part: network} | tensors)
+        with whole(self.ckpt_dir / "model_final.pt") as part:
+            link_or_copy(self.ckpt_dir / "model.pt", part)
         overlay_path = self.ckpt_dir / "network.json"
         overlay = json.loads(overlay_path.read_text()) if overlay_path.is_file() else {}
         sizes = {f"{self.part}_def#{key}": value for key, value in self.sizes.items()}

@@ -169,13 +169,23 @@ class OOMAdviceHandler:
     def _exception(self, engine: Engine, error: BaseException) -> None:
         if not is_out_of_memory(error):
             return
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-        sentence = (
-            f"{self.name}: memory ran out at iteration {engine.state.iteration} ({first_line}); "
-            f"what helps, the mildest first: {'; '.join(self.advice)}."
-        )
+        where = f"at iteration {engine.state.iteration}"
+        sentence = out_of_memory_sentence(self.name, where, error, self.advice)
         add_note(engine, sentence)
         self.logger.error(sentence)
+
+
+def out_of_memory_sentence(name: str, where: str, error: BaseException, advice: Sequence[str]) -> str:
+    """What to do where memory ran out.
+
+    Args:
+        name: of the stage.
+        where: in it.
+        error: of which the first line is quoted.
+        advice: overrides, the mildest first.
+    """
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    return f"{name}: memory ran out {where} ({first_line}); what helps, the mildest first: {'; '.join(advice)}."
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import Tensor, nn
 
+from common.data.bad_input import BadInput
 from common.data.output_folder import whole, write_text
+from common.data.study_files import copy_study_files
 from common.networks.checkpoint_file import read_checkpoint
 from common.networks.mdfnet import MAKE_WEIGHTS
-from common.networks.slice_interpolator import MissingWeights, load_exactly, save_parts
+from common.networks.slice_interpolator import MissingWeights, load_exactly
 
 __all__ = ["StudyCheckpointLoader", "StudyPartsSaver"]
 
+_MODELS = ("model", "model_final")  # the weights to use, and those at the end of training, of the same network
 _TARGETS = {
     "vision": "common.networks.vision_encoder.VisionEncoder",
     "text": "common.networks.text_encoder.TextEncoder",
@@ -32,7 +35,9 @@ class StudyPartsSaver:
 
     `NAME.pt` is a plain state dict with names that begin with `vision.`, `text.`, `clinical.` or `fusion.`; parts that
     are in it and not saved now stay. The definitions, a configuration overlay with `vision_def`, ..., `labels` and
-    `modalities`, go to `network.json` if the name is "model", else to `NAME.json`.
+    `modalities`, go to `network.json` for a "model" or "model_final", else to `NAME.json`. A model in a folder of its
+    own ("baselines/text/model") gets copies of the tokenizer and the scaling that it needs, so that the folder is a
+    checkpoint folder like any other.
 
     Args:
         ckpt_dir: folder, created.
@@ -41,9 +46,13 @@ class StudyPartsSaver:
         name: of the file.
         parts: which to save; default all that the network has.
         settings: further ids of the configuration that belong to the weights, such as `image_size`.
-        base: name of a file that NAME begins from, instead of from what it held before: the frozen encoders that a head
-            was trained on, whatever a later stage made of them. A folder without it (a packed bundle's) goes on with
-            what NAME held.
+        base: name of a file of which NAME gets the image and note encoders that the network takes features of, instead
+            of what it held before: the frozen ones that a head was trained on, whatever a later stage made of them. In
+            a folder without it (a packed bundle's) it is `model`.
+
+    Raises:
+        BadInput: if the file `base` was made with other settings: what was trained on its features would be saved with
+            settings that are not theirs.
     """
 
     def __init__(
@@ -59,6 +68,11 @@ class StudyPartsSaver:
         self.settings, self.base = dict(settings or {}), base
         self.folder, self.network, self.labels, self.name = Path(ckpt_dir), network, list(labels), name
         self.parts = parts
+        made = self.folder / f"{base}.json"
+        then = _read(made) if base is not None else {}
+        for key, value in self.settings.items():
+            if then.get(key, value) != value:
+                raise BadInput(made, f"has {key} {then[key]} (now {value}), expected the same; features makes it anew")
 
     def attach(self, engine: Engine) -> None:
         """Save when the engine completes."""
@@ -67,25 +81,49 @@ class StudyPartsSaver:
     def __call__(self, engine: Engine | None = None) -> None:
         """Write both files; of several processes only the first does, and the others wait for it."""
         if idist.get_rank() == 0:
-            network = getattr(self.network, "module", self.network)
-            here = [part for part in _TARGETS if getattr(network, part, None) is not None]
-            chosen = here if self.parts is None else [part for part in here if part in self.parts]
-            path = self.folder / ("network.json" if self.name == "model" else f"{self.name}.json")
-            if self.base is not None and (self.folder / f"{self.base}.pt").is_file():
-                for source, target in ((f"{self.base}.pt", f"{self.name}.pt"), (f"{self.base}.json", path.name)):
-                    with whole(self.folder / target) as part:
-                        shutil.copyfile(self.folder / source, part)
-            save_parts(self.folder / f"{self.name}.pt", {part: getattr(network, part) for part in chosen})
-            overlay = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            for part in chosen:
-                absent = {} if part == "fusion" else {"_disabled_": f"$'{part}' not in @modalities"}
-                overlay[f"{part}_def"] = {"_target_": _TARGETS[part]} | absent | getattr(network, part).definition()
-            if "fusion" in chosen:
-                overlay["modalities"] = list(network.modalities)
-            overlay |= {"labels": self.labels} | self.settings
-            write_text(path, json.dumps(overlay, indent=1) + "\n")
+            self._save(getattr(self.network, "module", self.network))
         if idist.get_world_size() > 1:
             idist.barrier()
+
+    def _save(self, network: nn.Module) -> None:
+        here = [part for part in _TARGETS if getattr(network, part, None) is not None]
+        chosen = here if self.parts is None else [part for part in here if part in self.parts]
+        path = self.folder / f"{self.name}.pt"
+        definitions = path.with_name("network.json" if path.stem in _MODELS else f"{path.stem}.json")
+        state, overlay = (read_checkpoint(path) if path.is_file() else {}), _read(definitions)
+        if self.base is not None:
+            state, overlay = self._encoders([name for name in network.modalities if name not in here])
+        state = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in chosen}
+        for part in chosen:
+            module = getattr(network, part)
+            state |= {name: t.detach().cpu() for name, t in module.state_dict(prefix=f"{part}.").items()}
+            absent = {} if part == "fusion" else {"_disabled_": f"$'{part}' not in @modalities"}
+            overlay[f"{part}_def"] = {"_target_": _TARGETS[part]} | absent | module.definition()
+        if "fusion" in chosen:
+            overlay["modalities"] = list(network.modalities)
+        overlay |= {"labels": self.labels} | self.settings
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent != self.folder:
+            copy_study_files(self.folder, path.parent, network.modalities)
+        with whole(path) as partial:
+            torch.save(state, partial)
+        write_text(definitions, json.dumps(overlay, indent=1) + "\n")
+
+    def _encoders(self, wanted: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and definitions of the encoders that the features come from."""
+        source = self.folder / f"{self.base}.pt"
+        if source.is_file():
+            definitions = _read(source.with_suffix(".json"))
+        else:
+            source, definitions = self.folder / "model.pt", _read(self.folder / "network.json")
+        state = read_checkpoint(source) if source.is_file() else {}
+        state = {name: tensor for name, tensor in state.items() if name.split(".")[0] in wanted}
+        return state, {key: value for key, value in definitions.items() if key in [f"{part}_def" for part in wanted]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a JSON file, nothing where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 class StudyCheckpointLoader:

@@ -22,7 +22,7 @@ class StudyPredictions:
     """Write `MODEL_SPLIT.csv` with a probability per label, `labels_SPLIT.csv`, and what is left without a modality.
 
     With `drop`, `MODEL_without_MODALITY_SPLIT.csv` is the same network on the same cases with that modality taken away:
-    what each modality contributes at test time.
+    what each modality contributes at test time. Such files of an earlier training that are not written now are removed.
 
     Args:
         folder: of the files, created.
@@ -63,8 +63,10 @@ class StudyPredictions:
         if idist.get_rank() == 0:
             network = getattr(self.network, "module", self.network)
             for split, loader in self.loaders.items():
+                for dropped in set(self.modalities).difference(self.drop):  # would be taken for this training's
+                    (self.folder / f"{self._name(dropped)}_{split}.csv").unlink(missing_ok=True)
                 for dropped in ("", *self.drop):
-                    name = f"{self.model}_without_{dropped}" if dropped else self.model
+                    name = self._name(dropped)
                     hidden = self.modalities.index(dropped) if dropped else None
                     cases, patients, p, y = predict_studies(
                         network, loader, self.prepare_batch, self.inferer, self.device, hidden
@@ -75,6 +77,9 @@ class StudyPredictions:
                 add_note(engine, f"predictions for {', '.join(self.loaders)} are in {self.folder.name}/.")
         if idist.get_world_size() > 1:
             idist.barrier()
+
+    def _name(self, dropped: str) -> str:
+        return f"{self.model}_without_{dropped}" if dropped else self.model
 
 
 @torch.no_grad()

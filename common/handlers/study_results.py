@@ -1,4 +1,4 @@
-"""Write what a classifier says of each case: a table, a JSON file and a picture with the attention."""
+"""Write what a classifier says of each case: a table, a JSON file, and pictures of where its encoders looked."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from common.data.modalities import MODALITIES
-from common.visualize.attention import case_figure
+from common.data.note_tokenizer import NoteTokenizer
+from common.data.study_dataset import StudyDataset
+from common.inferers.note_attention import note_attention
+from common.visualize.attention import case_figure, token_attention_page
 from common.visualize.case_files import write_case_files, write_case_table
 
 __all__ = ["StudyResults"]
 
 
 class StudyResults:
-    """After each batch of an evaluator (logits, `decollate=False`) write CASE.json and CASE.png, at the end the table.
+    """After each batch of an evaluator (logits, `decollate=False`) write the files of its cases, at the end the table.
 
     `predictions.csv` has a row per case, `case` and a probability per label; CASE.json is {"case", "labels": {label:
-    probability}, "modalities": those that were there}.
+    probability}, "modalities": those that were there}. CASE.png shows the X-ray, the attention of the image encoder
+    (saliency of one that has none) and the probabilities, CASE_note.html the attention over the tokens of the note.
 
     Attributes:
         written: paths, in the order of the cases.
@@ -30,14 +34,23 @@ class StudyResults:
     Args:
         output_dir: created.
         labels: names in the order of the outputs.
-        network: for the attention of its image encoder; None, or one without, gives pictures without it.
-        pictures: whether CASE.png is written.
+        network: for the attention of its encoders; None, or one without, gives pictures without it.
+        pictures: whether CASE.png and CASE_note.html are written.
+        tokenizer: of the notes; without it and `dataset` there is no CASE_note.html.
+        dataset: that the evaluator's batches come from, for the text of the notes.
     """
 
     def __init__(
-        self, output_dir: str, labels: Sequence[str], network: nn.Module | None = None, pictures: bool = True
+        self,
+        output_dir: str,
+        labels: Sequence[str],
+        network: nn.Module | None = None,
+        pictures: bool = True,
+        tokenizer: NoteTokenizer | None = None,
+        dataset: StudyDataset | None = None,
     ) -> None:
         self.folder, self.labels, self.network, self.pictures = Path(output_dir), tuple(labels), network, pictures
+        self.tokenizer, self.dataset = tokenizer, dataset
         self.found: dict[str, dict[str, float]] = {}
         self.written: list[str] = []
 
@@ -54,12 +67,13 @@ class StudyResults:
             found = {label: round(float(p), 6) for label, p in zip(self.labels, probabilities[i], strict=True)}
             self.found[case] = found
             here = [name for name, p in zip(MODALITIES, batch["present"][i], strict=True) if p]
-            figure = None
+            figure, note_page = None, ""
             if self.pictures:
                 image = _grey(batch["image"][i]) if "vision" in here else None
                 seen = None if attention is None or image is None else attention[i]
-                figure = case_figure(image, found, seen, title=case)
-            paths = write_case_files(self.folder, case, found, figure, modalities=here)
+                figure = case_figure(image, found, seen, title=case, attention_name=self._attention_name())
+                note_page = self._note_page(case, int(batch["index"][i])) if "text" in here else ""
+            paths = write_case_files(self.folder, case, found, figure, note_page=note_page, modalities=here)
             self.written += [str(path) for path in paths]
 
     def _completed(self, engine: Engine) -> None:
@@ -71,6 +85,16 @@ class StudyResults:
         if encoder is None or "image" not in batch:
             return None
         return encoder.saliency(batch["image"].to(device)).float().cpu().numpy()
+
+    def _attention_name(self) -> str:
+        return getattr(getattr(self.network, "vision", None), "saliency_name", "attention")
+
+    def _note_page(self, case: str, index: int) -> str:
+        encoder = getattr(self.network, "text", None)
+        if encoder is None or self.tokenizer is None or self.dataset is None:
+            return ""
+        found = note_attention(encoder, self.tokenizer, self.dataset.cases[index]["note"])
+        return token_attention_page(case, *found)
 
 
 def _grey(image: torch.Tensor) -> np.ndarray:

@@ -28,8 +28,11 @@ class MaskedBCEFocalLoss(nn.Module):
         bce_weight: of the cross-entropy.
         focal_weight: of the focal loss.
         alpha: weight of positives in the focal loss, negatives get 1 - alpha.
-        gamma: how much easy cases are turned down.
+        gamma: how much easy cases are turned down, 0 or more.
         class_weights: one factor per label, on both losses.
+
+    Raises:
+        ValueError: for a negative gamma.
 
     Attributes:
         parts: "bce" and "focal" of the last call, before weighting, detached.
@@ -44,6 +47,8 @@ class MaskedBCEFocalLoss(nn.Module):
         class_weights: Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__()
+        if gamma < 0:
+            raise ValueError(f"gamma is {gamma}, expected 0 or more")
         self.bce_weight, self.focal_weight, self.alpha, self.gamma = bce_weight, focal_weight, alpha, gamma
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -53,7 +58,7 @@ class MaskedBCEFocalLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            logits: (B, labels).
+            logits: (B, labels), or (B, answers, labels) where several answers are held against the same target.
             target: (B, labels), 0 to 1 (soft labels too), NaN where the label is unknown.
 
         Returns:
@@ -62,6 +67,8 @@ class MaskedBCEFocalLoss(nn.Module):
         Raises:
             ValueError: if the shapes or the number of class weights differ.
         """
+        if logits.ndim == 3 and target.ndim == 2:
+            target = target[:, None].expand(-1, logits.shape[1], -1)
         if logits.shape != target.shape:
             raise ValueError(f"the target has shape {tuple(target.shape)}, expected the logits' {tuple(logits.shape)}")
         if self.class_weights is not None and len(self.class_weights) != logits.shape[-1]:
@@ -74,7 +81,8 @@ class MaskedBCEFocalLoss(nn.Module):
             p = logits.sigmoid()
             missed = p * (1 - target) + (1 - p) * target  # 1 - p_t
             alpha_t = self.alpha * target + (1 - self.alpha) * (1 - target)
-            focal = alpha_t * missed**self.gamma * bce
+            # Below 1, a power has an infinite slope at 0.
+            focal = alpha_t * missed.clamp(min=torch.finfo(torch.float32).tiny) ** self.gamma * bce
             weight = known.float() if self.class_weights is None else known * self.class_weights.to(logits.device)
             count = _shared(known.sum())
             bce, focal = (bce * weight).sum() / count, (focal * weight).sum() / count

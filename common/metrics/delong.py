@@ -2,12 +2,15 @@
 
 DeLong, DeLong and Clarke-Pearson, Biometrics 44:837 (1988), computed as Sun and Xu, IEEE Signal Processing Letters
 21:1389 (2014) do: the placement values are differences of midranks, so the cost is that of sorting.
+
+Cases of one patient are alike, so with `groups` the variance is that of Obuchowski, Biometrics 53:567 (1997): placement
+values are summed within a patient, and patients are independent. With one case for each patient it is DeLong's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,18 +68,25 @@ class DeLongTest:
         return values
 
 
-def delong_interval(labels: Sequence[float], scores: Sequence[float], level: float = 0.95) -> DeLongInterval:
+def delong_interval(
+    labels: Sequence[float],
+    scores: Sequence[float],
+    level: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
+) -> DeLongInterval:
     """AUROC with DeLong's variance and normal interval.
 
     Args:
         labels: (n,) of 0 and 1, two of each at least.
         scores: (n,) finite; higher means positive.
         level: coverage of the interval.
+        groups: (n,) patient of every case, two with a positive and two with a negative case at least; None takes the
+            cases for independent.
 
     Raises:
         ValueError: for other labels, scores that are not finite, different lengths, or a level outside (0, 1).
     """
-    area, covariance = _areas(labels, [scores])
+    area, covariance = _areas(labels, [scores], groups)
     variance = float(covariance[0, 0])
     half = _z(level) * math.sqrt(variance)
     return DeLongInterval(float(area[0]), variance, max(0.0, area[0] - half), min(1.0, area[0] + half))
@@ -88,6 +98,7 @@ def delong_test(
     scores_b: Sequence[float],
     labels_b: Sequence[float] | None = None,
     level: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
 ) -> DeLongTest:
     """Test whether two systems have the same AUROC on the same cases, in the same order.
 
@@ -98,13 +109,14 @@ def delong_test(
         labels_b: the labels that came with the second system's scores, if it brought its own: they must be `labels`,
             or the cases are not the same.
         level: coverage of the interval of the difference.
+        groups: (n,) patient of every case, as in `delong_interval`.
 
     Raises:
         ValueError: if lengths or labels differ, or as in `delong_interval`.
     """
     if labels_b is not None and not np.array_equal(np.asarray(labels), np.asarray(labels_b)):
         raise ValueError("The two systems come with different labels, expected scores of the same cases in one order.")
-    area, covariance = _areas(labels, [scores_a, scores_b])
+    area, covariance = _areas(labels, [scores_a, scores_b], groups)
     difference = float(area[0] - area[1])
     variance = max(0.0, float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
     # Covariances of equal placement values cancel but for rounding.
@@ -120,7 +132,12 @@ def delong_test(
 
 
 def delong_by_class(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, names: Sequence[str], level: float = 0.95
+    labels: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    names: Sequence[str],
+    level: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
 ) -> tuple[dict[str, DeLongTest], dict[str, str]]:
     """`delong_test` for every class, on the cases that have a label for it.
 
@@ -130,6 +147,7 @@ def delong_by_class(
         second: (n, C) scores of the second.
         names: the C classes.
         level: coverage of the intervals.
+        groups: (n,) patient of every case, as in `delong_interval`.
 
     Returns:
         class -> test, and class -> why there is none.
@@ -143,20 +161,21 @@ def delong_by_class(
             f"Labels are {labels.shape}, scores {first.shape} and {second.shape}, names {len(names)}, "
             "expected (cases, classes) three times and a name for each class."
         )
+    group = _groups(groups, len(labels))
     tests, undefined = {}, {}
     for c, name in enumerate(names):
         kept = ~np.isnan(labels[:, c])
-        positives = int((labels[kept, c] == 1).sum())
-        if min(positives, int(kept.sum()) - positives) < 2:
-            undefined[name] = (
-                f"{positives} positive and {kept.sum() - positives} negative cases, expected 2 of each at least"
-            )
+        few = _too_few(labels[kept, c] == 1, group[kept])
+        if few:
+            undefined[name] = few
         else:
-            tests[name] = delong_test(labels[kept, c], first[kept, c], second[kept, c], level=level)
+            tests[name] = delong_test(labels[kept, c], first[kept, c], second[kept, c], level=level, groups=group[kept])
     return tests, undefined
 
 
-def _areas(labels: Sequence[float], systems: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+def _areas(
+    labels: Sequence[float], systems: Sequence[Sequence[float]], groups: Sequence[Hashable] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Areas (systems,) and their covariance (systems, systems)."""
     label = np.asarray(labels, float)
     scores = [np.asarray(system, float) for system in systems]
@@ -165,18 +184,55 @@ def _areas(labels: Sequence[float], systems: Sequence[Sequence[float]]) -> tuple
         raise ValueError(f"Labels and scores have the shapes {shapes}, expected one value for each case.")
     if not np.isin(label, (0, 1)).all() or not np.isfinite(scores).all():
         raise ValueError("A label is neither 0 nor 1 or a score is not finite, expected labelled cases only.")
-    positive = label == 1
+    positive, group = label == 1, _groups(groups, len(label))
+    few = _too_few(positive, group)
+    if few:
+        raise ValueError(f"There are {few}.")
     m, n = int(positive.sum()), int((~positive).sum())
-    if min(m, n) < 2:
-        raise ValueError(f"There are {m} positive and {n} negative cases, expected 2 of each at least.")
     # The share of negatives that a positive outranks (a tie counts half), and of positives that outrank a negative.
     of_positives, of_negatives = np.empty((len(scores), m)), np.empty((len(scores), n))
     for row, score in enumerate(scores):
         rank = rankdata(score)
         of_positives[row] = (rank[positive] - rankdata(score[positive])) / n
         of_negatives[row] = 1 - (rank[~positive] - rankdata(score[~positive])) / m
-    covariance = np.atleast_2d(np.cov(of_positives)) / m + np.atleast_2d(np.cov(of_negatives)) / n
-    return of_positives.mean(axis=1), covariance
+    area = of_positives.mean(axis=1)
+    # Of every patient the sum of its placement values less the area; 0 of one without such a case.
+    by_positives = _summed(of_positives - area[:, None], group[positive], group.max() + 1) / m
+    by_negatives = _summed(of_negatives - area[:, None], group[~positive], group.max() + 1) / n
+    both = _unbiased(len(np.unique(group))) * by_positives @ by_negatives.T
+    covariance = _unbiased(len(np.unique(group[positive]))) * by_positives @ by_positives.T
+    covariance += _unbiased(len(np.unique(group[~positive]))) * by_negatives @ by_negatives.T
+    return area, covariance + both + both.T
+
+
+def _groups(groups: Sequence[Hashable] | None, n: int) -> np.ndarray:
+    """(n,) number of every case's patient; without patients every case is one."""
+    if groups is None:
+        return np.arange(n)
+    if len(groups) != n:
+        raise ValueError(f"The groups have {len(groups)} members, expected one for each of the {n} cases.")
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(group, len(number)) for group in groups], np.intp)
+
+
+def _too_few(positive: np.ndarray, group: np.ndarray) -> str:
+    """Why there is no variance; nothing if there is one."""
+    m, n = int(positive.sum()), int((~positive).sum())
+    if min(m, n) < 2:
+        return f"{m} positive and {n} negative cases, expected 2 of each at least"
+    m, n = len(np.unique(group[positive])), len(np.unique(group[~positive]))
+    if min(m, n) < 2:
+        return f"{m} patients with a positive and {n} with a negative case, expected 2 of each at least"
+    return ""
+
+
+def _summed(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """(systems, groups) sums of the values (systems, cases) of every group."""
+    return np.stack([np.bincount(group, row, groups) for row in values])
+
+
+def _unbiased(groups: int) -> float:
+    return groups / (groups - 1)
 
 
 def _z(level: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.data.bad_input import BadInput
 from common.networks.checkpoint_file import read_checkpoint
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.maisi_vae import freeze
@@ -52,7 +53,11 @@ def frozen_encoders(network: MDFNet, checkpoint: str | Sequence[str]) -> MDFNet:
 
 
 def saved_network(
-    ckpt_dir: str, fusion: Mapping[str, Any] | None = None, gradient_checkpointing: bool = False
+    ckpt_dir: str,
+    fusion: Mapping[str, Any] | None = None,
+    gradient_checkpointing: bool = False,
+    image_size: int | None = None,
+    modalities: Sequence[str] | None = None,
 ) -> MDFNet:
     """The network that a stage saved, with all its weights, and all of them trainable.
 
@@ -60,9 +65,12 @@ def saved_network(
         ckpt_dir: folder with `model.pt` and the `network.json` that says what it is.
         fusion: settings of the fusion head that replace the saved ones: dropout rates.
         gradient_checkpointing: recompute the encoders' activations in the backward pass.
+        image_size: pixels that it is trained at from now on, positions are interpolated; default the saved size.
+        modalities: which the training is for, for a check; default those of the network.
 
     Raises:
         MissingWeights: if one of them is missing.
+        BadInput: if the network takes other modalities.
     """
     folder = Path(ckpt_dir)
     for name in ("network.json", "model.pt"):
@@ -70,22 +78,32 @@ def saved_network(
             raise MissingWeights(
                 f"{folder / name} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models"
             )
-    network = build_network(folder / "network.json", fusion, gradient_checkpointing)
+    network = build_network(folder / "network.json", fusion, gradient_checkpointing, image_size)
+    if modalities is not None and set(modalities) != set(network.modalities):
+        raise BadInput(
+            folder / "network.json",
+            f"takes {', '.join(network.modalities)} (asked for {', '.join(modalities)}), expected the same; a subset "
+            "has a stage of its own, such as --stages vision_stage2",
+        )
     return network.load(folder / "model.pt").unfreeze_encoders()
 
 
 def build_network(
-    definitions: str | Path, fusion: Mapping[str, Any] | None = None, gradient_checkpointing: bool = False
+    definitions: str | Path,
+    fusion: Mapping[str, Any] | None = None,
+    gradient_checkpointing: bool = False,
+    image_size: int | None = None,
 ) -> MDFNet:
     """The network without weights that a `network.json` describes; further arguments as of `saved_network`."""
     content = json.loads(Path(definitions).read_text(encoding="utf-8"))
-    for name in ("vision_def", "text_def"):
-        if gradient_checkpointing and name in content:
-            content[name]["gradient_checkpointing"] = True
+    changes = {"gradient_checkpointing": gradient_checkpointing}
     parts = {}
     for name, kind in (("vision", VisionEncoder), ("text", TextEncoder), ("clinical", ClinicalEncoder)):
         definition = content.get(f"{name}_def")
         if definition is not None and name in content["modalities"]:
+            definition = definition | (changes if name in _OPTION else {})
+            if name == "vision" and image_size is not None:
+                definition["image_size"] = image_size
             parts[name] = kind(**{key: value for key, value in definition.items() if not key.startswith("_")})
     head = {key: value for key, value in content["fusion_def"].items() if not key.startswith("_")}
     return MDFNet(**parts, fusion=FusionHead(**head | dict(fusion or {})))

@@ -197,6 +197,11 @@ class VisionEncoder(nn.Module):
             return hidden[:, -height * width :].abs().mean(2).unflatten(1, (height, width))
         return hidden.abs().mean(1)
 
+    @property
+    def saliency_name(self) -> str:
+        """What `saliency` shows, in words: only a model with a class token has attention to read."""
+        return "attention" if self._has_class_token else "saliency (magnitude of its last features)"
+
     def definition(self) -> dict[str, Any]:
         """Arguments that build the same network without weights, for a checkpoint that holds them."""
         # Said even where it is the default: without it the positions would be made for `image_size`.

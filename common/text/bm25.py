@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from common.text.ed_note import without_template
 from common.text.redaction import BACKGROUND, redact, split_background
 
 __all__ = ["BM25", "background_passages", "with_background"]
@@ -85,6 +86,11 @@ def background_passages() -> tuple[str, ...]:
 
 
 @cache
+def _passages_without(labels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(redact(passage, labels) for passage in background_passages())
+
+
+@cache
 def _index() -> BM25:
     return BM25(background_passages())
 
@@ -92,7 +98,9 @@ def _index() -> BM25:
 def with_background(note: str, k: int = 2, labels: Sequence[str] = ()) -> str:
     """Return a note with the k passages that fit it best behind the separator `BACKGROUND`.
 
-    The passages depend on nothing but the note. They name findings by their nature; `labels` takes these terms out.
+    The passages depend on nothing but the note's own words. Headings and names of measurements are none of them: they
+    stand in every note and would find the same passages for all. The passages name findings by their nature; `labels`
+    takes these terms out.
 
     Args:
         note: without background.
@@ -100,15 +108,15 @@ def with_background(note: str, k: int = 2, labels: Sequence[str] = ()) -> str:
         labels: whose terms are redacted in the passages.
 
     Raises:
-        ValueError: if k is negative, or the note has a background already.
+        ValueError: if k is negative, or passages are asked for and the note has a background already or the terms of a
+            label are not known.
     """
     if k < 0:
         raise ValueError(f"k is {k}, expected 0 or more passages.")
+    if k == 0:
+        return note
     if split_background(note)[1]:
         raise ValueError("The note has a background already, expected one without.")
-    chosen = [background_passages()[index] for index in _index().best(note, k)]
-    if not chosen:
-        return note
-    if labels:
-        chosen = [redact(passage, labels) for passage in chosen]
-    return note + BACKGROUND + "\n".join(f"- {passage}" for passage in chosen)
+    passages = _passages_without(tuple(labels))
+    chosen = [passages[index] for index in _index().best(without_template(note), k)]
+    return note + BACKGROUND + "\n".join(f"- {passage}" for passage in chosen) if chosen else note

@@ -11,10 +11,11 @@ It holds what its input holds and nothing else: no diagnosis of the current stay
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-__all__ = ["EDContext", "ed_note"]
+__all__ = ["EDContext", "ed_note", "without_template"]
 
 MAX_MEDICINES = 20
 _TOP_AGE = 91  # stands for every age above 89
@@ -26,6 +27,9 @@ _VITALS = {
     "resprate": ("respiratory rate", "/min", 0), "o2sat": ("oxygen saturation", "%", 0),
     "o2_flow": ("oxygen flow", "L/min", 1),
 }  # fmt: skip
+_MEASURED = "|".join([name for name, _, _ in _VITALS.values()] + ["blood pressure", "acuity", "pain"])
+_HEADING = r"(?<!\S)[A-Z][a-z]+(?: [a-z]+)*:"
+_TEMPLATE = re.compile(rf"{_HEADING}|\b(?:{_MEASURED})(?= [0-9])|\b(?:before the X-ray|oxygen by)\b")
 
 
 class EDContext(Protocol):
@@ -77,6 +81,11 @@ def ed_note(context: EDContext | Mapping[str, Any], labs: bool = False) -> str:
         _sentence("Given so far", _listed(get("given_medicines"))),
     ]
     return "\n".join(filter(None, lines))
+
+
+def without_template(note: str) -> str:
+    """Return a note without the words that stand in every note: headings, names of measurements, "before the X-ray"."""
+    return _TEMPLATE.sub("", note)
 
 
 def value_of(item: Any) -> float | None:

@@ -15,7 +15,14 @@ from PIL import Image
 
 from common.visualize.figures import GREY, OKABE_ITO
 
-__all__ = ["attention_overlay", "case_figure", "grey_picture", "token_attention_figure", "token_attention_html"]
+__all__ = [
+    "attention_overlay",
+    "case_figure",
+    "grey_picture",
+    "token_attention_figure",
+    "token_attention_html",
+    "token_attention_page",
+]
 
 _COLOURS = "inferno"
 _TEXT_COLOUR = (230, 159, 0)  # orange of Okabe and Ito; black text stays readable on it
@@ -74,6 +81,7 @@ def case_figure(
     attention: np.ndarray | None = None,
     thresholds: Mapping[str, float] | None = None,
     title: str = "",
+    attention_name: str = "saliency",
 ) -> Figure:
     """One case: its X-ray, the attention over it, and the probability of every label.
 
@@ -83,6 +91,7 @@ def case_figure(
         attention: (h, w) weights over the image, None for none.
         thresholds: label -> threshold, drawn as a tick; bars from it on are full, others pale.
         title: above everything, such as the case.
+        attention_name: what the weights are: an encoder without attention has a saliency.
 
     Raises:
         ValueError: if there is attention but no image, or as in `attention_overlay`.
@@ -91,7 +100,7 @@ def case_figure(
         raise ValueError("There is attention over an image, but no image, expected both or none.")
     pictures = [] if image is None else [("X-ray", np.repeat(grey_picture(image)[..., None], 3, axis=2))]
     if attention is not None:
-        pictures.append(("saliency of the image encoder", attention_overlay(image, attention)))
+        pictures.append((f"image encoder:\n{attention_name}", attention_overlay(image, attention)))
     columns = len(pictures) + 1
     height = max(3.4 if pictures else 1.6, 0.9 + 0.24 * len(probabilities))
     figure = Figure(figsize=(3.6 * columns + 1.2, height), layout="constrained")
@@ -141,6 +150,26 @@ def token_attention_html(text: str, spans: Sequence[tuple[int, int]], weights: S
         end = stop
     parts.append(html.escape(text[end:]))
     return f'<div class="note-attention" style="white-space:pre-wrap">{"".join(parts)}</div>'
+
+
+def token_attention_page(title: str, text: str, spans: Sequence[tuple[int, int]], weights: Sequence[float]) -> str:
+    """`token_attention_html` as a page of its own.
+
+    Args:
+        title: its heading, such as the case.
+        text: the note.
+        spans: of its tokens.
+        weights: of its tokens.
+    """
+    style = "body{font:15px/1.7 system-ui,sans-serif;max-width:76ch;margin:2em auto;padding:0 1em}"
+    title = html.escape(title)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{title}</title><style>{style}</style></head>\n"
+        f"<body><h1>{title}</h1>\n<p>Attention of the first token of the note encoder through all its layers: the "
+        "stronger the colour, the larger the weight. It does not say why the network decided.</p>\n"
+        f"{token_attention_html(text, spans, weights)}\n</body></html>\n"
+    )
 
 
 def token_attention_figure(

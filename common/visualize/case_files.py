@@ -1,4 +1,4 @@
-"""What `predict` writes about cases: predictions.csv for all, and CASE.json and CASE.png for each."""
+"""What `predict` writes about cases: predictions.csv for all, and CASE.json, CASE.png and CASE_note.html for each."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ def write_case_files(
     labels: Mapping[str, float],
     picture: Figure | np.ndarray | None = None,
     caption: str = "",
+    note_page: str = "",
     **more: Any,
 ) -> list[Path]:
-    """Write OUTPUT_DIR/CASE.json, and CASE.png if there is a picture.
+    """Write OUTPUT_DIR/CASE.json, CASE.png if there is a picture, and CASE_note.html if there is a page of the note.
 
     Args:
         output_dir: made if it is missing.
@@ -61,6 +62,7 @@ def write_case_files(
         labels: label -> probability.
         picture: a figure (`common.visualize.attention.case_figure`) or uint8 pixels (H, W, 3).
         caption: a sentence about the picture, stored in it; by default one that names the case.
+        note_page: the note with the attention over its tokens (`common.visualize.attention.token_attention_page`).
         more: further keys of the JSON, such as `report`, `modalities`, `thresholds`.
 
     Returns:
@@ -81,4 +83,7 @@ def write_case_files(
     write_text(paths[0], json_text(content, indent=1))
     if picture is not None:
         paths.append(save_picture(picture, out / f"{case}.png", caption or f"Case {case}: input and probabilities."))
+    if note_page:
+        paths.append(out / f"{case}_note.html")
+        write_text(paths[-1], note_page)
     return paths

@@ -38,7 +38,8 @@ def training_curves(history: Mapping[str, Any], title: str = "") -> Figure:
     """Curves of a stage over its iterations: losses, learning rates, gradient norm, speed, memory, validation metrics.
 
     Args:
-        history: content of a history.json; what it lacks is left out.
+        history: content of a history.json; what it lacks is left out. Metrics of validations that are named
+            `METRIC/CLASS` share one wide panel per metric, with a line per class.
         title: above everything; by default the name of the stage.
 
     Returns:
@@ -51,23 +52,28 @@ def training_curves(history: Mapping[str, Any], title: str = "") -> Figure:
     panels = [(key, name, rows) for key, name in _PANELS if any(row.get(key) is not None for row in rows)]
     metrics = dict.fromkeys(key for row in validations for key, value in row.items() if isinstance(value, int | float))
     measured = [key for key in metrics if key not in ("iteration", "epoch")]
-    panels[1:1] = [(key, f"validation {label(key)}", validations) for key in measured]
-    if not panels:
+    panels[1:1] = [(key, f"validation {label(key)}", validations) for key in measured if "/" not in key]
+    families = list(dict.fromkeys(key.partition("/")[0] for key in measured if "/" in key))
+    if not panels and not families:
         raise ValueError(f"The history of {history.get('stage')} is empty, expected iterations or validations.")
-    across = min(3, len(panels))
+    across = 3 if families else min(3, len(panels))
     down = math.ceil(len(panels) / across)
-    figure = Figure(figsize=(3.9 * across, 2.5 * down + 0.4), layout="constrained")
+    heights = [1.0] * down + [1.4] * len(families)
+    figure = Figure(figsize=(3.9 * across, 2.5 * sum(heights) + 0.4), layout="constrained")
     figure.suptitle(title or str(history.get("stage", "")), fontsize=12.5, fontweight="bold", x=0.01, ha="left")
     figure.supxlabel("iteration", fontsize=9)
-    grid = figure.subplots(down, across, squeeze=False)
-    for axes, (key, name, source) in zip(grid.flat, panels, strict=False):
+    grid = figure.add_gridspec(len(heights), across, height_ratios=heights)
+    for i, (key, name, source) in enumerate(panels):
+        axes = figure.add_subplot(grid[i // across, i % across])
         if source is rows:
             _curve(axes, source, key, smooth=key in ("loss", "grad_norm", "samples_per_second"))
         else:
             _points(axes, source, key)
         axes.set_title(name, fontsize=10, loc="left")
-    for axes in grid.flat[len(panels) :]:
-        axes.axis("off")
+    for i, family in enumerate(families):
+        axes = figure.add_subplot(grid[down + i, :-1])  # the last column is for its legend
+        _family(axes, validations, sorted(key for key in measured if key.startswith(f"{family}/")))
+        axes.set_title(f"validation {label(family)} of each class", fontsize=10, loc="left")
     return figure
 
 
@@ -213,6 +219,20 @@ def _points(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     axes.plot(x, y, color=OKABE_ITO[4], linewidth=1.6, marker="o", markersize=4)
     axes.annotate(f"{y[-1]:.4g}", (x[-1], y[-1]), textcoords="offset points", xytext=(0, 6), ha="right", fontsize=8.5)
     axes.margins(y=0.18)
+    _plain(axes)
+
+
+def _family(axes: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """A line per class, with its last value in the legend beside the panel."""
+    for i, key in enumerate(keys):
+        points = [(row["iteration"], row[key]) for row in rows if row.get(key) is not None]
+        x, y = zip(*points, strict=True)
+        # The styles move on by one each time the colours begin again, so that no two lines are alike.
+        style = LINE_STYLES[(i + i // len(OKABE_ITO)) % len(LINE_STYLES)]
+        name = f"{key.partition('/')[2]} {y[-1]:.3f}"
+        axes.plot(x, y, color=OKABE_ITO[i % len(OKABE_ITO)], linestyle=style, linewidth=1.6, label=name)
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8.5, frameon=False, handlelength=3.5)
+    legend.set_in_layout(False)
     _plain(axes)
 
 

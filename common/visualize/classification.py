@@ -1,21 +1,19 @@
 """Figures of multi-label classification: curves, calibration, confusion, and models beside each other.
 
-Labels are 1, 0, or NaN where a case has none for a class, as in `common.metrics.multilabel`. A class with one kind of
-label only has no curve: its panel says so.
+The numbers come from `common.metrics`. A class with one kind of label only has no curve: its panel says so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from common.metrics.resampling import Interval, resampled_cases
 from common.visualize.figures import GREY, HATCHES, LINE_STYLES, OKABE_ITO
 
 __all__ = [
@@ -24,8 +22,6 @@ __all__ = [
     "confusion_figure",
     "contribution_figure",
     "pr_figure",
-    "reliability",
-    "roc_band",
     "roc_figure",
 ]
 
@@ -33,168 +29,92 @@ _DIVERGING = "PuOr"
 """Orange to purple through white: distinct for colour-blind readers on either side of zero."""
 
 
-def roc_figure(
-    systems: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    names: Sequence[str],
-    band: str | None = None,
-    draws: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-) -> Figure:
-    """ROC curves, a panel per class and a line per system.
+class ClassCurve(Protocol):
+    """What is drawn of a class, see `common.metrics.curves.ClassCurve`."""
+
+    positives: int
+    negatives: int
+    x: np.ndarray
+    y: np.ndarray
+    area: float
+    band: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+
+
+class Interval(Protocol):
+    """What is drawn of a metric, see `common.metrics.resampling.Interval`."""
+
+    value: float
+    low: float
+    high: float
+
+
+def roc_figure(systems: Mapping[str, Sequence[ClassCurve]], names: Sequence[str], named: str | None = None) -> Figure:
+    """ROC curves, a panel per class and a line per system; the band of a curve that has one is shaded.
 
     Args:
-        systems: system -> (n, C) probabilities.
-        labels: (n, C) of 1, 0 and NaN.
+        systems: system -> a curve for each class, as `common.metrics.curves.roc_curves` makes them.
         names: the C classes.
-        band: system around whose curves a bootstrap band of the sensitivity is drawn.
-        draws: resamples of the band.
-        level: its coverage at each false positive rate.
-        seed: of the resamples.
-        groups: (n,) patient of every case; whole patients are drawn.
+        named: system whose line is thick and whose area stands in the panels; by default the first.
 
     Raises:
-        ValueError: if `band` is none of the systems.
+        ValueError: if `named` is none of the systems.
     """
-    if band is not None and band not in systems:
-        raise ValueError(f"The band is that of {band!r}, expected one of {', '.join(systems)}.")
+    named = _named(systems, named)
     figure, panels = _panels(names, "false positive rate (1 - specificity)", "sensitivity")
-    for c, axes in _drawn(panels, labels, names):
-        kept = ~np.isnan(labels[:, c])
+    for c, axes in _drawn(panels, systems[named], names):
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
-        if band is not None:
-            grid, low, high = roc_band(systems[band][:, c], labels[:, c], draws, level, seed, groups)
-            colour = _style(list(systems).index(band))["color"]
-            axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
-        named = band or next(iter(systems))
-        for i, (system, probabilities) in enumerate(systems.items()):
-            fpr, tpr, _ = roc_curve(labels[kept, c], probabilities[kept, c])
-            axes.plot(fpr, tpr, linewidth=2.0 if system == named else 1.2, **_style(i))
-        area = roc_auc_score(labels[kept, c], systems[named][kept, c])
-        _corner(axes, f"{named.replace('_', ' ')} {area:.3f}", "lower right")
+        for i, (system, curves) in enumerate(systems.items()):
+            style = _style(i)
+            if curves[c].band is not None:
+                axes.fill_between(*curves[c].band, color=style["color"], alpha=0.18, linewidth=0)
+            axes.plot(curves[c].x, curves[c].y, linewidth=2.0 if system == named else 1.2, **style)
+        _corner(axes, f"{named.replace('_', ' ')} {systems[named][c].area:.3f}", "lower right")
     _legend(figure, systems)
     return figure
 
 
-def roc_band(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    draws: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pointwise bootstrap band of the sensitivity at fixed false positive rates.
-
-    Args:
-        probabilities: (n,) of one class.
-        labels: (n,) of 1, 0 and NaN, some of each kind.
-        draws: resamples; those without a positive or a negative case are left out.
-        level: coverage at each point.
-        seed: of the resamples.
-        groups: (n,) patient of every case.
-
-    Returns:
-        (101,) false positive rates, lower and upper ends of the sensitivity.
-
-    Raises:
-        ValueError: if no resample has both kinds of cases.
-    """
-    kept = np.flatnonzero(~np.isnan(labels))
-    order = kept[np.argsort(-probabilities[kept], kind="stable")]
-    score, positive = probabilities[order], labels[order] == 1
-    last = np.append(np.diff(score) != 0, True)  # cells of equal score enter a curve together
-    grid, curves = np.linspace(0, 1, 101), []
-    for cases in resampled_cases(len(labels), draws, seed, groups):
-        weights = np.bincount(cases, minlength=len(labels))[order]
-        tp, fp = np.cumsum(weights * positive)[last], np.cumsum(weights * ~positive)[last]
-        if tp[-1] and fp[-1]:
-            # Of equal rates the highest sensitivity counts, as on the upper left of the steps.
-            end = np.append(np.diff(fp) != 0, True)
-            start = np.append(True, np.diff(fp) != 0)
-            x = np.concatenate([[0], np.stack([fp[start], fp[end]], axis=1).ravel()]) / fp[-1]
-            y = np.concatenate([[0], np.stack([tp[start], tp[end]], axis=1).ravel()]) / tp[-1]
-            curves.append(np.interp(grid, x, y))
-    if not curves:
-        raise ValueError(f"None of {draws} resamples has positive and negative cases, expected more of either.")
-    low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return grid, low, high
-
-
-def pr_figure(
-    systems: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str], named: str | None = None
-) -> Figure:
+def pr_figure(systems: Mapping[str, Sequence[ClassCurve]], names: Sequence[str], named: str | None = None) -> Figure:
     """Precision over recall, a panel per class and a line per system; the grey line is the share of positive cases.
 
     Args:
-        systems: system -> (n, C) probabilities.
-        labels: (n, C) of 1, 0 and NaN.
+        systems: system -> a curve for each class, as `common.metrics.curves.pr_curves` makes them.
         names: the C classes.
         named: system whose line is thick and whose average precision stands in the panels; by default the first.
+
+    Raises:
+        ValueError: if `named` is none of the systems.
     """
-    named = named or next(iter(systems))
+    named = _named(systems, named)
     figure, panels = _panels(names, "recall (sensitivity)", "precision")
-    for c, axes in _drawn(panels, labels, names):
-        kept = ~np.isnan(labels[:, c])
-        axes.axhline(labels[kept, c].mean(), color="#999999", linewidth=0.8)
-        for i, (system, probabilities) in enumerate(systems.items()):
-            precision, recall, _ = precision_recall_curve(labels[kept, c], probabilities[kept, c])
+    for c, axes in _drawn(panels, systems[named], names):
+        known = systems[named][c]
+        axes.axhline(known.positives / (known.positives + known.negatives), color="#999999", linewidth=0.8)
+        for i, (system, curves) in enumerate(systems.items()):
             # Precision jumps between two recalls; a straight line would flatter.
             width = 2.0 if system == named else 1.2
-            axes.plot(recall, precision, linewidth=width, drawstyle="steps-post", **_style(i))
-        area = average_precision_score(labels[kept, c], systems[named][kept, c])
-        _corner(axes, f"{named.replace('_', ' ')} {area:.3f}", "upper right")
+            axes.plot(curves[c].x, curves[c].y, linewidth=width, drawstyle="steps-post", **_style(i))
+        _corner(axes, f"{named.replace('_', ' ')} {known.area:.3f}", "upper right")
         axes.set_ylim(0, 1.02)
     _legend(figure, systems)
     return figure
 
 
-def reliability(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, share of positives and number of cases in bins that hold about equally many cases.
+def calibration_figure(systems: Mapping[str, Sequence[ClassCurve]], names: Sequence[str]) -> Figure:
+    """Observed share of positives over the predicted probability, a panel per class and a line per system.
 
     Args:
-        probabilities: (n,) of one class.
-        labels: (n,) of 1, 0 and NaN, which is left out.
-        bins: how many at most; cases of equal probability share one.
-
-    Returns:
-        Three arrays, an entry for each bin that holds a case.
-    """
-    kept = ~np.isnan(labels)
-    probabilities, labels = probabilities[kept], labels[kept]
-    inner = np.percentile(probabilities, np.linspace(0, 100, bins + 1)[1:-1])
-    index = np.searchsorted(inner, probabilities)
-    counts = np.bincount(index, minlength=bins)
-    sums = [np.bincount(index, of, minlength=bins) for of in (probabilities, labels)]
-    used = counts > 0
-    return sums[0][used] / counts[used], sums[1][used] / counts[used], counts[used]
-
-
-def calibration_figure(
-    systems: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str], bins: int = 10
-) -> Figure:
-    """Observed share of positives over the predicted probability, a panel per class, bins of equally many cases.
-
-    Args:
-        systems: system -> (n, C) probabilities. The first has error bars, Wilson's 95 % interval of the share.
-        labels: (n, C) of 1, 0 and NaN.
+        systems: system -> a curve for each class, as `common.metrics.curves.calibration_curves` makes them. The bands
+            of the first are drawn, as error bars.
         names: the C classes.
-        bins: per class.
     """
     figure, panels = _panels(names, "predicted probability", "observed share of positives")
-    for c, axes in _drawn(panels, labels, names):
+    for c, axes in _drawn(panels, next(iter(systems.values())), names):
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
-        for i, probabilities in enumerate(systems.values()):
-            x, y, n = reliability(probabilities[:, c], labels[:, c], bins)
+        for i, curves in enumerate(systems.values()):
             style = _style(i)
-            if i == 0:
-                low, high = _wilson(y, n)
-                axes.vlines(x, low, high, color=style["color"], linewidth=1.0, alpha=0.6)
-            axes.plot(x, y, marker="o", markersize=3, linewidth=1.2, **style)
+            if i == 0 and curves[c].band is not None:
+                axes.vlines(*curves[c].band, color=style["color"], linewidth=1.0, alpha=0.6)
+            axes.plot(curves[c].x, curves[c].y, marker="o", markersize=3, linewidth=1.2, **style)
     _legend(figure, systems)
     return figure
 
@@ -327,15 +247,20 @@ def _panels(names: Sequence[str], x: str, y: str, square: bool = True) -> tuple[
     return figure, grid[: len(names)]
 
 
-def _drawn(panels: Sequence[Axes], labels: np.ndarray, names: Sequence[str]) -> Iterator[tuple[int, Axes]]:
+def _named(systems: Mapping[str, Any], named: str | None) -> str:
+    if named is not None and named not in systems:
+        raise ValueError(f"The named system is {named!r}, expected one of {', '.join(systems)}.")
+    return named or next(iter(systems))
+
+
+def _drawn(panels: Sequence[Axes], curves: Sequence[ClassCurve], names: Sequence[str]) -> Iterator[tuple[int, Axes]]:
     """The panels of classes that have positive and negative cases; the others say what they lack."""
-    for c, (axes, name) in enumerate(zip(panels, names, strict=True)):
-        positives, negatives = int((labels[:, c] == 1).sum()), int((labels[:, c] == 0).sum())
-        axes.set_title(f"{name} ({positives})", fontsize=9 if len(name) < 20 else 7.5, loc="left")
-        if positives and negatives:
+    for c, (axes, name, curve) in enumerate(zip(panels, names, curves, strict=True)):
+        axes.set_title(f"{name} ({curve.positives})", fontsize=9 if len(name) < 20 else 7.5, loc="left")
+        if curve.positives and curve.negatives:
             yield c, axes
         else:
-            _empty(axes, f"{positives} positive,\n{negatives} negative")
+            _empty(axes, f"{curve.positives} positive,\n{curve.negatives} negative")
 
 
 def _empty(axes: Axes, why: str) -> None:
@@ -352,13 +277,6 @@ def _style(i: int) -> dict[str, object]:
     return {"color": OKABE_ITO[i % len(OKABE_ITO)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
 
 
-def _legend(figure: Figure, systems: Mapping[str, np.ndarray]) -> None:
+def _legend(figure: Figure, systems: Mapping[str, Any]) -> None:
     lines = [Line2D([], [], label=name.replace("_", " "), **_style(i)) for i, name in enumerate(systems)]
     figure.legend(handles=lines, loc="outside upper left", ncols=min(7, len(lines)), fontsize=8.5, frameon=False)
-
-
-def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a share of n cases (Wilson, JASA 22:209, 1927)."""
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return middle - half, middle + half

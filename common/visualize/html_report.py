@@ -24,10 +24,17 @@ _TEMPLATE = "run_page.html.j2"
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with the sentence under it."""
+    """A PNG with the sentence under it.
+
+    Attributes:
+        png: the file.
+        caption: the sentence.
+        below: HTML that stands under it as it is, so every text in it is escaped (as `token_attention_html` does).
+    """
 
     png: bytes
     caption: str
+    below: str = ""
 
     @classmethod
     def of_file(cls, path: Path) -> Picture:

@@ -116,7 +116,8 @@ def _section(folder: Path, title: str, entry: Mapping[str, Any] | None) -> Secti
     metrics = dict(entry["metrics"] if entry else history["metrics"])
     nested = {name: values for name, values in metrics.items() if isinstance(values, Mapping)}
     facts = {"Time": duration_text(entry["seconds"])} if entry else {}
-    facts |= {_words(name): cell_text(value) for name, value in metrics.items() if name not in nested}
+    of_all = [name for name in metrics if name not in nested and "/" not in name]  # METRIC/CLASS is among the details
+    facts |= {_words(name): cell_text(metrics[name]) for name in of_all}
     tables = [Table.of_rows([values], caption=_words(name)) for name, values in nested.items()]
     pictures = []
     if (folder / MEANS).is_file():
@@ -127,7 +128,7 @@ def _section(folder: Path, title: str, entry: Mapping[str, Any] | None) -> Secti
         caption = f"Training, stage {title.lower()}: faint lines are single iterations, bold lines their running mean."
         pictures.append(_curves((folder / "history.json").read_text(encoding="utf-8"), caption))
     pictures += [Picture.of_file(path) for path in sorted((folder / "pictures").glob("*.png"))]
-    return Section(title, facts, "", tables, pictures, history["notes"], _folded(folder, history))
+    return Section(title, facts, "", tables, pictures, history["notes"], _folded(folder, history, metrics))
 
 
 @lru_cache(maxsize=32)
@@ -136,8 +137,15 @@ def _curves(history: str, caption: str) -> Picture:
     return Picture.of_figure(training_curves(json.loads(history), title=" "), caption)
 
 
-def _folded(folder: Path, history: Mapping[str, Any]) -> list[tuple[str, str | Table]]:
-    folded: list[tuple[str, str | Table]] = []
+def _folded(folder: Path, history: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[tuple[str, str | Table]]:
+    families: dict[str, dict[str, Any]] = {}
+    for name, value in metrics.items():
+        family, of_class, member = name.partition("/")
+        if of_class:
+            families.setdefault(family, {})[member] = value
+    folded: list[tuple[str, str | Table]] = [
+        (f"{_words(family)} of each class", Table.of_values(values)) for family, values in families.items()
+    ]
     if history["validations"]:
         rows = [{k: v for k, v in row.items() if not isinstance(v, list)} for row in history["validations"]]
         folded.append(("Validations", Table.of_rows(rows)))

@@ -61,3 +61,11 @@ def test_what_is_wrong_is_named():
         render_job("slurm", BUNDLE, "diffusion", gpus=0, **PLACES)
     with pytest.raises(UsageError, match="--batch_sice is neither"):
         render_job("slurm", BUNDLE, "diffusion", overrides={"batch_sice": 1}, **PLACES)
+
+
+@pytest.mark.parametrize("kind", ["slurm", "kubernetes"])
+def test_a_job_on_object_storage(kind):
+    text = render_job(kind, BUNDLE, "diffusion", "s3://b/ct", "gs://b/run", nodes=2)
+    assert "-m common.apps.remote_run run" in text and "monai.bundle" not in text
+    assert "--dataset_dir s3://b/ct --output_dir gs://b/run --ckpt_dir gs://b/run/models" in " ".join(text.split())
+    assert "#SBATCH --output=./slurm-%j.log" in text or kind == "kubernetes"

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from common.apps.error_cases import age_group, case_details
 from common.data.bad_input import BadInput
 from common.data.clinical_vector import CLINICAL_COLUMNS
 from common.data.prediction_table import write_predictions, write_truth
+from common.metrics.delong import delong_test
+from common.metrics.multilabel import multilabel_comparison
 from common.visualize.figures import picture_caption
 
 LABELS = ("Atelectasis", "Cardiomegaly", "Edema", "Fracture")
@@ -89,6 +92,31 @@ def test_a_label_without_positives_is_named_and_in_no_mean(study):
     assert "No AUROC for Fracture: all 3000 labelled cases are negative" in (out / "index.html").read_text()
     test = next(row for row in rows(out / "delong.csv") if row["label"] == "Fracture")
     assert test["undefined"].startswith("0 positive and 3000 negative cases") and test["p"] == ""
+
+
+def cells(page: str, table: str, first: str) -> list[str]:
+    """The row of a table of the page that begins with a text; the table is named by its caption."""
+    part = page[page.index(f"<caption>{table}") :]
+    row = re.search(rf"<tr><td>{first}</td>.*?</tr>", part[: part.index("</table>")]).group()
+    return re.findall(r"<td[^>]*>(.*?)</td>", row)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(0, "negative"), (1, "positive")])
+def test_the_page_reports_a_label_of_one_class_and_leaves_it_out(tmp_path, value, kind):
+    _, labels = write_split(tmp_path, "test", 80, 4, positives=(0.4, 0.4, 0.4, float(value)))
+    assert set(labels[:, 3]) == {value}
+    result = compare_models(tmp_path, tmp_path / "labels_test.csv", tmp_path / "out", None, draws=20)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"No AUROC for Fracture: all 80 labelled cases are {kind}; it is left out of every mean." in page
+    support = f"{80 * value} / {80 - 80 * value}"
+    areas = cells(page, "AUROC of every label", "Fracture")
+    assert areas == ["Fracture", support, *["-"] * (len(SEPARATION) + 1)]  # each model, and the interval
+    assert cells(page, "AUROC of every label", "Edema")[2] != "-"
+    assert set(cells(page, "AUROC minus that of", "Fracture")[1:]) == {"-"}
+    mean = next(row for row in result["models"] if row["model"] == "all")
+    known = [float(mean[f"auroc_{label}"]) for label in LABELS[:3]]
+    assert mean["mean_auroc"] == pytest.approx(np.mean(known), abs=1e-6)
+    assert cells(page, "Means over the labels", "all")[1] == f"{np.mean(known):.3f}"
 
 
 def test_blanks_count_nowhere(study):
@@ -197,6 +225,55 @@ def test_files_may_be_given_by_name_and_thresholds_left_out(study, tmp_path):
     assert rows(tmp_path / "results_summary.csv")[0]["modalities"] == ""
     assert not (tmp_path / "thresholds.json").exists() and not (tmp_path / "subgroups.csv").exists()
     assert "f1@chosen" not in rows(tmp_path / "metrics.csv")[0]
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory):
+    """Six alike images of each of 30 patients: probabilities of three models, labels and patients."""
+    folder = tmp_path_factory.mktemp("alike")
+    rng, own = np.random.default_rng(0), np.arange(60).reshape(30, 2) // 3 % 2
+    truth, patients = np.repeat(own, 6, axis=0).astype(float), [f"p{i // 6}" for i in range(180)]
+    said = {}
+    for model in ("all", "text", "all_without_vision"):
+        of_patient = np.repeat(0.6 * rng.random((30, 2)) + 0.2 * own, 6, axis=0)
+        said[model] = (of_patient + 0.02 * rng.random((180, 2))).round(6)
+        write_predictions(
+            folder / f"{model}_test.csv", [f"c{i}" for i in range(180)], patients, LABELS[:2], said[model]
+        )
+    write_truth(folder / "labels_test.csv", [f"c{i}" for i in range(180)], patients, LABELS[:2], truth)
+    options = {"thresholds_from": None, "draws": 100, "seed": 4}
+    result = compare_models(folder, folder / "labels_test.csv", folder / "out", **options)
+    return folder / "out", result, said, truth, patients
+
+
+def test_whole_patients_are_drawn(alike):
+    out, result, said, truth, patients = alike
+
+    def intervals(groups):
+        scores, less = multilabel_comparison(said, truth, LABELS[:2], "all", draws=100, seed=4, groups=groups)
+        return [one.scores["auroc"].macro for one in (scores["all"], less["text"], less["all_without_vision"])]
+
+    mean = next(row for row in rows(out / "metrics_mean.csv") if row["model"] == "all")
+    (left,) = result["contribution"]
+    found = [
+        (float(mean["auroc_low"]), float(mean["auroc_high"])),
+        (result["differences"]["text"]["low"], result["differences"]["text"]["high"]),
+        (left["low"], left["high"]),
+    ]
+    for ends, by_patient, by_image in zip(found, intervals(patients), intervals(None), strict=True):
+        assert ends == pytest.approx((by_patient.low, by_patient.high), rel=1e-5)
+        assert ends[1] - ends[0] > 1.5 * (by_image.high - by_image.low)
+
+
+def test_the_test_of_each_label_takes_patients(alike):
+    """A bug: patients were drawn whole for the intervals, and their images taken for independent in DeLong's test."""
+    out, result, said, truth, patients = alike
+    found = result["delong"]["text"][LABELS[0]]
+    expected = delong_test(truth[:, 0], said["text"][:, 0], said["all"][:, 0], groups=patients)
+    assert (found["variance"], found["p"]) == pytest.approx((expected.variance, expected.p))
+    assert expected.variance > 3 * delong_test(truth[:, 0], said["text"][:, 0], said["all"][:, 0]).variance
+    page = (out / "index.html").read_text()
+    assert "images of one patient are not taken for independent (Obuchowski 1997)" in page
 
 
 def test_other_cases_are_one_sentence(tmp_path):

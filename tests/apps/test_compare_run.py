@@ -7,7 +7,14 @@ from sklearn.metrics import roc_auc_score
 
 from common.apps.compare_run import compare_run
 from common.data.bad_input import BadInput
-from common.data.prediction_table import write_predictions, write_truth
+from common.data.prediction_table import (
+    align_predictions,
+    read_predictions,
+    read_truth,
+    write_predictions,
+    write_truth,
+)
+from common.metrics.multilabel import choose_thresholds
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from tests.clients.packed_mdfnet import write_prepared
 
@@ -52,6 +59,20 @@ def test_every_model_of_a_run_on_the_test_cases(data, tmp_path):
     assert (tmp_path / "results_summary.csv").read_bytes() == (
         tmp_path / "comparison" / "results_summary.csv"
     ).read_bytes()
+
+
+def test_thresholds_are_those_of_validation(data, tmp_path):
+    write_run(tmp_path, data)
+    found = compare_run(tmp_path, data, draws=10)["thresholds"]
+    for model in ("vision", "all"):
+        truth = read_truth(tmp_path / "predictions" / "labels_val.csv")
+        p = align_predictions(read_predictions(tmp_path / "predictions" / f"{model}_val.csv"), truth)
+        assert found[model] == pytest.approx(choose_thresholds(p, truth.values, truth.labels))
+    assert json.loads((tmp_path / "comparison" / "thresholds.json").read_text()) == found
+    for path in (tmp_path / "predictions").glob("*_val.csv"):
+        path.unlink()
+    assert compare_run(tmp_path, data, draws=10)["thresholds"] is None
+    assert not (tmp_path / "comparison" / "thresholds.json").exists()
 
 
 def test_a_run_without_test_cases_is_compared_on_validation_cases(data, tmp_path):

@@ -272,9 +272,9 @@ def classifier(tmp_path_factory):
     """A packed classifier, and the prepared folder and the weights that it was packed with."""
     data = write_prepared(tmp_path_factory.mktemp("prepared"))
     weights = write_weights(tmp_path_factory.mktemp("classifier"), data)
-    (weights / "baselines").mkdir()
-    (weights / "baselines" / "text.pt").write_bytes((weights / "model.pt").read_bytes())
-    (weights / "baselines" / "text.json").write_text((weights / "network.json").read_text())
+    shutil.copytree(weights, weights / "baselines" / "text")
+    for name, source in (("pt", "model.pt"), ("json", "network.json")):
+        shutil.copyfile(weights / source, weights / f"encoders.{name}")
     return pack_bundle(CLASSIFIER, tmp_path_factory.mktemp("packed"), weights), data, weights
 
 

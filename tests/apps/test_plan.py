@@ -1,14 +1,17 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from common.apps.bundle import UsageError
+from common.apps.bundle import UsageError, open_bundle
 from common.apps.live_bytes import LiveBytes
-from common.apps.plan import as_table, plan_bundle
+from common.apps.plan import as_table, plan_bundle, planned_stage
 from common.cli import main
+from common.data.bad_input import BadInput
 
 BUNDLE = Path("bundles/ct_slice_interpolation")
 
@@ -86,6 +89,23 @@ def test_sizes_that_do_not_fit_are_a_sentence(capsys):
     assert main(words) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("stage diffusion cannot take a step on its plan#batch (")
+
+
+def test_the_plan_file_says_what_differs_for_a_stage_and_the_user_comes_last():
+    found = open_bundle(BUNDLE)
+    vae, unet = (ConfigParser(planned_stage(found, name, "demo").config) for name in ("vae", "diffusion"))
+    assert list(vae["plan#batch"]) == ["image"] and vae["plan#frozen"] == []
+    assert unet.get_parsed_content("plan#volume") == [48, 96, 96]  # of the virtual patients
+    assert ConfigParser(planned_stage(found, "diffusion", "paper").config).get_parsed_content("plan#volume")[0] == 300
+    user = planned_stage(found, "vae", "demo", {"plan#frozen": ["@unet_def"]})
+    assert user.config["plan"]["frozen"] == ["@unet_def"]
+
+
+def test_a_bundle_without_a_plan_is_named(tmp_path):
+    bundle = shutil.copytree(BUNDLE, tmp_path / "ct_slice_interpolation")
+    (bundle / "configs" / "plan.json").unlink()
+    with pytest.raises(BadInput, match="plan.json: does not exist, expected a configuration file of the bundle"):
+        plan_bundle(bundle, "demo", ["refiner"])
 
 
 def test_the_table():

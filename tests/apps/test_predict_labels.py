@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from common.data.modalities import MODALITIES
 from common.data.output_folder import csv_text
 from common.data.prediction_table import align_predictions, read_predictions, read_truth
 from common.data.study_files import saved_scaler, saved_tokenizer
+from common.metrics.multilabel import choose_thresholds
 from common.networks.slice_interpolator import MissingWeights
 from common.networks.study_encoders import saved_network
 from common.text.cxr_labeller import CHEXPERT_LABELS
@@ -104,6 +106,10 @@ def test_a_picture_of_a_case(weights, inputs, tmp_path):
     result = predict(BUNDLE, inputs["vision"], tmp_path / "out", weights)
     assert [Path(path).name for path in result["outputs"]] == ["predictions.csv", "p.1.json", "p.1.png"]
     assert (tmp_path / "out" / "p.1.png").read_bytes().startswith(b"\x89PNG")
+    result = predict(BUNDLE, inputs["vision"], tmp_path / "note", weights, {"note": NOTE})
+    assert [Path(path).name for path in result["outputs"]][1:] == ["p.1.json", "p.1.png", "p.1_note.html"]
+    page = (tmp_path / "note" / "p.1_note.html").read_text()
+    assert "Attention of the first token" in page and re.findall(r'title="[\d.]+">(\w+)</span>', page)[0] == "Cough"
 
 
 def test_a_folder_with_a_broken_image(weights, tmp_path, capsys):
@@ -131,9 +137,75 @@ def test_a_folder_with_a_broken_image(weights, tmp_path, capsys):
 def test_a_folder_of_nothing_usable(weights, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.png").write_bytes(b"")
-    with pytest.raises(BadInput, match="holds no usable X-ray, the first of 1: is empty"):
+    with pytest.raises(BadInput, match="holds no usable case, the first of 1: is empty"):
         predict(BUNDLE, tmp_path / "in", tmp_path / "out", weights, QUICK)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def of_text(data, tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("of_text"), data, ["text"])
+
+
+def test_a_case_without_any_input_of_the_network_is_excluded(data, of_text, inputs, tmp_path):
+    """A bug: a network that reads notes alone gave probabilities for X-rays, from what it learned for no note."""
+    with pytest.raises(BadInput, match="holds no usable case, the first of 1: has no input of this network, expected"):
+        predict(BUNDLE, inputs["vision"], tmp_path / "out", of_text, QUICK)
+    words = ["predict", str(BUNDLE), "--input", str(inputs["vision"]), "--output_dir", str(tmp_path / "out")]
+    assert main([*words, "--ckpt_dir", str(of_text)]) == 1 and not (tmp_path / "out").exists()
+    result = predict(BUNDLE, data, tmp_path / "out", of_text, QUICK | {"split": "test"})
+    left_out = {f"test{i:02d}" for i in range(8) if i % 3 == 2}  # their notes are blank
+    assert {Path(row["path"]).stem for row in rows(tmp_path / "out" / "excluded.csv")} == left_out
+    assert {row["reason"] for row in result["excluded"]} == {"has no input of this network, expected a note"}
+    assert result["cases"] == 6 and not left_out & {row["case"] for row in rows(tmp_path / "out" / "predictions.csv")}
+    assert all(json.loads(path.read_text())["modalities"] == ["text"] for path in (tmp_path / "out").glob("test*.json"))
+
+
+def test_an_xray_that_is_not_read_need_not_be_one(of_text, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    assert predict(BUNDLE, tmp_path / "x.png", tmp_path / "out", of_text, QUICK | {"note": NOTE})["cases"] == 1
+
+
+def change_manifest(data, folder, **changed):
+    """A copy of prepared data, with other values of columns in the first rows of the test split, or without columns."""
+    shutil.copytree(data, folder, ignore=shutil.ignore_patterns("files"))
+    table = rows(data / "manifest.csv")
+    of_test = [row for row in table if row["split"] == "test"]
+    for name, values in changed.items():
+        for row in table if values is None else ():
+            del row[name]
+        for row, value in zip(of_test, values or (), strict=False):
+            row[name] = value
+    (folder / "manifest.csv").write_text(csv_text(list(table[0]), table))
+    return folder
+
+
+def test_other_views_are_counted_and_the_weights_say_which_are_theirs(data, weights, tmp_path, caplog):
+    """A bug: a network that was trained on other views was applied to PA and AP alone, and nothing said so."""
+    folder = change_manifest(data, tmp_path / "data", view=["LATERAL", "", "LATERAL"])
+    result = predict(BUNDLE, folder, tmp_path / "out", weights, QUICK | {"split": "test"})
+    assert (result["cases"], len(result["excluded"])) == (5, 3)
+    assert [(Path(row["path"]).stem, row["reason"]) for row in rows(tmp_path / "out" / "excluded.csv")][:2] == [
+        ("test00", "has the view 'LATERAL', expected PA or AP (--views)"),
+        ("test01", "has the view '', expected PA or AP (--views)"),
+    ]
+    assert "3 images of other views are left out" in caplog.text
+    trained = shutil.copytree(weights, tmp_path / "weights")
+    content = json.loads((trained / "network.json").read_text())
+    (trained / "network.json").write_text(json.dumps(content | {"views": ["LATERAL"]}))
+    predict(BUNDLE, folder, tmp_path / "lateral", trained, QUICK | {"split": "test"})
+    assert [row["case"] for row in rows(tmp_path / "lateral" / "predictions.csv")] == ["test00", "test02"]
+    predict(BUNDLE, folder, tmp_path / "out", weights, QUICK | {"split": "test", "views": None})
+    assert len(rows(tmp_path / "out" / "predictions.csv")) == 8 and not (tmp_path / "out" / "excluded.csv").exists()
+
+
+def test_a_label_that_prepared_data_lack_is_predicted_and_not_scored(data, weights, tmp_path):
+    """A bug: `predict` refused data without one of the network's labels."""
+    folder = change_manifest(data, tmp_path / "data", Fracture=None)
+    assert predict(BUNDLE, folder, tmp_path / "out", weights, QUICK | {"split": "test"})["cases"] == 8
+    with pytest.raises(BadInput, match="manifest.csv: has no column 'Fracture', expected every label of the network"):
+        evaluate_labels(open_bundle(BUNDLE), folder, tmp_path / "scored", weights, draws=2)
+    assert not (tmp_path / "scored").exists()
 
 
 def test_missing_weights_end_with_1_and_the_command(inputs, tmp_path, capsys):
@@ -194,6 +266,48 @@ def test_evaluation_on_prepared_data(evaluated, data, weights):
     summary = json.loads((out / "summary.json").read_text())
     total = sum(p.numel() for p in saved_network(str(weights)).parameters())
     assert summary["scale"] == "evaluate" and summary["parameters"] == {"total": total, "trainable": 0}
+
+
+def test_evaluation_shows_where_the_encoders_looked(evaluated):
+    out, _ = evaluated
+    page = (out / "index.html").read_text()
+    assert "Where the encoders looked" in page and "attention of the image encoder" in page
+    assert 'class="note-attention"' in page and (out / "pictures" / "looked_1.png").is_file()
+
+
+def test_evaluation_of_a_label_with_one_class_reports_it(data, weights, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    table = rows(data / "manifest.csv")
+    table = [row | {"Fracture": "0.0"} if row["split"] == "test" else row for row in table]
+    (tmp_path / "data" / "manifest.csv").write_text(csv_text(list(table[0]), table))
+    result = evaluate_labels(open_bundle(BUNDLE), tmp_path / "data", tmp_path / "out", weights, draws=5)
+    assert result["undefined"] == {"Fracture": "all 8 labelled cases are negative"}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "No AUROC for Fracture: all 8 labelled cases are negative; it is left out of every mean." in page
+    (row,) = [row for row in rows(tmp_path / "out" / "results_summary.csv") if row["model"] == "model"]
+    others = [float(row[f"auroc_{label}"]) for label in CHEXPERT_LABELS if label != "Fracture"]
+    assert row["auroc_Fracture"] == "" and float(row["mean_auroc"]) == pytest.approx(np.mean(others), abs=1e-5)
+
+
+def test_thresholds_are_those_of_validation(evaluated):
+    out, result = evaluated
+    truth = read_truth(out / "predictions" / "labels_val.csv")
+    p = align_predictions(read_predictions(out / "predictions" / "model_val.csv"), truth)
+    assert result["thresholds"] == {"model": pytest.approx(choose_thresholds(p, truth.values, truth.labels))}
+    table = [row for row in rows(out / "metrics.csv") if row["model"] == "model"]
+    assert len(table) == 14 and all(row["f1@chosen"] for row in table)
+
+
+def test_an_evaluation_of_fewer_inputs_is_not_mixed_with_the_one_before_it(evaluated, data, of_text, tmp_path):
+    """A bug: the new network's predictions were compared with those that the old one made without an input."""
+    folder = change_manifest(data, tmp_path / "data", view=["LATERAL"])
+    out = shutil.copytree(evaluated[0], tmp_path / "out")
+    shutil.copyfile(out / "predictions" / "model_test.csv", out / "predictions" / "mine_test.csv")
+    result = evaluate_labels(open_bundle(BUNDLE), folder, out, of_text, draws=2)
+    assert result["contribution"] == [] and [row["model"] for row in result["models"]] == ["model"]
+    assert not (out / "contribution.csv").exists() and not list((out / "predictions").glob("*_without_*"))
+    assert [Path(row["path"]).stem for row in rows(out / "excluded.csv")] == ["test00"]
+    assert result["excluded"] == rows(out / "excluded.csv")
 
 
 def test_predict_on_the_prepared_folder_says_the_same(evaluated, data, weights, tmp_path):

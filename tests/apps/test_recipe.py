@@ -10,7 +10,7 @@ import torch
 from monai.bundle import run as monai_run
 
 from common.apps.bundle import CommandLineText, UnknownKey, UsageError, open_bundle
-from common.apps.recipe import read_recipe, run_recipe, scale_names
+from common.apps.recipe import merged_stage, read_recipe, run_recipe, scale_names
 from common.data.bad_input import BadInput
 from common.data.output_folder import locked
 from tests.toy_bundle import make_manifest, make_toy_bundle
@@ -203,6 +203,20 @@ def test_a_folder_in_use_is_refused(call: Any, tmp_path: Path) -> None:
     assert call() == (["first", "second"], [])
 
 
+def test_a_scale_over_another_one(call: Any, toy: Path, tmp_path: Path) -> None:
+    (toy / "configs" / "small.json").write_text(json.dumps({"extends": "tiny", "label": "of small"}))
+    job = merged_stage(open_bundle(toy), "first", "small", {})
+    assert job.config["label"] == "of small"
+    assert [Path(file).name for file in job.files][-2:] == ["tiny.json", "small.json"]
+    call(scale="small", stages="first")
+    change(toy / "configs" / "tiny.json", extends="small")
+    with pytest.raises(BadInput, match="tiny.json: extends 'small', expected another one of"):
+        call(scale="small")
+    change(toy / "configs" / "tiny.json", extends="nowhere")
+    with pytest.raises(BadInput, match="extends 'nowhere'"):
+        call(scale="small")
+
+
 def test_wrong_scale_and_missing_data(call: Any, toy: Path, tmp_path: Path) -> None:
     bundle = open_bundle(toy)
     assert scale_names(bundle, read_recipe(bundle)) == ["paper", "demo", "short", "tiny"]
@@ -255,3 +269,14 @@ def test_seeds_make_a_stage_repeatable(call: Any, tmp_path: Path) -> None:
     call(output_dir=tmp_path / "b", stages="second")  # alone it starts from the same seed
     call(output_dir=tmp_path / "c", seed=1)
     assert weight("a") == weight("b") != weight("c")
+
+
+def test_a_stage_like_another_has_what_the_scale_says_of_that_one(toy: Path) -> None:
+    recipe = json.loads((toy / "configs" / "recipe.json").read_text())["stages"]
+    same = recipe[-1] | {"name": "third", "like": "second"}
+    change(toy / "configs" / "recipe.json", stages=[*recipe, same])
+    found = merged_stage(open_bundle(toy), "third", "short", {})
+    assert found.config["train"]["trainer"]["max_epochs"] == 5
+    change(toy / "configs" / "recipe.json", stages=[*recipe, same | {"like": "secnd"}])
+    with pytest.raises(BadInput, match="has stage 'third' like 'secnd', expected one of extra, first, second, third"):
+        read_recipe(open_bundle(toy))

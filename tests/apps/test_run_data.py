@@ -90,6 +90,19 @@ def test_without_hashes_the_state_of_the_files_counts(tmp_path: Path) -> None:
     assert provide_data(tmp_path, tmp_path, None) != before
 
 
+@pytest.mark.parametrize("name", ["notes.csv", "clinical.csv"])
+def test_hashes_follow_notes_and_values(tmp_path: Path, name: str) -> None:
+    """A bug: a run took no notice of changed notes and values, which lie beside the manifest."""
+    (tmp_path / "manifest.csv").write_text("case,split,image\na,train,a.png\n")
+    (tmp_path / "a.png").write_text("1")
+    found = [provide_data(tmp_path, tmp_path, None)]
+    for text in ("study,x\na,1\n", "study,x\na,2\n"):
+        (tmp_path / name).write_text(text)
+        found.append(provide_data(tmp_path, tmp_path, None))
+    assert len({data.fingerprint for data in found}) == len({data.data_hash for data in found}) == 3
+    assert provide_data(tmp_path, tmp_path, None) == found[-1]
+
+
 @pytest.mark.parametrize(("text", "reason"), [("case,split\na,b\n", "lacks image"), ("case,split,image\n", "no case")])
 def test_a_manifest_that_is_none_is_named(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "manifest.csv").write_text(text)

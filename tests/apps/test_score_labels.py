@@ -144,6 +144,19 @@ def test_patients_are_resampled_whole(tables):
     assert by_case["value"] == by_patient["value"] and by_case["low"] != by_patient["low"]
 
 
+def test_the_test_of_two_systems_sums_over_patients(tables, tmp_path):
+    """A bug: whole patients were drawn for the intervals, and their cases taken for independent in DeLong's test."""
+    pred, ref, probabilities, truth = tables
+    worse = np.random.default_rng(3).random(probabilities.shape)
+    pred2 = write(tmp_path / "worse.csv", ("id", *NAMES), [(case, *worse[i]) for i, case in enumerate(IDS)])
+    kept, patients = np.isin(truth[:, 1], (0, 1)), np.arange(60) // 2
+    found = score_labels(pred, ref, pred2=pred2, draws=5, patient_column="subject_id")["delong"]["per_class"]
+    expected = delong_test(truth[kept, 1], probabilities[kept, 1], worse[kept, 1], groups=patients[kept])
+    assert found["Fracture"]["variance"] == pytest.approx(expected.variance)
+    alone = score_labels(pred, ref, pred2=pred2, draws=5)["delong"]["per_class"]
+    assert alone["Fracture"]["variance"] != pytest.approx(expected.variance, rel=1e-3)
+
+
 def test_ids_with_and_without_nii_gz_are_one(tmp_path):
     names = ("Medical material", "Lung nodule")
     ref = write(tmp_path / "ref.csv", ("VolumeName", *names), [("valid_1_a_1.nii.gz", 1, 0), ("valid_2_a_1", 0, 1)])

@@ -1,6 +1,7 @@
 """The configurations of the bundle: sizes and numbers of the document, and ids that clients rely on."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -8,10 +9,14 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from common.apps.bundle import open_bundle
+from common.apps.bundle import has_id, open_bundle
 from common.apps.check import check_bundle
 from common.apps.plan import plan_bundle
-from common.apps.recipe import merged_stage, read_recipe, scale_names
+from common.apps.recipe import merged_stage, read_recipe, scale_names, stages_of_scale
+from common.apps.search_space import read_search_plan
+from common.apps.tune_setup import shared_stages
+from common.cli import VERBS
+from common.cli_call import Group
 from common.data.modalities import MODALITIES
 from common.networks.modality_fusion import SUBSETS
 from common.networks.pretrained_encoder import count_parameters
@@ -31,6 +36,10 @@ def config(name):
 
 def stage_config(name, scale="paper", places=NO_PLACES, overrides=None):
     return merged_stage(open_bundle(BUNDLE), name, scale, places, overrides or {}).config
+
+
+def optimizer_groups(parser):
+    return [group["params"] for group in parser.get_parsed_content("optimizer").param_groups]
 
 
 def build_on_meta(parser):
@@ -74,7 +83,15 @@ def test_every_subset_is_a_stage_with_its_own_parts(subset):
     with torch.device("meta"):
         network = parser.get_parsed_content("network_def")
     assert network.modalities == wanted and (network.clinical is not None) == ("clinical" in wanted)
-    assert parser["train#model_part#name"] == ("model" if subset == "all" else f"baselines/{subset}")
+    saver = parser.get_parsed_content("train#model_part", instantiate=False).get_config()
+    assert saver["name"] == ("model" if subset == "all" else f"baselines/{subset}/model")
+    assert saver["base"] == "encoders"  # the encoders of the features, and their settings
+    if subset not in ("all", "clinical"):  # which has no encoder to unfreeze
+        tuned = stage_config(f"{subset}_stage2")
+        assert tuned["modalities"] == list(wanted) and tuned["stage"] == tuned["model_name"] == f"{subset}_stage2"
+        assert tuned["train"]["model_part"]["name"] == f"baselines/{subset}_stage2/model"
+        assert tuned["train"]["model_part"]["base"] is None
+        assert ConfigParser(tuned).get_parsed_content("network_def#ckpt_dir") == f"models/baselines/{subset}"
 
 
 def test_the_documents_hyperparameters():
@@ -100,6 +117,17 @@ def test_the_documents_hyperparameters():
         baseline = stage_config(name)
         same = ("batch_size", "max_epochs", "learning_rates", "weight_decay", "warmup_epochs", "loss", "optimizer")
         assert {key: baseline[key] for key in same} == {key: train[key] for key in same}, name
+
+
+@pytest.mark.parametrize("scale", ["paper", "demo", "covid_cpu", "nih_cpu"])
+def test_a_search_runs_what_its_trials_build_on(scale):
+    """A bug: at a scale without published weights no trial had encoders."""
+    bundle = open_bundle(BUNDLE)
+    plan = read_search_plan(bundle)
+    of_scale = stages_of_scale(bundle, scale)
+    shared = shared_stages(plan, of_scale, plan.stages)
+    assert shared == [name for name in ("encoders", "features") if name in of_scale]
+    assert ("encoders" in shared) == (scale != "paper") and plan.stages == ("stage1", "stage2")
 
 
 def test_the_documents_search_space():
@@ -137,6 +165,22 @@ def test_the_hyperparameters_reach_the_objects():
     assert rates == {"encoders": 2e-5, "fusion": 5e-5, "head": 2e-4}
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_several_gpus_share_the_statistics_of_batch_norm(device):
+    """The demo's ResNet has BatchNorm; PyTorch can synchronise it on GPUs alone."""
+    parser = ConfigParser(stage_config("encoders", "demo"))
+    parser.update(config("multi_gpu_train") | {"device": f"$torch.device('{device}')"})
+    network, parameters = parser.get_parsed_content("network_def"), [p for g in optimizer_groups(parser) for p in g]
+    image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = network.eval().encode_image(image)
+    synchronized = parser.get_parsed_content("synchronized")
+    assert synchronized is network  # so that the optimizer, the validator and what is saved have the same network
+    kinds = {type(layer) for layer in network.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)}
+    assert kinds == {torch.nn.SyncBatchNorm if device == "cuda" else torch.nn.BatchNorm2d}
+    assert {id(p) for p in network.parameters()} == {id(p) for p in parameters}
+    assert torch.equal(network.encode_image(image), before)
+
+
 def test_metadata_is_valid():
     meta = config("metadata")
     assert meta["version"] in meta["changelog"]
@@ -168,6 +212,21 @@ def test_a_label_policy_is_for_training_alone(name):
     )
     found = {split: cases[split].get_config().get("policy", "ignore") for split in ("train", "val", "test")}
     assert found == {"train": "lsr", "val": "ignore", "test": "ignore"}
+
+
+@pytest.mark.parametrize("name", ["encoders", "features", "stage2", "inference"])
+def test_every_tokenizer_adds_the_same_background(name):
+    """What is appended to a note is asked for once, kept with the weights, and refused when it has changed."""
+    found = config("inference") if name == "inference" else stage_config(name)
+    assert found["background_passages"] == 0
+    given = {key: found["tokenizer"][key] for key in ("background_passages", "labels", "max_tokens")}
+    assert given == {key: f"@{key}" for key in given}
+    if name != "inference":
+        saver = found["encoder_parts" if name == "features" else "train"]
+        settings = (saver if name == "features" else saver["model_part"])["settings"]
+        assert settings == {key: f"@{key}" for key in ("image_size", "max_tokens", "background_passages", "views")}
+        assert settings.keys() <= config("inference").keys()
+        assert found["train"]["settings"]["background_passages"] == "@background_passages"
 
 
 @pytest.mark.parametrize("name", [p.stem for p in CONFIGS.glob("*.json")])
@@ -205,3 +264,65 @@ def test_the_plan_of_both_stages_at_paper_size() -> None:
     assert found["not_planned"] == [] and second["parameters"] == 240_213_518 == second["trainable"]
     assert second["weights"] == second["gradients"] == 4 * 240_213_518 and second["average"] == 0
     assert second["peak"] > 4 * second["weights"] > 100 * first["peak"] / 10
+
+
+@pytest.mark.parametrize("scale", ["demo", "covid_cpu", "nih_cpu"])
+def test_stage_2_of_a_subset_trains_as_that_of_all(scale):
+    """A like-for-like comparison; stage 2 has numbers of its own at a scale."""
+    whole = stage_config("stage2", scale)
+    for name in STAGES[STAGES.index("stage2") + 1 :]:
+        found = stage_config(name, scale)
+        differ = {key for key in whole if found[key] != whole[key]}
+        assert differ == {"stage", "model_name", "modalities", "network_def", "train"}, name
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "features"])
+def test_what_a_stage_advises_changes_it(name):
+    """A bug: an override of the optimizer's rate was named, where every group has a rate of its own."""
+    found = stage_config(name)
+    advice = found["train"]["advice"]
+    rates, (workers,) = (re.findall(r"--([\w:]+)", advice[kind]) for kind in ("plateau", "loader"))
+    named = {h["_target_"].rpartition(".")[2]: h["advice"] for h in found["train"]["handlers"] if "advice" in h}
+    named["ClassificationQuality"] = found["validate"]["key_metric"]["mean_auroc"]["advice"]
+    plateau = "@train::advice::plateau"
+    assert named == {
+        "GradientClipHandler": plateau, "watch_training": "@train::advice", "ClassificationQuality": plateau,
+    }  # fmt: skip
+    before = ConfigParser(found).get_parsed_content("learning_rates")
+    for rate in rates:
+        assert ConfigParser(stage_config(name, overrides={rate: 0.5})).get_parsed_content("learning_rates") != before
+    changed = stage_config(name, overrides={workers.replace("::", "#"): 7})
+    found = changed["train"]["dataloader"]["num_workers"]
+    assert (changed[found[1:]] if isinstance(found, str) else found) == 7
+
+
+def test_one_override_recomputes_activations_everywhere():
+    """A bug: one id worked in the forecast alone, another one in stage 2 alone."""
+    asked = {"gradient_checkpointing": True}
+    assert stage_config("stage2", overrides=asked)["network_def"]["gradient_checkpointing"] == "@gradient_checkpointing"
+    parts = build_on_meta(ConfigParser(stage_config("encoders", overrides=asked)))  # as the forecast builds them
+    assert parts["vision"].gradient_checkpointing and parts["text"].gradient_checkpointing
+    parts = build_on_meta(ConfigParser(stage_config("encoders")))
+    assert not parts["vision"].gradient_checkpointing and not parts["text"].gradient_checkpointing
+
+
+@pytest.mark.parametrize("name", ["mdfnet_cxr", "ct_slice_interpolation"])
+def test_every_override_that_the_readme_names_exists(name):
+    """In its tables: an id of a stage or of inference.json, or an option of a verb."""
+    bundle = open_bundle(name)
+    configs = [merged_stage(bundle, stage.name, "paper", NO_PLACES).config for stage in read_recipe(bundle)]
+    configs += [bundle.config("inference").config]
+    verbs = [v for found in VERBS.values() for v in (found.verbs.values() if isinstance(found, Group) else [found])]
+    options = {option for verb in verbs for option in verb.parameters}
+    unknown, first = [], 0
+    for line in (bundle.root / "docs" / "README.md").read_text().splitlines():
+        if not line.startswith("|"):
+            first = 0
+            continue
+        if not first:  # the heading; the document's own words are in the first column of its tables
+            first = 2 if line.startswith("| document |") else 1
+        for code in re.findall(r"`([^`]+)`", " ".join(re.split(r"(?<!\\)\|", line)[first:])):
+            foreign = code.split()[0] in ("torchrun", "tensorboard", "docker", "kubectl") or ".py" in code
+            keys = [] if foreign else re.findall(r"(?:^|\s)--([A-Za-z_][\w#]*)(?=[\s=]|$)", code)
+            unknown += [key for key in keys if key not in options and not any(has_id(c, key) for c in configs)]
+    assert unknown == []

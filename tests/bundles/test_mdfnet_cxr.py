@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.apps import compare_run
 from common.apps.bundle import first_error, open_bundle
+from common.apps.predict import predict
 from common.apps.recipe import merged_stage, run_recipe
 from common.data.modalities import MODALITIES
 from common.data.prediction_table import align_predictions, find_predictions, read_predictions, read_truth
@@ -55,6 +59,8 @@ TINY = SIZES | SHORT | {
 }  # fmt: skip
 TINY |= {f"stage_overrides#{name}#{key}": SHORT[key] for name in ("encoders", "stage2") for key in SHORT}
 
+RUN = STAGES[: STAGES.index("stage2") + 1]  # of the demo; what comes after them is asked for by name
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -71,17 +77,29 @@ def weights(folder, name="model"):
 
 def test_every_stage_leaves_its_part(run):
     out, first = run
-    assert first["ran"] == STAGES
+    assert first["ran"] == RUN
     assert {name.split(".")[0] for name in weights(out / "models")} == {*MODALITIES, "fusion"}
     assert {path.name for path in (out / "models").iterdir()} == {
-        "model.pt", "network.json", "encoders.pt", "encoders.json", "clinical.json", "tokenizer", "baselines",
+        "model.pt", "model_final.pt", "network.json", "encoders.pt", "encoders.json", "clinical.json", "tokenizer",
+        "baselines",
     }  # fmt: skip
     for subset in SUBSETS[:-1]:
-        found = {name.split(".")[0] for name in weights(out / "models" / "baselines", subset)}
-        assert found == {"fusion"} | ({"clinical"} if "clinical" in subset else set())
+        found = {name.split(".")[0] for name in weights(out / "models" / "baselines" / subset)}
+        assert found == {"fusion", *subset.split("_")}
     summary = json.loads((out / "summary.json").read_text())
-    assert [stage["name"] for stage in summary["stages"]] == STAGES
+    assert [stage["name"] for stage in summary["stages"]] == RUN
     assert "mean_auroc" in str(summary["stages"][-1]["metrics"]) and (out / "index.html").is_file()
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "vision"])
+def test_the_final_model_is_written_before_the_weights_of_the_best_validation_return(run, stage):
+    """MONAI's federated client asks for it by its name."""
+    final, model = weights(run[0] / "models", "model_final"), weights(run[0] / "models")
+    assert final.keys() == model.keys()
+    config = stage_config(stage)
+    names = config["train"]["handlers"][1]["handlers"]
+    assert names.index("@train#final_part") < names.index("@best")
+    assert not list((run[0] / "models" / "baselines").rglob("model_final*"))
 
 
 def test_the_table_has_every_model(run):
@@ -127,10 +145,58 @@ def test_logged_are_loss_parts_rates_norms_and_all_curves(run):
     assert any(key.startswith("auroc/") for key in found)
 
 
+def test_tensorboard_has_the_pictures_and_the_settings_of_every_stage(run):
+    out, first = run
+    for stage in [name for name in first["ran"] if name != "features"]:
+        board = EventAccumulator(str(out / stage / "tensorboard"))
+        board.Reload()
+        assert set(board.Tags()["images"]) == {"validation/roc", "validation/calibration"}, stage
+        text = board.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+        assert "| precision |" in text and '"_target_": "SupervisedTrainer"' in text
+        assert "val/mean_auroc" in board.Tags()["scalars"]
+
+
+def test_the_page_shows_where_the_encoders_looked(run):
+    out, _ = run
+    page = (out / "comparison" / "index.html").read_text()
+    assert "attention of the image encoder" in page and 'class="note-attention"' in page
+    assert list((out / "comparison" / "pictures").glob("looked_*.png"))
+
+
+def test_outputs_carry_no_identifier_of_a_patient_but_the_case(run):
+    out, _ = run
+    with (out / "data" / "virtual" / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    known = {row[key].removeprefix("s") for row in rows for key in ("patient", "study")}
+    assert len(known) >= 20 and all(len(name) == 8 for name in known)
+    files = [path for path in out.rglob("*") if path.is_file() and out / "data" not in path.parents]
+    assert {path.suffix for path in files} >= {".csv", ".json", ".html", ".log", ".pt", ".safetensors", ".png"}
+    for path in files:
+        found = set(re.findall(r"(?<!\d)\d{8}(?!\d)", path.read_bytes().decode("latin-1"))) & known
+        assert not found, path
+
+
+CXR = ROOT.parent / "shared" / "data" / "cxr"
+
+
+@pytest.mark.skipif(not CXR.is_dir(), reason="the real X-rays are not here")
+@pytest.mark.parametrize("folder", ["covid_cdc", "nih"])
+def test_a_real_x_ray_is_predicted(run, tmp_path, folder):
+    image = sorted(path for path in (CXR / folder).iterdir() if path.suffix in (".jpg", ".jpeg", ".png"))[0]
+    result = predict(BUNDLE, image, tmp_path, run[0] / "models", {"note": "Cough and fever for 3 days."})
+    assert result["cases"] == 1 and result["excluded"] == []
+    content = json.loads((tmp_path / f"{image.stem}.json").read_text())
+    assert content["modalities"] == ["vision", "text"] and list(content["labels"]) == list(CHEXPERT_LABELS)
+    assert all(0 < p < 1 for p in content["labels"].values())
+    assert read_predictions(tmp_path / "predictions.csv").cases == (image.stem,)
+    picture = np.asarray(Image.open(tmp_path / f"{image.stem}.png"))
+    assert picture.std() > 10 and (tmp_path / f"{image.stem}_note.html").is_file()
+
+
 def test_a_second_run_does_nothing(run):
     out, _ = run
     again = run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
-    assert again["ran"] == [] and again["skipped"] == STAGES
+    assert again["ran"] == [] and again["skipped"] == RUN
 
 
 def test_features_are_encoded_once(run, tmp_path):
@@ -212,6 +278,32 @@ def test_other_settings_are_not_taken_up(run, tmp_path):
     assert "learning_rate#fusion 0.003 (now 0.002)" in str(first_error(caught.value))
 
 
+def test_background_passages_from_features_to_prediction(run, tmp_path):
+    """Asked for in training, they are what a prediction adds without being asked."""
+    settings = {"background_passages": 2, "max_tokens": 192, "text_config#max_position_embeddings": 192}
+    settings |= {"max_epochs": 1, "warmup_epochs": 0}
+    settings |= {"lr_encoders_stage2": 0.1, "lr_fusion_stage2": 0.1}  # so that words make a difference
+    for name in ("encoders", "features", "stage1", "stage2"):
+        # features of this run, not those that the smoke recipe made without background
+        own = settings if name == "features" else settings | {"feature_dir": str(tmp_path / "features")}
+        train(run[0], tmp_path, name, **own)
+    models, data = tmp_path / "models", run[0] / "data" / "virtual"
+    saved = json.loads((models / "network.json").read_text())
+    assert (saved["background_passages"], saved["max_tokens"]) == (2, 192)
+    assert "background" in json.loads((models / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    trained = read_predictions(tmp_path / "predictions" / "all_test.csv")
+    asked = {"split": "test", "pictures": False}
+    for folder, other in (("as trained", {}), ("without", {"background_passages": 0})):
+        predict(BUNDLE, data, tmp_path / folder, models, asked | other)
+    said, without = (read_predictions(tmp_path / name / "predictions.csv") for name in ("as trained", "without"))
+    assert said.cases == trained.cases
+    np.testing.assert_allclose(said.values, trained.values, atol=1e-6)  # the digits of the table
+    assert np.abs(without.values - trained.values).max() > 1e-5  # little, as one step teaches little
+    with pytest.raises(RuntimeError) as caught:
+        train(run[0], tmp_path, "stage1", **settings | {"background_passages": 1, "resume": False})
+    assert "has background_passages 2 (now 1), expected the same" in str(first_error(caught.value))
+
+
 @pytest.mark.parametrize("policy", ["zeros", "ones", "lsr"])
 def test_every_label_policy_trains(run, tmp_path, policy):
     train(run[0], tmp_path, "stage2", label_policy=policy, **RESUMED | {"max_epochs": 1})
@@ -219,8 +311,82 @@ def test_every_label_policy_trains(run, tmp_path, policy):
 
 
 def test_the_small_sample_switch(run, tmp_path):
-    train(run[0], tmp_path, "stage1", **RESUMED | {"small_sample": 4, "batch_size": 2, "max_epochs": 1})
-    assert json.loads((tmp_path / "stage1" / "history.json").read_text())["metrics"]["iterations"] == 2
+    """A bug: the documented words ended with an error, and every case was encoded and validated."""
+    (words,) = re.findall(r"`--use-small-sample[^|]*\| `([^`]*)`", (BUNDLE / "docs" / "README.md").read_text())
+    settings = {key: int(value) for key, value in re.findall(r"--(\w+) (\d+)", words)}
+    assert settings["small_sample"] == 64 and settings["max_epochs"] == 3
+    settings |= {"small_sample": 3, "batch_size": 2, "accumulation_steps": 1}
+    for name in ("features", "stage1", "stage2"):
+        own = {} if name == "features" else {"feature_dir": str(tmp_path / "features")}
+        train(run[0], tmp_path, name, **settings | own)
+    metrics = json.loads((tmp_path / "features" / "history.json").read_text())["metrics"]
+    assert metrics["cases"] == 9 and metrics["images_encoded"] <= 9
+    for model, split in (("all_stage1", "val"), ("all", "val"), ("all", "test")):
+        assert len(read_predictions(tmp_path / "predictions" / f"{model}_{split}.csv").cases) == 3
+    assert json.loads((tmp_path / "stage1" / "history.json").read_text())["metrics"]["iterations"] == 6
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2", "encoders"])
+def test_class_weights_train(run, tmp_path, name):
+    """A bug: images had no counts of their labels, only features had."""
+    train(run[0], tmp_path, name, balanced=True, **RESUMED | {"max_epochs": 1})
+    assert (tmp_path / name / "history.json").is_file()
+
+
+def test_another_image_size_in_stage_2_is_that_of_its_inference(run, tmp_path):
+    """A bug: predict read the size of the features."""
+    train(run[0], tmp_path, "stage2", **RESUMED | {"image_size": 48, "max_epochs": 1, "lr_encoders_stage2": 0.01})
+    saved = json.loads((tmp_path / "models" / "network.json").read_text())
+    assert saved["image_size"] == saved["vision_def"]["image_size"] == 48
+    same_as_predicted(run[0] / "data" / "virtual", tmp_path / "models", tmp_path / "predictions" / "all_test.csv")
+
+
+def same_as_predicted(data, models, table):
+    """What `predict` says of test cases is what training wrote of them."""
+    predict(BUNDLE, data, table.parent / "again", models, {"split": "test", "pictures": False})
+    trained, said = (read_predictions(path) for path in (table, table.parent / "again" / "predictions.csv"))
+    assert said.cases == trained.cases
+    np.testing.assert_allclose(said.values, trained.values, atol=2e-6)  # the digits of the table
+
+
+@pytest.mark.parametrize("name", SUBSETS[:-1])
+def test_a_baseline_predicts(run, name):
+    """A bug: it held its head alone, and no verb could use it."""
+    out, _ = run
+    folder = out / "models" / "baselines" / name
+    assert json.loads((folder / "network.json").read_text())["modalities"] == name.split("_")
+    same_as_predicted(out / "data" / "virtual", folder, out / "predictions" / f"{name}_test.csv")
+
+
+@pytest.mark.parametrize("name", ["vision", "text_clinical"])
+def test_stage_2_of_a_subset(run, tmp_path, name):
+    """A bug: all encoders trained whatever modalities were asked for, and the row was named `all`."""
+    shutil.copytree(run[0] / "models", tmp_path / "models")
+    before = (tmp_path / "models" / "model.pt").read_bytes()
+    train(run[0], tmp_path, f"{name}_stage2", **RESUMED | {"max_epochs": 1, "lr_encoders_stage2": 0.01})
+    assert (tmp_path / "models" / "model.pt").read_bytes() == before
+    folder = tmp_path / "models" / "baselines" / f"{name}_stage2"
+    tuned, start = weights(folder), weights(tmp_path / "models" / "baselines" / name)
+    assert tuned.keys() == start.keys() and {key.split(".")[0] for key in tuned} == {"fusion", *name.split("_")}
+    for part in name.split("_"):
+        keys = [key for key in tuned if key.startswith(f"{part}.") and tuned[key].is_floating_point()]
+        assert any(not torch.equal(tuned[key], start[key]) for key in keys), part
+    written = {path.name for path in (tmp_path / "predictions").glob("*_test.csv")} - {"labels_test.csv"}
+    parts = name.split("_")
+    dropped = {f"{name}_stage2_without_{part}_test.csv" for part in parts if len(parts) > 1}
+    assert written == {f"{name}_stage2_test.csv"} | dropped
+    same_as_predicted(run[0] / "data" / "virtual", folder, tmp_path / "predictions" / f"{name}_stage2_test.csv")
+    with pytest.raises(RuntimeError) as caught:
+        train(run[0], tmp_path, "stage2", **RESUMED | {"modalities": name.split("_")})
+    assert "--stages vision_stage2" in str(first_error(caught.value))
+
+
+@pytest.mark.parametrize(("name", "rate"), [("stage1", "lr_stage1"), ("stage2", "lr_encoders_stage2")])
+def test_a_training_that_diverges_names_its_learning_rate(run, tmp_path, name, rate):
+    with pytest.raises(RuntimeError) as caught:
+        train(run[0], tmp_path, name, **RESUMED | {rate: 1e12})
+    expected = rf"{name}: in the validation of epoch \d the network says .*--{rate}"
+    assert re.match(expected, str(first_error(caught.value)))
 
 
 def test_the_properties_of_a_workflow(run):

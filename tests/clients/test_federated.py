@@ -36,6 +36,8 @@ for _ in range(2):
     weights = sent
 best = algo.get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL})
 print("BEST", len(best.weights))
+final = algo.get_weights({ExtraItems.MODEL_TYPE: ModelType.FINAL_MODEL}).weights
+print("FINAL", final.keys() == best.weights.keys(), len(final))
 algo.finalize()
 """
 
@@ -47,4 +49,5 @@ def test_two_rounds(tmp_path):
     said = python("-c", ROUNDS, bundle, data, tmp_path / "out", env=env)
     rounds = [line.split() for line in said.splitlines() if line.startswith("ROUND")]
     assert [line[1] for line in rounds] == ["1", "2"]
+    assert "FINAL True" in said
     assert all(int(line[2]) > 10 and line[3] == "True" and "'psnr'" in " ".join(line[4:]) for line in rounds)

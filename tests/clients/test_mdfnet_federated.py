@@ -38,6 +38,8 @@ for _ in range(2):
     weights = sent
 best = algo.get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL}).weights
 print("SAVED", all(bool((best[name].numpy() == weights[name]).all()) for name in weights), len(best))
+final = algo.get_weights({ExtraItems.MODEL_TYPE: ModelType.FINAL_MODEL}).weights
+print("FINAL", all(bool((final[name].numpy() == weights[name]).all()) for name in weights), len(final) == len(best))
 algo.finalize()
 """
 
@@ -50,4 +52,4 @@ def test_two_rounds_of_mdfnet(stage, tmp_path):
     rounds = [line.split() for line in said.splitlines() if line.startswith("ROUND")]
     assert [line[1] for line in rounds] == ["1", "2"]
     assert all(int(line[2]) > 30 and line[3] == "True" and 0 <= float(line[4]) <= 1 for line in rounds)
-    assert "SAVED True" in said
+    assert "SAVED True" in said and "FINAL True True" in said

@@ -5,7 +5,8 @@ import gzip
 from datetime import datetime
 from pathlib import Path
 
-from common.data.mimic_iv import Study
+from common.data.ehr_context import EHRContext
+from common.data.mimic_iv import Study, read_contexts
 from common.data.virtual_ehr import COLUMNS
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "layouts"
@@ -94,3 +95,18 @@ def write_record(root, packed=False, **tables):
         if rows is not None:
             write_table(root, name, rows, packed)
     return root
+
+
+def read(root, *studies, **options):
+    """What `read_contexts` finds in a record, by default of `STUDY`."""
+    return read_contexts(root, root, studies or [STUDY], **options)
+
+
+def context(root, **options) -> EHRContext:
+    """What was known of `STUDY`."""
+    return read(root, **options).contexts[STUDY.study_id]
+
+
+def latest(series):
+    """Name -> latest value."""
+    return {name: found.latest.value for name, found in series.items()}

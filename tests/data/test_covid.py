@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data import covid
 from common.data.bad_input import BadInput
 from common.data.covid import COVID_LABEL, find_covid
-from common.text.redaction import find_leaks
+from common.text.redaction import REDACTED, find_leaks
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "cxr"
 COLUMNS = (
@@ -87,6 +88,16 @@ def test_only_values_known_before_the_image_are_used(tmp_path: Path) -> None:
     assert (second.notes, second.clinical) == (first.notes, first.clinical)
 
 
+def test_notes_are_redacted_whatever_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentences with a term are left out before; this holds if one slips through."""
+    monkeypatch.setattr(covid, "presentation", lambda notes, labels: notes)
+    told = "Fever for 2 days. Her husband had COVID-19."
+    listing = find_covid(write(tmp_path, [case("1", age="54", sex="F", clinical_notes=told)]))
+    note = listing.notes["1"]
+    assert find_leaks(told, [COVID_LABEL]) and not find_leaks(note, [COVID_LABEL])
+    assert note == f"54-year-old woman.\nFever for 2 days. Her husband had {REDACTED}."
+
+
 def test_unknown_and_impossible_values(tmp_path: Path) -> None:
     rows = [
         case("1", age="?", sex="?", temperature="?", pO2_saturation="165", leukocyte_count="many"),
@@ -124,6 +135,15 @@ def test_no_table(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("patientid,sex\n1,M\n")
     with pytest.raises(BadInput, match="has no column 'age'"):
         find_covid(tmp_path)
+
+
+def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    root = write(tmp_path, [case("1", clinical_notes="Ren\u00e9 coughs"), case("2")])
+    table = root / "metadata.csv"
+    table.write_bytes(table.read_bytes().decode().encode("latin-1"))
+    listing = find_covid(root)
+    assert [str(problem) for problem in listing.problems] == [f"{table}: has 1 rows that cannot be read: not UTF-8."]
+    assert [row.case for row in listing.rows] == ["2"]
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the sample X-rays beside the repository")

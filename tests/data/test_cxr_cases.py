@@ -46,6 +46,21 @@ def test_cases_of_a_split(folder: Path) -> None:
     assert first["label"].dtype == np.float32
 
 
+def test_a_patient_is_a_number_and_no_identifier(folder: Path) -> None:
+    """The same in every split and view, so that predictions of several data sets can be grouped by it."""
+    manifest = folder / "manifest.csv"
+    rows = [line.split(",") for line in manifest.read_text().splitlines()]
+    for row in rows[1:]:
+        row[1] = f"1000003{row[1]}"
+    manifest.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    everything = {case["case"]: case["patient"] for case in read_cxr_cases(folder, None, LABELS, views=None)}
+    assert everything == {"a": "1", "b": "1", "c": "2", "d": "3", "e": "4"}
+    for split, views in (("train", None), ("train", ("AP",)), ("val", None)):
+        for case in read_cxr_cases(folder, split, LABELS, views):
+            assert case["patient"] == everything[case["case"]]
+            assert "10000" not in str({key: value for key, value in case.items() if key != "image"})
+
+
 @pytest.mark.parametrize(
     ("policy", "not_mentioned", "expected"),
     [
@@ -93,6 +108,23 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
         read_cxr_cases(folder, "train", LABELS)
     (folder / "notes.csv").write_text("study,note\ns1,a\ns1,b\n")
     with pytest.raises(BadInput, match="two notes of study 's1'"):
+        read_cxr_cases(folder, "train", LABELS)
+
+
+def test_two_rows_of_values_of_one_study_are_refused(folder: Path) -> None:
+    """A bug: the last one won."""
+    rows = [{"study": "s1", "age": 60}, {"study": "s2"}, {"study": "s1", "age": 60}, {"study": "s1"}]
+    (folder / "clinical.csv").write_text(csv_text(["study", *CLINICAL_COLUMNS], rows))
+    assert read_cxr_cases(folder, "train", LABELS)[0]["clinical"][0] == 60  # as with notes, the same again is no harm
+    (folder / "clinical.csv").write_text(csv_text(["study", *CLINICAL_COLUMNS], [*rows, {"study": "s1", "age": 80}]))
+    with pytest.raises(BadInput, match="line 6 is about study 's1' again, with other values"):
+        read_cxr_cases(folder, "train", LABELS)
+
+
+def test_values_that_no_body_has_are_refused(folder: Path) -> None:
+    """A bug: an age of 4000 was read, which predict refuses."""
+    (folder / "clinical.csv").write_text(csv_text(["study", *CLINICAL_COLUMNS], [{"study": "s1", "age": 4000}]))
+    with pytest.raises(BadInput, match="clinical.csv: line 2 has age '4000', which no body has"):
         read_cxr_cases(folder, "train", LABELS)
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from common.data.bad_input import BadInput
 from common.data.clinical_vector import CLINICAL_COLUMNS
-from common.data.cxr_inputs import xray_cases
+from common.data.cxr_inputs import other_views, xray_cases
 from common.data.output_folder import csv_text
 
 LABELS = ("Edema", "Fracture")
@@ -37,6 +37,12 @@ def test_one_image_with_and_without_note_and_values(tmp_path):
     assert case["note"] == "Cough." and known(case) == {"age": 61, "o2sat": 93.5}
     (tmp_path / "note.txt").write_text("Fever,\nsince Monday.")
     assert xray_cases(path, LABELS, note=str(tmp_path / "note.txt"))[0]["note"] == "Fever,\nsince Monday."
+
+
+@pytest.mark.parametrize("note", ["", "  \n"])
+def test_a_blank_note_is_none(tmp_path, note):
+    """A bug: it counted as a note that says nothing."""
+    assert xray_cases(picture(tmp_path / "a.png"), LABELS, note=note)[0]["note"] is None
 
 
 def test_a_note_may_be_longer_than_a_file_name(tmp_path):
@@ -90,10 +96,51 @@ def test_a_prepared_folder(tmp_path):
            "Fracture": "-1.0"}  # fmt: skip
     table(tmp_path / "manifest.csv", row, {**row, "case": "b", "split": "train"}, {**row, "case": "c", "view": "LL"})
     table(tmp_path / "notes.csv", {"study": "s", "note": "Cough."})
-    table(tmp_path / "clinical.csv", {"study": "s"} | dict.fromkeys(CLINICAL_COLUMNS, "1"))
+    table(tmp_path / "clinical.csv", {"study": "s"} | dict.fromkeys(CLINICAL_COLUMNS, "") | {"age": "61"})
     assert [case["case"] for case in xray_cases(tmp_path, LABELS)] == ["a", "b"]
     (case,) = xray_cases(tmp_path, LABELS, split="test")
     assert case["note"] == "Cough." and case["label"][0] == 1 and np.isnan(case["label"][1])
+
+
+def prepared(folder: Path, *views: str) -> Path:
+    """One image of each view, `0.png` and so on, without Fracture."""
+    rows = [
+        {"case": str(i), "patient": str(i), "split": ("test", "val")[i // 4], "image": f"{i}.png", "study": str(i),
+         "view": view, "Edema": "1.0"}
+        for i, view in enumerate(views)
+    ]  # fmt: skip
+    table(folder / "manifest.csv", *rows)
+    table(folder / "notes.csv", {"study": "0", "note": "Cough."})
+    table(folder / "clinical.csv", {"study": "0"} | dict.fromkeys(CLINICAL_COLUMNS, ""))
+    return folder
+
+
+def test_a_prepared_folder_has_its_own_notes_and_values(tmp_path):
+    """A bug: a note and values beside it were not used, not even looked for."""
+    folder = prepared(tmp_path, "PA")
+    for given in ({"note": "Fever."}, {"clinical": tmp_path / "none.csv"}):
+        with pytest.raises(BadInput, match="has notes.csv and clinical.csv, expected no --note and no --clinical"):
+            xray_cases(folder, LABELS, **given)
+
+
+def test_labels_that_a_prepared_folder_lacks_are_unknown(tmp_path):
+    (case,) = xray_cases(prepared(tmp_path, "PA"), ("Fracture", "Edema"))
+    np.testing.assert_array_equal(case["label"], np.array([np.nan, 1], np.float32))
+
+
+def test_images_of_other_views_are_listed(tmp_path):
+    """A bug: nothing said that laterals, and images without a view, were not predicted."""
+    folder = prepared(tmp_path, "PA", "LATERAL", "", "ap", "LL")
+    assert [case["case"] for case in xray_cases(folder, LABELS)] == ["0", "3"]
+    found = [(Path(row["path"]).name, row["reason"]) for row in other_views(folder)]
+    said = "expected PA or AP (--views)"
+    assert found == [
+        ("1.png", f"has the view 'LATERAL', {said}"), ("2.png", f"has the view '', {said}"),
+        ("4.png", f"has the view 'LL', {said}"),
+    ]  # fmt: skip
+    assert [row["path"][-5:] for row in other_views(folder, "val")] == ["4.png"]
+    assert other_views(folder, views=None) == [] == other_views(picture(tmp_path / "x" / "a.png"))
+    assert [case["case"] for case in xray_cases(folder, LABELS, views=["LL"])] == ["4"]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +166,16 @@ def test_a_note_that_is_no_text_and_a_table_without_rows_are_named(tmp_path):
     (tmp_path / "v.csv").write_text("case,age\n")
     with pytest.raises(BadInput, match="v.csv: holds no row, expected one for each case"):
         xray_cases(tmp_path / "v.csv", LABELS)
+
+
+def test_text_beside_an_xray_that_is_not_utf8_is_named(tmp_path):
+    image = picture(tmp_path / "a.png")
+    (tmp_path / "n.txt").write_bytes("Ren\u00e9 coughs".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"n\.txt: is no text in UTF-8 \(invalid continuation byte at byte 3\)\.$"):
+        xray_cases(image, LABELS, note=str(tmp_path / "n.txt"))
+    (tmp_path / "v.csv").write_bytes(b"case,age\na,6\xe9\n")
+    with pytest.raises(BadInput, match=r"v\.csv: is not UTF-8 text \(invalid continuation byte\)\.$"):
+        xray_cases(image, LABELS, clinical=tmp_path / "v.csv")
 
 
 def test_a_note_that_is_empty_or_not_there_is_refused(tmp_path):

@@ -216,6 +216,8 @@ def test_hash_file_remembers_inside_the_cache(tmp_path, monkeypatch):
     first = cache.hash_file(file)
     folder_hash = cache.hash_file(folder)
     assert [p.name for p in folder.iterdir()] == ["ct.nii.gz"]
+    remembered = [p.read_text() for p in (tmp_path / "cache" / "file_hashes").iterdir()]
+    assert len(remembered) == 1 and "user" not in remembered[0]  # a path may name the patient
     with monkeypatch.context() as m:
         m.setattr("hashlib.file_digest", lambda *_: never())
         assert cache.hash_file(file) == first

@@ -93,6 +93,27 @@ def test_a_row_without_image_and_an_image_without_row(tree):
     assert "has no row in the metadata table" in str(problems[1]) and problems[1].path.name == "other.jpg"
 
 
+def test_the_time_of_a_study_is_its_earliest(tree):
+    """Also where that row's image is missing: what was written between the two is no news from before the study."""
+    images, _ = find_mimic_cxr(tree)
+    study = next(i.study for i in images if sum(j.study == i.study for j in images) > 1)
+    (first, time), *others = [(image.case, image.time) for image in images if image.study == study]
+    for early, late in ((first, others[0][0]), (others[0][0], first)):
+        clock = {early: "000001.000", late: "235959.000"}
+        edit(
+            tree, "metadata", lambda rows, c=clock: [r | {"StudyTime": c.get(r["dicom_id"], "120000.0")} for r in rows]
+        )
+        found, _ = find_mimic_cxr(tree)
+        expected = time.replace(hour=0, minute=0, second=1, microsecond=0)
+        assert {image.time for image in found if image.study == study} == {expected}
+        assert {image.time.hour for image in found if image.study != study} == {12}
+    others_file = next(image.path for image in images if image.case == others[0][0])
+    others_file.unlink()  # the earlier of the two, now
+    left, problems = find_mimic_cxr(tree)
+    assert "does not exist" in only_problem(problems)
+    assert {image.time for image in left if image.study == study} == {expected}
+
+
 def test_a_second_file_of_an_image(tree):
     images, _ = find_mimic_cxr(tree)
     copy = images[0].path.with_suffix(".png")

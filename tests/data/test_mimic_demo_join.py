@@ -11,6 +11,7 @@ import pytest
 from common.data.clinical_vector import CLINICAL_COLUMNS, CLINICAL_FEATURES, ClinicalScaler
 from common.data.cxr_cases import read_cxr_cases
 from common.data.cxr_prepare import prepare_cxr
+from common.data.manifest import read_manifest
 from common.data.virtual_cxr_layouts import write_mimic_cxr
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.redaction import find_leaks
@@ -56,7 +57,9 @@ def joined(tmp_path_factory):
         shutil.move(root / "files" / f"p{old[:2]}" / f"p{old}", target)
     out = root.parent / "prepared"
     prepare_cxr(root, out, "mimic_cxr", ehr=[str(DEMO), str(DEMO_ED)])
-    return read_cxr_cases(out, None, views=None), study_of
+    cases = read_cxr_cases(out, None, views=None)
+    subjects = {row["case"]: row["patient"] for row in read_manifest(out)}
+    return [case | {"subject": subjects[case["case"]]} for case in cases], study_of
 
 
 def test_every_x_ray_gets_the_note_of_its_subjects_stay(joined):
@@ -67,9 +70,9 @@ def test_every_x_ray_gets_the_note_of_its_subjects_stay(joined):
     seen = 0
     for case in cases:
         stay, time = study_of[case["study"]]
-        assert case["patient"] == stay["subject_id"]
+        assert case["subject"] == stay["subject_id"]
         known = dict(zip(CLINICAL_COLUMNS, case["clinical"], strict=True))
-        row = patients[case["patient"]]
+        row = patients[case["subject"]]
         age = int(row["anchor_age"]) + time.year - int(row["anchor_year"])
         assert known["age"] == age and known["sex"] == (row["gender"] == "M")
         hours = (time - datetime.fromisoformat(stay["intime"])) / timedelta(hours=1)

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import io
+import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -102,6 +103,35 @@ def test_nothing_written_after_the_x_ray_changes_note_or_value(tree: Path, tmp_p
     cut = read_contexts(tmp_path / "mimic-iv", tmp_path / "mimic-iv-ed", single.values())
     assert cut.contexts == full.contexts
     assert all(late_items(context) == [] for context in full.contexts.values())
+
+
+def test_what_was_written_between_two_images_of_a_study_is_not_known(tree: Path, tmp_path: Path) -> None:
+    """The note and the values are those before the first image, whichever row it has and whether or not it is there."""
+    root = tmp_path / "mimic"
+    shutil.copytree(tree, root)
+    table = root / "mimic-cxr-2.0.0-metadata.csv.gz"
+    listing, rows = list_mimic(root), read_table(table)
+    cases = {study: [r["dicom_id"] for r in rows if f"s{r['study_id']}" == study] for study in listing.notes}
+    # a study with two images, and of which vital signs or tests are known
+    known = [s for s in cases if len(cases[s]) > 1 and {"heartrate", "wbc"} & set(listing.clinical[s])]
+    study = known[0]
+    before = (listing.notes[study], listing.clinical[study])
+    (row,) = [r for r in rows if r["dicom_id"] == cases[study][0]]
+    day, clock = row["StudyDate"], row["StudyTime"]
+    for late in cases[study]:  # one image is taken a day later, in turn
+        moved = (datetime.strptime(day, "%Y%m%d") + timedelta(days=1)).strftime("%Y%m%d")
+        write_table(table, [r | ({"StudyDate": moved} if r["dicom_id"] == late else {}) for r in rows])
+        found = list_mimic(root)
+        assert (found.notes[study], found.clinical[study]) == before
+    others = [image for image in find_mimic_cxr(root)[0] if image.study == study and image.case != late]
+    for image in others:
+        image.path.unlink()  # only the late one is left
+    found = list_mimic(root)
+    assert {row.case for row in found.rows if row.study == study} == {late}
+    assert (found.notes[study], found.clinical[study]) == before
+    # the proof that there was something to leak
+    write_table(table, [r | {"StudyDate": moved, "StudyTime": clock} for r in rows])
+    assert list_mimic(root).notes[study] != before[0]
 
 
 def test_late_items_are_named(tree: Path) -> None:

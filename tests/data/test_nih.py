@@ -104,6 +104,20 @@ def test_tables(tmp_path: Path) -> None:
         find_nih(tmp_path)
 
 
+def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    """A bug: in the official lists such a name was taken for another one."""
+    write(tmp_path, [("1_0.png", "Nodule", "1", "40", "F", "PA")])
+    (tmp_path / "train_val_list.txt").write_bytes(b"1_0.png\n2_\xe9.png\n")
+    (tmp_path / "test_list.txt").write_text("3_0.png\n")
+    with pytest.raises(BadInput, match=r"train_val_list\.txt: is not UTF-8 text \(.* at byte 10\)\.$"):
+        find_nih(tmp_path)
+    (tmp_path / "train_val_list.txt").write_text("1_0.png\n")
+    entries = tmp_path / "Data_Entry_2017_v2020.csv"
+    entries.write_bytes(entries.read_bytes().replace(b"Nodule", b"Nodul\xe9"))
+    (problem,) = find_nih(tmp_path).problems
+    assert str(problem) == f"{entries}: has 1 rows that cannot be read: not UTF-8."
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the sample X-rays beside the repository")
 def test_the_real_sample() -> None:
     listing = find_nih(DATA / "cxr")

@@ -5,7 +5,7 @@ from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
 from common.data.modalities import MODALITIES
-from common.data.note_tokenizer import build_note_tokenizer
+from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
 from common.data.study_dataset import StudyCollate, StudyDataset
 from common.transforms.xray_io import NormaliseXrayd, ReadXrayd, xray_tensor
 from tests.data.tiny_study import LABELS, make_cases, make_scaler
@@ -38,6 +38,13 @@ def test_what_a_case_has_and_lacks(cases):
     assert dataset(cases)[-1]["case"] == "c2"
     with pytest.raises(IndexError):
         dataset(cases)[3]
+
+
+def test_a_blank_note_is_none(cases):
+    """A bug: it counted as present, with nothing to read."""
+    cases[0]["note"] = " \n"
+    item = dataset(cases)[0]
+    assert item["present"].tolist() == [True, False, True] and item["note"] == ""
 
 
 def test_what_the_modalities_leave_out_is_not_read(cases):
@@ -78,3 +85,21 @@ def test_a_batch(cases, tmp_path):
     assert {"image", "clinical"}.isdisjoint(pair) and pair["index"].tolist() == [0, 2]
     assert "note" not in StudyCollate(None)([dataset(cases)[0]])
     assert "note" not in StudyCollate(tokenizer, ("vision",))([dataset(cases)[0]])
+
+
+def test_a_batch_with_background_passages(cases, tmp_path):
+    plain = build_note_tokenizer([case["note"] or "" for case in cases], tmp_path / "t")
+    data, collate = dataset(cases), StudyCollate(NoteTokenizer(tmp_path / "t", background_passages=1, labels=LABELS))
+    batch = collate([data[i] for i in range(3)])
+    lengths, before = batch["note"]["attention_mask"].sum(1).tolist(), [len(plain.encode(c["note"])) for c in cases]
+    assert lengths[0] > before[0] and lengths[2] > before[2] and lengths[1] == before[1] == 2
+    assert batch["present"][:, 1].tolist() == [True, False, True]  # background makes no note of none
+    assert data[0]["note"] == cases[0]["note"]  # what is shown of a case is the patient's own note
+
+
+def test_class_weights_are_those_of_the_labels(cases):
+    """A bug: only features had them, so that stage 2 ended where it began."""
+    for case, label in zip(cases, ([1, 0], [0, np.nan], [0, 0.6]), strict=True):
+        case["label"] = np.array(label, np.float32)
+    ratio = torch.tensor([2 / 1, 1 / 1]).sqrt()  # no positive counts as one
+    torch.testing.assert_close(dataset(cases).class_weights(), ratio / ratio.mean())

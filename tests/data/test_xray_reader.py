@@ -121,6 +121,78 @@ def test_dicom_without_window_spans_its_values(tmp_path: Path, virtual: VirtualX
     assert np.corrcoef(pixels.ravel(), stored.ravel())[0, 1] > 0.9999
 
 
+def ramp_dicom(folder: Path, virtual: VirtualXray, **tags: object) -> tuple[Path, np.ndarray]:
+    """Stored values rise from 1000 on the left to 1400; four columns on the right are 4095 where padding is told."""
+    path, values = folder / "ramp.dcm", np.tile(np.linspace(1000, 1400, 64), (64, 1)).astype(np.uint16)
+    if "PixelPaddingValue" in tags:
+        values[:, -4:] = 4095
+    write_dicom_xray(path, virtual, virtual_study(3))
+    ds = pydicom.dcmread(path)
+    for name in ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"):
+        delattr(ds, name)
+    for name, value in tags.items():
+        if name.startswith("PixelPadding"):
+            ds.add_new(name, "US", value)
+        else:
+            setattr(ds, name, value)
+    ds.Rows, ds.Columns = values.shape
+    ds.PixelData = values.tobytes()
+    ds.save_as(path)
+    return path, values
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": "", "WindowWidth": ""},
+        {"WindowCenter": 1200, "WindowWidth": ""},
+        {"RescaleSlope": "", "RescaleIntercept": ""},
+        {"VOILUTSequence": []},
+        {"PixelPaddingValue": None},
+    ],
+    ids=lambda tags: " ".join(tags),
+)
+def test_a_dicom_tag_without_value_is_as_none(tmp_path: Path, virtual: VirtualXray, tags: dict) -> None:
+    """A bug: a window that is there and empty made a sound image "constant"."""
+    path, values = ramp_dicom(tmp_path, virtual, **tags)
+    if "PixelPaddingValue" in tags:
+        values[:, -4:] = 4095
+    low, high = float(values.min()), float(values.max())
+    np.testing.assert_allclose(read_xray(path).pixels, (values - low) / (high - low), atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 2895, "WindowWidth": 402}], ids=["no window", "window"])
+def test_a_falling_rescale_slope_turns_dark_and_bright(tmp_path: Path, virtual: VirtualXray, window: dict) -> None:
+    """A bug: with a window the image was "constant". What is rescaled to little is dark, whatever was stored."""
+    path, values = ramp_dicom(tmp_path, virtual, RescaleSlope=-1, RescaleIntercept=4095, **window)
+    expected = (1400 - values.astype(float)) / 400
+    np.testing.assert_allclose(read_xray(path).pixels, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 1200, "WindowWidth": 402}], ids=["no window", "window"])
+def test_padding_is_black_and_does_not_count(
+    tmp_path: Path, virtual: VirtualXray, photometric: str, window: dict
+) -> None:
+    """A bug: without a window, the value that fills the border squeezed the image into a tenth of the range."""
+    tags = {"PhotometricInterpretation": photometric, "PixelPaddingValue": 4095} | window
+    path, values = ramp_dicom(tmp_path, virtual, **tags)
+    rising = (values[:, :-4].astype(float) - 1000) / (1400 - 1000)
+    pixels = read_xray(path).pixels
+    top = 1.0 if window else rising.max()  # the window reaches to 1400, which lies under the padding
+    shown = rising / top
+    np.testing.assert_allclose(pixels[:, :-4], 1 - shown if photometric == "MONOCHROME1" else shown, atol=0.01)
+    assert not pixels[:, -4:].any()
+    ranged, _ = ramp_dicom(tmp_path, virtual, **tags | {"PixelPaddingValue": 4090, "PixelPaddingRangeLimit": 4095})
+    np.testing.assert_array_equal(read_xray(ranged).pixels, pixels)
+
+
+def test_padding_alone_is_no_image(tmp_path: Path, virtual: VirtualXray) -> None:
+    path, _ = ramp_dicom(tmp_path, virtual, PixelPaddingValue=0, PixelPaddingRangeLimit=4095)
+    with pytest.raises(BadInput, match="holds nothing but padding"):
+        read_xray(path)
+
+
 def test_colour_dicom_is_made_grey(tmp_path: Path, virtual: VirtualXray) -> None:
     path = tmp_path / "x.dcm"
     write_dicom_xray(path, virtual, virtual_study(3))

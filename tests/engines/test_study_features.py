@@ -7,7 +7,7 @@ from monai.transforms import Compose
 from common.data.bad_input import BadInput
 from common.data.feature_dataset import FeatureDataset
 from common.data.modalities import MODALITIES
-from common.data.note_tokenizer import build_note_tokenizer
+from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
 from common.data.study_dataset import StudyCollate, StudyDataset
 from common.engines.study_features import FeatureWriter
 from common.inferers.autocast import AutocastInferer
@@ -44,6 +44,7 @@ class Study:
     def __init__(self, folder):
         self.folder, self.cases = folder, make_cases(folder, 6)
         self.network, self.modalities, self.mean, self.runs = make_network(), MODALITIES, 0.5, 0
+        self.dtype = "float32"
         self.tokenizer = build_note_tokenizer([note or "" for note in NOTES], folder / "tokenizer", 90)
 
     def dataset(self):
@@ -55,7 +56,7 @@ class Study:
         self.out = self.folder / f"run{self.runs}"
         writer = FeatureWriter(
             self.network, {"train": self.dataset()}, self.tokenizer, LABELS, str(self.folder / "cache"), str(self.out),
-            AutocastInferer("float32"), "cpu", 2, {"image_size": 16, "mean": self.mean}, progress=False,
+            AutocastInferer(self.dtype), "cpu", 2, {"image_size": 16, "mean": self.mean}, progress=False,
         )  # fmt: skip
         found = writer.run()
         return found["images_encoded"], found["notes_encoded"]
@@ -123,6 +124,34 @@ def test_another_weight_encodes_again(study):
     assert study.run() == (0, 0)
 
 
+def test_other_settings_of_an_encoder_encode_again(study):
+    """A bug: pooling and heads are no weights, so an encoder with others was given the features of the first."""
+    study.run()
+    before = study.features().features["text"].clone()
+    text = study.network.text
+    study.network.text = TextEncoder(config=TEXT, pooling="mean")
+    study.network.text.load_state_dict(text.state_dict())
+    assert text.pooling == "cls" and study.run() == (0, 2)
+    assert not torch.equal(study.features().features["text"], before)
+    vision = study.network.vision
+    study.network.vision = VisionEncoder(config=VISION | {"num_attention_heads": 4}, image_size=16, embedding=10)
+    study.network.vision.load_state_dict(vision.state_dict())
+    assert study.run() == (4, 0)
+    study.network.text = TextEncoder(config=TEXT, pooling="mean", gradient_checkpointing=True)
+    study.network.text.load_state_dict(text.state_dict())
+    assert study.run() == (0, 0)  # that changes memory, not the features
+
+
+def test_another_precision_encodes_again(study):
+    study.run()
+    before = study.features().features["text"].clone()
+    study.dtype = "bfloat16"
+    assert study.run() == (4, 2)
+    assert not torch.equal(study.features().features["text"], before)
+    study.dtype = "float32"
+    assert study.run() == (0, 0) and torch.equal(study.features().features["text"], before)
+
+
 def test_another_image_note_normalisation_or_tokenizer_encodes_again(study):
     study.run()
     before = study.features().features["vision"].clone()
@@ -142,6 +171,18 @@ def test_another_image_note_normalisation_or_tokenizer_encodes_again(study):
         ["Words of others, by ambulance: cough and fever, dyspnea."], study.folder / "second", 90
     )
     assert study.run() == (0, 3)
+
+
+def test_background_passages_encode_the_notes_again(study):
+    study.run()
+    before = study.features().features["text"].clone()
+    study.tokenizer = NoteTokenizer(study.folder / "tokenizer", background_passages=1, labels=LABELS)
+    assert study.run() == (0, 2)
+    after, present = study.features().features["text"], study.features().present[:, 1]
+    assert (after != before).any(1).tolist() == present.tolist()  # a case without a note has no background
+    assert study.run() == (0, 0)
+    study.tokenizer = NoteTokenizer(study.folder / "tokenizer")
+    assert study.run() == (0, 0) and torch.equal(study.features().features["text"], before)
 
 
 @pytest.mark.parametrize("modalities", [("vision",), ("text", "clinical"), ("clinical",)])
@@ -171,3 +212,18 @@ def test_an_image_that_cannot_be_read_is_named(study):
         study.run()
     assert "broken.png" in str(caught.value) + str(caught.value.__cause__)
     assert not (study.out / "features" / "train.safetensors").exists()
+
+
+def test_when_memory_runs_out_the_overrides_are_named(study, monkeypatch, caplog):
+    """A bug: the handler with the advice follows trainers, and this stage has none."""
+
+    def run_out(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+
+    monkeypatch.setattr(study.network, "encode_image", run_out)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        study.run()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "features: memory ran out in the split train (CUDA out of memory); what helps, the mildest first: "
+        "--eval_batch_size 16."
+    ]

@@ -104,3 +104,32 @@ def test_figures_that_are_undefined_are_absent():
     found = classification_figures(np.full((4, 2), 0.3), np.array([[0, NAN]] * 4), LABELS[:2])
     assert {"mean_auroc", "pooled_auroc", "min_auroc", "rare_auroc", "auroc/Edema"}.isdisjoint(found)
     assert all(math.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_training_that_diverged_is_said_so(value):
+    """A bug: the sentence was about a sigmoid that had not been applied."""
+    logits = torch.zeros(4, 6)
+    logits[2, 3] = value
+    batch = {"index": torch.arange(4), "pred": logits, "label": torch.zeros(4, 6)}
+    engine = Engine(lambda _, batch: {"pred": batch["pred"], "label": batch["label"]})
+    ClassificationQuality(LABELS, stage="stage2", advice="--lr_stage2").attach(engine)
+    expected = rf"stage2: in the validation of epoch 1 the network says {value} for 'Pneumonia', .*\(--lr_stage2\)"
+    with pytest.raises(FloatingPointError, match=expected):
+        engine.run([batch])
+
+
+def test_pictures_are_of_the_last_validation():
+    logits, targets = make_cases()
+    engine = Engine(lambda _, batch: {"pred": batch["pred"], "label": batch["label"]})
+    quality = ClassificationQuality(LABELS)
+    quality.attach(engine)
+    assert quality.pictures() == {}
+    engine.run([{"index": torch.arange(200), "pred": torch.as_tensor(logits), "label": torch.as_tensor(targets)}])
+    found = quality.pictures()
+    assert list(found) == ["validation/roc", "validation/calibration"]
+    figure, caption = found["validation/roc"]
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert f"validation {engine.state.metrics['auroc/Edema']:.3f}" in texts
+    assert "0 positive,\n" in "".join(texts)  # Fracture, which never occurs
+    assert "ROC curves of 200 validation cases" in caption

@@ -5,6 +5,8 @@ import torch
 from ignite.engine import Engine
 
 from common.apps.bundle import open_bundle
+from common.data.bad_input import BadInput
+from common.data.study_files import fitted_tokenizer, saved_tokenizer
 from common.handlers.study_parts import StudyCheckpointLoader, StudyPartsSaver
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.slice_interpolator import MissingWeights
@@ -70,6 +72,16 @@ def test_a_head_stands_beside_the_encoders_it_was_trained_on(tmp_path):
     assert torch.equal(state(tmp_path)["vision.projection.weight"], frozen.vision.projection.weight)
 
 
+def test_settings_other_than_those_of_the_features_are_refused(tmp_path):
+    frozen = make_network()
+    head, made = FeatureMDFNet(frozen.clinical, frozen.fusion), {"image_size": 16, "background_passages": 0}
+    StudyPartsSaver(str(tmp_path), frozen, LABELS, "encoders", ["vision", "text"], made)()
+    StudyPartsSaver(str(tmp_path), head, LABELS, settings=made, base="encoders")()
+    assert json.loads((tmp_path / "network.json").read_text()).items() >= made.items()
+    with pytest.raises(BadInput, match=r"has background_passages 0 \(now 2\), expected the same; features"):
+        StudyPartsSaver(str(tmp_path), head, LABELS, settings=made | {"background_passages": 2}, base="encoders")
+
+
 def test_the_dropout_of_stage_2_is_that_of_the_configuration(tmp_path):
     StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
     network = saved_network(str(tmp_path), {"dropout_fusion": 0.4, "dropout_head": [0.1, 0.0]}, True)
@@ -77,15 +89,32 @@ def test_the_dropout_of_stage_2_is_that_of_the_configuration(tmp_path):
     assert network.text.gradient_checkpointing
 
 
-def test_another_name_lies_beside_the_model(tmp_path):
-    StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_baseline_is_a_checkpoint_folder_of_its_own(tmp_path, packed):
+    """A bug: it held its head alone, and no verb could use it."""
+    frozen, tuned, subset = make_network(seed=1), make_network(seed=2), make_network(("text",), seed=3)
+    made = {"max_tokens": 64}
+    fitted_tokenizer([{"note": "cough"}], str(tmp_path), vocab_size=90)
+    if packed:  # such a copy has no encoders.pt, its model.pt holds them
+        StudyPartsSaver(str(tmp_path), frozen, LABELS, settings=made)()
+    else:
+        StudyPartsSaver(str(tmp_path), frozen, LABELS, "encoders", ["vision", "text"], made)()
+        StudyPartsSaver(str(tmp_path), tuned, LABELS, settings=made)()
     before = (tmp_path / "model.pt").read_bytes()
-    subset = make_network(("text",))
-    StudyPartsSaver(str(tmp_path), FeatureMDFNet(None, subset.fusion), LABELS, "baselines/text")()
+    name = "baselines/text/model"
+    StudyPartsSaver(str(tmp_path), FeatureMDFNet(None, subset.fusion), LABELS, name, None, made, "encoders")()
     assert (tmp_path / "model.pt").read_bytes() == before
-    assert parts_of(state(tmp_path, "baselines/text")) == {"fusion"}
-    overlay = json.loads((tmp_path / "baselines" / "text.json").read_text())
-    assert overlay["modalities"] == ["text"] and "vision_def" not in overlay
+    folder = tmp_path / "baselines" / "text"
+    assert {path.name for path in folder.iterdir()} == {"model.pt", "network.json", "tokenizer"}
+    assert parts_of(state(folder)) == {"text", "fusion"}
+    overlay = json.loads((folder / "network.json").read_text())
+    assert overlay.keys() == {"modalities", "text_def", "fusion_def", "labels", "max_tokens"}
+    network = saved_network(str(folder))
+    expected = {f"text.{k}": v for k, v in frozen.text.state_dict().items()}
+    expected |= {f"fusion.{k}": v for k, v in subset.fusion.state_dict().items()}
+    assert network.state_dict().keys() == expected.keys()
+    assert all(torch.equal(network.state_dict()[k], v) for k, v in expected.items())
+    assert saved_tokenizer(str(folder)).encode("cough") == saved_tokenizer(str(tmp_path)).encode("cough")
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -35,6 +35,18 @@ def predictions(folder, loader, network, **settings):
     )  # fmt: skip
 
 
+def test_what_an_earlier_training_left_out_is_removed(study, tmp_path):
+    """A bug: without one input, the file of the network that had it was compared as if it were of this one."""
+    _, loader, _ = study
+    others = ["other_without_text_test.csv", "all_stage1_test.csv", "all_without_text_train.csv"]
+    for name in ("all_without_text_test.csv", "all_without_vision_val.csv", *others):
+        (tmp_path / name).write_text("old\n")
+    predictions(tmp_path, loader, make_network(), drop=["clinical"])()
+    made = {f"{name}_{split}.csv" for name in ("all", "all_without_clinical", "labels") for split in ("test", "val")}
+    assert {path.name for path in tmp_path.iterdir()} == made | set(others)
+    assert all((tmp_path / name).read_text() == "old\n" for name in others)
+
+
 @torch.no_grad()
 def alone(network, tokenizer, item, hidden=None):
     """One case without any batch: what it does not have is not given at all."""

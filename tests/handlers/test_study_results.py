@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from common.data.study_dataset import StudyCollate, StudyDataset
 from common.engines.cxr_batch import PrepareStudyBatch
 from common.handlers.study_predictions import predict_studies
 from common.handlers.study_results import StudyResults
+from common.inferers.note_attention import note_attention
 from common.networks.mdfnet import MDFNet
 from common.networks.modality_fusion import FusionHead
 from common.networks.vision_encoder import VisionEncoder
 from common.transforms.xray_io import xray_tensor
-from tests.data.tiny_study import LABELS, make_cases, make_scaler
+from tests.data.tiny_study import LABELS, NOTES, make_cases, make_scaler
 from tests.engines.test_study_features import make_network
 
 
@@ -74,6 +76,20 @@ def test_the_picture_shows_the_attention_of_the_encoder(loader, tmp_path):
           ("as it is", "elsewhere", "without")]  # fmt: skip
     assert c0[0].shape == c0[1].shape and (c0[0] != c0[1]).any()
     assert c0[2].shape != c0[0].shape or (c0[2] != c0[0]).any()
+
+
+def test_the_note_is_shown_with_the_attention_over_its_tokens(loader, tmp_path):
+    network = make_network().eval()
+    tokenizer, data = loader.collate_fn.tokenizer, loader.dataset
+    results = StudyResults(str(tmp_path), LABELS, network, tokenizer=tokenizer, dataset=data)
+    run(loader, network, results)
+    # c1 has no note
+    assert sorted(path.name for path in tmp_path.glob("*_note.html")) == ["c0_note.html", "c2_note.html"]
+    page = (tmp_path / "c0_note.html").read_text()
+    _, _, weights = note_attention(network.text, tokenizer, NOTES[0])
+    assert re.findall(r'title="([\d.]+)"', page) == [f"{weight:.4f}" for weight in weights[1:-1]]  # [CLS], [SEP]
+    assert re.sub(r"<[^>]*>", "", page.split("note-attention")[1].split(">", 1)[1]).strip() == NOTES[0]
+    assert str(tmp_path / "c2_note.html") in results.written
 
 
 def test_without_pictures(loader, tmp_path):

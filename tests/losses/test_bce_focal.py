@@ -35,6 +35,23 @@ def test_without_focal_it_is_pytorchs():
     torch.testing.assert_close(MaskedBCEFocalLoss(1, 0, class_weights=weights.tolist())(logits, target), expected)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 0.99, 1.0, 2.0])
+def test_a_confident_right_answer_has_no_gradient(gamma):
+    """A bug: with gamma below 1 the power has an infinite slope at 0, and the gradient was NaN."""
+    logits = torch.tensor([[200.0, -200.0, 40.0, 0.0]], requires_grad=True)
+    loss = MaskedBCEFocalLoss(gamma=gamma)
+    loss(logits, torch.tensor([[1.0, 0.0, 1.0, 1.0]])).backward()
+    assert logits.grad.isfinite().all() and logits.grad[0, 3] < 0
+    assert logits.grad[0, :3].abs().max() < 1e-10
+    by_hand = focal_by_hand(0.0, 1, 0.25, gamma) / 4
+    assert loss.parts["focal"].item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_negative_gamma_is_refused():
+    with pytest.raises(ValueError, match="gamma is -1, expected 0 or more"):
+        MaskedBCEFocalLoss(gamma=-1)
+
+
 def test_masked_labels_have_no_gradient():
     logits = torch.randn(3, 4, requires_grad=True)
     target = torch.ones(3, 4)

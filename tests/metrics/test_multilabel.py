@@ -151,6 +151,19 @@ def test_thresholds_are_the_best_of_all_on_the_cases_they_are_chosen_on(criterio
         assert chosen[name] == max(t for t, value in quality.items() if value > max(quality.values()) - 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("criterion", "label", "tied"),
+    # F1 2/3 of one true positive alone, and of both with two false ones; recall 1/2 and no false one, or 1 and 1/2
+    [("f1", [1, 0, 0, 1, 0], (0.9, 0.4)), ("youden", [1, 0, 1, 0], (0.9, 0.6))],
+)
+def test_of_equally_good_thresholds_the_highest_is_chosen(criterion, label, tied):
+    score = np.array([0.9, 0.8, 0.6, 0.4, 0.2])[: len(label)]
+    quality = {"f1": sk.f1_score, "youden": sk.balanced_accuracy_score}[criterion]
+    assert quality(label, score >= tied[0]) == pytest.approx(quality(label, score >= tied[1]))
+    chosen = choose_thresholds(score[:, None], np.array(label, float)[:, None], ["Edema"], criterion)
+    assert chosen == {"Edema": max(tied)}
+
+
 def test_chosen_thresholds_are_applied_to_other_cases_and_a_class_without_one_is_named():
     validation, test = problem(3), problem(4)
     validation[1][:, 3] = 1

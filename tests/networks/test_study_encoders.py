@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from common.data.bad_input import BadInput
 from common.handlers.study_parts import StudyPartsSaver
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.slice_interpolator import MissingWeights, save_parts
@@ -86,3 +87,32 @@ def test_a_subset_is_built_without_the_parts_it_has_not(tmp_path):
     content = json.loads((tmp_path / "network.json").read_text())
     assert content["modalities"] == ["text", "clinical"] and "vision_def" not in content
     assert saved_network(str(tmp_path)).modalities == ("text", "clinical")
+
+
+def test_the_size_that_is_trained_is_the_size_that_is_saved(tmp_path):
+    """A bug: network.json had two sizes, and inference read the older one."""
+    StudyPartsSaver(str(tmp_path / "one"), make_network(), LABELS, settings={"image_size": 16})()
+    network = saved_network(str(tmp_path / "one"), image_size=24).eval()
+    StudyPartsSaver(str(tmp_path / "two"), network, LABELS, settings={"image_size": 24})()
+    content = json.loads((tmp_path / "two" / "network.json").read_text())
+    assert content["vision_def"]["image_size"] == content["image_size"] == 24
+    assert content["vision_def"]["config"]["image_size"] == 16  # of the table of positions, which are interpolated
+    again = saved_network(str(tmp_path / "two")).eval()
+    image = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.vision(image), network.vision(image)) and again.vision.image_size == 24
+
+
+def test_recomputing_activations_is_as_it_is_asked_for(tmp_path):
+    StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
+    network = saved_network(str(tmp_path), gradient_checkpointing=True)
+    assert network.vision.gradient_checkpointing and network.text.gradient_checkpointing
+    StudyPartsSaver(str(tmp_path), network, LABELS)()
+    assert not saved_network(str(tmp_path)).vision.gradient_checkpointing
+
+
+def test_a_training_of_other_modalities_is_refused(tmp_path):
+    """A bug: all encoders trained, whatever subset was asked for."""
+    StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
+    with pytest.raises(BadInput, match=r"takes vision, text, clinical \(asked for vision\).*--stages vision_stage2"):
+        saved_network(str(tmp_path), modalities=["vision"])
+    assert saved_network(str(tmp_path), modalities=["clinical", "text", "vision"]).modalities

@@ -76,6 +76,11 @@ def test_attention_is_that_of_the_model(tmp_path):
     assert not any(m._forward_hooks for m in encoder.model.modules() if type(m).__name__ == "Dinov2Attention")
 
 
+def test_what_an_encoder_shows_has_a_name():
+    """A convolutional network has a saliency; calling it attention was a bug."""
+    assert VisionEncoder(config=VIT, image_size=28).saliency_name == "attention"
+
+
 def test_attention_works_on_a_frozen_encoder():
     encoder = VisionEncoder(config=DINO, image_size=28, embedding=8)
     freeze(encoder)
@@ -97,6 +102,7 @@ def test_models_without_class_token_pool_as_they_do(tmp_path):
     assert encoder.features == 16
     with pytest.raises(ValueError, match="no class token"):
         encoder.attention(image)
+    assert encoder.saliency_name.startswith("saliency (magnitude")
 
 
 def test_the_image_tower_of_a_clip_model(tmp_path):

@@ -42,7 +42,7 @@ MADE = {  # by folder, or by folder and notebook
     "ct_slice_interpolation": "models/model.pt",
     "radiology_text": "scores.json",
     "mdfnet_cxr/01_data": "patients/clinical.csv",
-    "mdfnet_cxr/02_baselines_and_ablations": "models/baselines/vision_text.pt",
+    "mdfnet_cxr/02_baselines_and_ablations": "models/baselines/vision_text/model.pt",
     "mdfnet_cxr/03_stage1_and_stage2": "models/model.pt",
     "mdfnet_cxr/04_search": "search/best_params.json",
     "mdfnet_cxr/05_evaluation": "comparison/index.html",

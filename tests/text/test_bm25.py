@@ -1,9 +1,14 @@
 import math
+from pathlib import Path
 
 import pytest
+import yaml
 
+import common.text
 from common.text.bm25 import BM25, background_passages, with_background, words
-from common.text.redaction import BACKGROUND, find_leaks, split_background
+from common.text.cxr_labeller import CHEXPERT_LABELS
+from common.text.ed_note import ed_note
+from common.text.redaction import BACKGROUND, find_leaks, redact, split_background
 
 TEXTS = ["fever cough fever", "cough pain", "leg swelling pain pain syncope"]
 
@@ -34,19 +39,32 @@ def test_words_leave_out_numbers_and_common_ones() -> None:
     assert words("The patient's HR was 112/min, with a fever") == ["patient's", "hr", "min", "fever"]
 
 
-@pytest.mark.parametrize(
-    ("complaint", "expected"),
-    [
-        ("Fever, Productive cough", "consolidation"),
-        ("Orthopnea, Leg swelling", "heart failure"),
-        ("s/p Fall, Rib pain", "rib fracture"),
-        ("Hemoptysis, Weight loss", "lung cancer"),
-        ("Sudden onset chest pain in a tall young man", "pneumothorax"),
-    ],
-)
+COMPLAINTS = [
+    ("Fever, Productive cough", "consolidation"),
+    ("Orthopnea, Leg swelling", "heart failure"),
+    ("s/p Fall, Rib pain", "rib fracture"),
+    ("Hemoptysis, Weight loss", "lung cancer"),
+    ("Sudden onset chest pain in a tall young man", "pneumothorax"),
+]
+SIGNS = {
+    "age": 61, "sex": "M", "arrival_transport": "AMBULANCE", "hours_since_arrival": 2.7, "acuity": 1,
+    "vitals": {"temperature": 36.9, "heartrate": 78, "resprate": 17, "o2sat": 95, "sbp": 111, "dbp": 68, "pain": 0},
+    "o2_device": "Nasal cannula", "body": {"bmi": 30},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("complaint", "expected"), COMPLAINTS)
 def test_the_passages_fit_the_complaint(complaint: str, expected: str) -> None:
     note = with_background(f"61-year-old man. Chief complaint: {complaint}.", k=2)
     assert expected in split_background(note)[1]
+
+
+@pytest.mark.parametrize(("complaint", "expected"), COMPLAINTS)
+def test_the_names_of_vital_signs_do_not_find_the_passages(complaint: str, expected: str) -> None:
+    """They stand in every note, and once found the passage on falling blood pressure for all of them."""
+    assert expected in split_background(with_background(ed_note(SIGNS | {"chief_complaint": complaint}), k=2))[1]
+    plain = ed_note(SIGNS)
+    assert with_background(plain, k=2) == plain
 
 
 def test_background_is_flagged_and_depends_on_the_note_alone() -> None:
@@ -66,6 +84,19 @@ def test_terms_of_labels_can_be_taken_out_of_the_background() -> None:
     own, background = split_background(with_background("Fever, productive cough, fast breathing.", 3, labels))
     assert "[REDACTED]" in background and not find_leaks(background, labels)
     assert own == "Fever, productive cough, fast breathing."
+    with pytest.raises(ValueError, match="label 'Gout' has no known terms"):
+        with_background(own, 1, ["Gout"])
+
+
+@pytest.mark.parametrize("passage", background_passages())
+def test_no_passage_keeps_a_term_of_a_label(passage: str) -> None:
+    terms = yaml.safe_load((Path(common.text.__file__).parent / "label_terms.yaml").read_text(encoding="utf-8"))
+    known = list(dict.fromkeys([*CHEXPERT_LABELS, *terms["terms"], *terms["same_as"]]))
+    background = split_background(with_background(passage, 1, known))[1]
+    assert background == f"- {redact(passage, known)}" and find_leaks(background, known) == []
+    for label in known:
+        background = split_background(with_background(passage, 1, [label]))[1]
+        assert background and find_leaks(background, [label]) == []
 
 
 def test_the_collection() -> None:

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.text.ed_note import ed_note, value_of
+from common.text.ed_note import ed_note, value_of, without_template
 
 
 def series(value: float) -> SimpleNamespace:
@@ -86,3 +86,13 @@ def test_values() -> None:
     assert value_of(None) is None and value_of(3) == 3 and value_of({"value": 2.5}) == 2.5
     with pytest.raises(ValueError, match="holds no value"):
         value_of({"unit": "C"})
+
+
+def test_what_every_note_says_can_be_left_out() -> None:
+    rest = without_template(NOTE)
+    for word in ("temperature", "rate", "saturation", "pressure", "pain", "X-ray", "complaint", "History", "oxygen"):
+        assert word not in rest
+    for word in ("72-year-old woman", "ambulance", "Fever, Cough", "nasal cannula", "hypertension, COPD", "lisinopril"):
+        assert word in rest
+    own = "Fast heart rate, low blood pressure and chest pain since 2 days; oxygen saturation fell."
+    assert without_template(own) == own

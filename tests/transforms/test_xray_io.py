@@ -125,6 +125,25 @@ def test_geometry_moves_what_it_says() -> None:
     assert torch.equal(still, image)
 
 
+@pytest.mark.parametrize("shape", [(81, 161), (161, 81)])
+def test_turning_keeps_distances_of_an_image_that_is_no_square(shape: tuple[int, int]) -> None:
+    """Sides are counted from -1 to 1, each its own: without the aspect a turn would shear."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]] - np.array(shape)[:, None, None] // 2
+    change = RandXrayd("image", rotate=45, shift=0, zoom=0, brightness=0, contrast=0, noise=0, prob=1.0)
+    turned = []
+    for case in range(12):
+        angles = []
+        for down, right in ((0, 30), (30, 0)):
+            spot = np.exp(-((rows - down) ** 2 + (columns - right) ** 2) / 18).astype(np.float32)
+            image = change({"image": torch.from_numpy(spot)[None], "case": case})["image"][0].numpy()
+            row, column = (float((place * image).sum() / image.sum()) for place in (rows, columns))
+            assert np.hypot(row, column) == pytest.approx(30, abs=0.3)
+            angles.append(np.arctan2(row, column) - np.arctan2(down, right))
+        assert angles[0] == pytest.approx(angles[1], abs=0.02)  # both by the same angle
+        turned.append(abs(angles[0]))
+    assert max(turned) > 0.4
+
+
 def test_arguments_are_checked() -> None:
     for wrong in ({"rotate": 90}, {"zoom": 1.0}, {"noise": -1}, {"prob": 2}):
         with pytest.raises(ValueError, match="expected 0 or more"):

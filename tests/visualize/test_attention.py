@@ -63,6 +63,14 @@ def test_a_case_shows_what_it_has():
         case_figure(None, labels, attention)
 
 
+def test_the_picture_names_what_it_shows():
+    image, weights = np.zeros((8, 8), np.uint8), np.ones((2, 2))
+    titles = [axes.get_title(loc="left") for axes in case_figure(image, {"Edema": 0.3}, weights).axes]
+    assert "image encoder:\nsaliency" in titles
+    named = case_figure(image, {"Edema": 0.3}, weights, attention_name="attention").axes
+    assert "image encoder:\nattention" in [axes.get_title(loc="left") for axes in named]
+
+
 NOTE = "Cough & fever <38.5>,\nno $pain$."
 SPANS = [(0, 0), (0, 5), (6, 7), (8, 13), (14, 20), (22, 24), (25, 31), (0, 0)]
 

@@ -44,6 +44,27 @@ def test_curves_of_validations_alone_and_of_nothing():
         training_curves(history | {"validations": []})
 
 
+def test_a_metric_of_many_classes_is_one_panel():
+    history = make_history()
+    for row in history["validations"]:
+        row |= {f"auroc/label {i:02}": 0.5 + i / 100 + row["iteration"] / 1000 for i in range(14)}
+    del history["validations"][0]["auroc/label 03"]  # undefined then, and still the fourth
+    figure = training_curves(history)
+    found = panels(figure)
+    assert [title for title in found if title.startswith("validation")] == [
+        "validation PSNR in dB",
+        "validation AUROC of each class",
+    ]
+    axes = found["validation AUROC of each class"]
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in axes.lines}  # get_linestyle says less
+    assert len(axes.lines) == len(looks) == 14
+    np.testing.assert_allclose(axes.lines[3].get_xydata(), [[60, 0.59], [90, 0.62]])
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts[0] == "label 00 0.590" and texts[13] == "label 13 0.720"
+    alone = training_curves({"stage": "a", "iterations": [], "validations": [{"iteration": 1, "auroc/b": 0.5}]})
+    assert list(panels(alone)) == ["validation AUROC of each class"] and figure_image(alone).std() > 1
+
+
 def make_means() -> list[dict]:
     values = {"nearest": (28.0, 20.0), "linear": (30.0, 22.0), "refiner": (34.5, 26.0)}
     return [

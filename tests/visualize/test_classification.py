@@ -2,9 +2,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.stats import norm
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import roc_auc_score, roc_curve
 
+from common.metrics.curves import calibration_curves, pr_curves, roc_curves
 from common.metrics.resampling import Interval
 from common.visualize.classification import (
     auroc_bars,
@@ -12,8 +11,6 @@ from common.visualize.classification import (
     confusion_figure,
     contribution_figure,
     pr_figure,
-    reliability,
-    roc_band,
     roc_figure,
 )
 from common.visualize.figures import figure_image
@@ -40,57 +37,32 @@ def said(axes) -> str:
     return " ".join(text.get_text() for text in axes.texts)
 
 
-def test_roc_curves_are_scikit_learns_and_a_class_without_positives_says_so():
+def test_roc_curves_and_a_class_without_positives_says_so():
     systems, labels = problem()
-    figure = roc_figure(systems, labels, NAMES, band="b_c", draws=30)
+    curves = {name: roc_curves(p, labels, draws=30 if name == "b_c" else 0) for name, p in systems.items()}
+    figure = roc_figure(curves, NAMES, "b_c")
     found = panels(figure)
     assert list(found) == [
         f"Edema ({int(np.nansum(labels[:, 0]))})",
         "Fracture (0)",
         f"Pneumonia ({int(labels[:, 2].sum())})",
     ]
-    kept = ~np.isnan(labels[:, 0])
     edema = next(iter(found.values()))
     _, first, second = edema.lines
     for line, system in ((first, "a"), (second, "b_c")):
-        fpr, tpr, _ = roc_curve(labels[kept, 0], systems[system][kept, 0])
-        np.testing.assert_allclose(line.get_xydata(), np.stack([fpr, tpr], axis=1))
+        np.testing.assert_allclose(line.get_xydata(), np.stack([curves[system][0].x, curves[system][0].y], axis=1))
     assert first.get_linestyle() != second.get_linestyle() and second.get_linewidth() > first.get_linewidth()
-    area = roc_auc_score(labels[kept, 0], systems["b_c"][kept, 0])
-    assert said(edema) == f"b c {area:.3f}" and len(edema.collections) == 1
+    assert said(edema) == f"b c {curves['b_c'][0].area:.3f}" and len(edema.collections) == 1  # the band
     assert said(found["Fracture (0)"]) == "0 positive,\n400 negative" and not found["Fracture (0)"].lines
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b c"]
     assert figure_image(figure).std() > 5
-    with pytest.raises(ValueError, match="band is that of 'd', expected one of a, b_c"):
-        roc_figure(systems, labels, NAMES, band="d")
-
-
-def test_the_band_covers_the_true_curve_of_a_binormal_model():
-    rng = np.random.default_rng(1)
-    n, inside = 300, []
-    for _ in range(20):
-        labels = np.r_[np.ones(n), np.zeros(n), np.nan]
-        scores = np.r_[rng.normal(1.5, 1, n), rng.normal(0, 1, n), 99]
-        grid, low, high = roc_band(scores, labels, draws=100)
-        true = norm.cdf(1.5 + norm.ppf(grid))  # closed form of equal variances
-        inside.append((low <= true) & (true <= high))
-        assert np.all(np.diff(low) >= 0) and np.all(low <= high) and (low[0] >= 0) and high[-1] == 1
-    assert 0.85 < np.mean(inside) <= 1
-    assert 0.015 < np.mean(high - low) < 0.15  # neither a line nor the whole square
-
-
-def test_a_band_with_ties_runs_through_the_tied_curve():
-    labels, scores = np.array([1.0, 1, 0, 0] * 50), np.array([0.5, 0.5, 0.5, 0.5] * 50)
-    grid, low, high = roc_band(scores, labels, draws=20)
-    np.testing.assert_allclose(low, grid)
-    np.testing.assert_allclose(high, grid)
-    with pytest.raises(ValueError, match="None of 5 resamples"):
-        roc_band(np.array([0.1, 0.2]), np.array([0.0, 0.0]), draws=5)
+    with pytest.raises(ValueError, match="named system is 'd', expected one of a, b_c"):
+        roc_figure(curves, NAMES, "d")
 
 
 def test_precision_is_drawn_in_steps():
     systems, labels = problem()
-    found = panels(pr_figure(systems, labels, NAMES, named="b_c"))
+    found = panels(pr_figure({name: pr_curves(p, labels) for name, p in systems.items()}, NAMES, named="b_c"))
     axes = found[next(iter(found))]
     kept = ~np.isnan(labels[:, 0])
     share, first, second = axes.lines
@@ -99,22 +71,13 @@ def test_precision_is_drawn_in_steps():
     assert said(axes).startswith("b c 0.")
 
 
-def test_reliability_is_scikit_learns_with_quantile_bins():
+def test_the_first_calibration_curve_has_error_bars():
     systems, labels = problem()
-    kept = ~np.isnan(labels[:, 0])
-    share, mean = calibration_curve(labels[kept, 0], systems["a"][kept, 0], n_bins=10, strategy="quantile")
-    x, y, n = reliability(systems["a"][:, 0], labels[:, 0])
-    np.testing.assert_allclose(x, mean)
-    np.testing.assert_allclose(y, share)
-    assert n.sum() == kept.sum() and n.max() - n.min() <= 2
-    assert len(reliability(np.full(5, 0.3), np.array([0, 1, 1, 0, np.nan]))[0]) == 1
-
-    axes = next(iter(panels(calibration_figure(systems, labels, NAMES)).values()))
-    np.testing.assert_allclose(axes.lines[1].get_xydata(), np.stack([x, y], axis=1))
-    # Wilson's interval of 3 in 10 at 95 %, as tabulated: 0.108 to 0.603
-    tabulated = calibration_figure({"a": np.full((10, 1), 0.3)}, np.repeat([[1.0], [0.0]], [3, 7], axis=0), ("Edema",))
-    (segment,) = tabulated.axes[0].collections[0].get_segments()
-    np.testing.assert_allclose(segment[:, 1], [0.1078, 0.6032], atol=1e-4)
+    curves = {name: calibration_curves(p, labels) for name, p in systems.items()}
+    axes = next(iter(panels(calibration_figure(curves, NAMES)).values()))
+    np.testing.assert_allclose(axes.lines[1].get_xydata(), np.stack([curves["a"][0].x, curves["a"][0].y], axis=1))
+    (bars,) = axes.collections
+    np.testing.assert_allclose([bar[:, 1] for bar in bars.get_segments()], np.stack(curves["a"][0].band[1:], axis=1))
 
 
 def test_confusion_matrices_have_the_truth_in_rows():
@@ -151,6 +114,6 @@ def test_the_contribution_shows_signs_and_gaps():
 def test_pyplot_is_left_alone():
     plt.close("all")
     systems, labels = problem(60)
-    roc_figure(systems, labels, NAMES)
-    calibration_figure(systems, labels, NAMES)
+    roc_figure({name: roc_curves(p, labels) for name, p in systems.items()}, NAMES)
+    calibration_figure({name: calibration_curves(p, labels) for name, p in systems.items()}, NAMES)
     assert not plt.get_fignums()

@@ -54,6 +54,16 @@ def test_a_training_run(tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_a_metric_of_each_class_is_among_the_details(tmp_path):
+    metrics = {"val_mean_auroc": 0.8125, "val_auroc/Edema": 0.7512, "val_auroc/Lung Lesion": 0.6634}
+    stages = [{"name": "stage1", "seconds": 1.0, "metrics": metrics}]
+    write_summary(tmp_path, build_summary("mdfnet_cxr", "demo", 7, None, stages, {}, {"total": 1, "trainable": 1}))
+    found = outline(write_run_page(tmp_path).read_text())
+    assert "0.8125" in found.of("dd") and not {"0.7512", "0.6634"} & set(found.of("dd"))
+    assert "Validation AUROC of each class" in found.of("summary")
+    assert {"Edema", "0.7512", "Lung Lesion", "0.6634"} <= set(found.of("td"))
+
+
 @pytest.mark.parametrize("inside", ["", "evaluation"])
 def test_results_come_first(tmp_path, inside):
     make_run(tmp_path)
