@@ -4,7 +4,7 @@ Every seed has other patients and other initial weights; all subsets are trained
 line: mean AUROC on test patients of every model and seed, and the difference between all modalities and the best single
 one with a Student-t interval over the seeds (the best single model is chosen on the scored cases, which favours it).
 
-    python benchmarks/mdf_modalities.py [--seeds 0 1 2] [--patients 320] [--folder DIR]
+    python benchmarks/mdf_modalities.py [--seeds 0 1 2] [--patients 640] [--folder DIR]
 """
 
 import argparse
@@ -23,7 +23,7 @@ from common.apps.recipe import run_recipe
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--patients", type=int, default=320)
+    parser.add_argument("--patients", type=int, default=640)
     parser.add_argument("--folder", type=Path, default=None)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="mdf_modalities_"))

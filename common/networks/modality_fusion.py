@@ -13,6 +13,7 @@ from common.data.modalities import MODALITIES
 
 __all__ = [
     "SUBSETS",
+    "FeatureScale",
     "FusionHead",
     "modality_dropout",
     "present_columns",
@@ -84,6 +85,49 @@ def modality_dropout(present: Tensor, rate: float) -> Tensor:
     return torch.where(kept.any(1, keepdim=True), kept, spared)
 
 
+class FeatureScale(nn.Module):
+    """Features minus their mean, over their standard deviation, each by itself, as measured once on a training set.
+
+    What an encoder says of all images alike is most of the length of its features; where cases differ can be a
+    hundredth of it. Fixed numbers, unlike batch normalisation: a case does not change with the batch it is in.
+
+    Args:
+        size: number of features.
+
+    Attributes:
+        mean, std: buffers (size,), 0 and 1 until `fit`.
+        fitted: buffer, bool.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor) -> None:
+        """Measure both on (N, size) features; a spread below a hundredth of the usual one counts as that.
+
+        Raises:
+            ValueError: for another shape, no case, or values that are not finite.
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.mean) or not len(features):
+            raise ValueError(f"the features have shape {tuple(features.shape)}, expected (N, {len(self.mean)})")
+        if not features.isfinite().all():
+            raise ValueError("the features have values that are not finite")
+        features = features.double()
+        std = features.std(0, correction=0)
+        floor = std.square().mean().sqrt() / 100
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(std.clamp(min=floor) if floor > 0 else torch.ones_like(std))
+        self.fitted.fill_(True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, size) to the same, of mean 0 and deviation 1 over the training set."""
+        return (features - self.mean) / self.std
+
+
 class FusionHead(nn.Module):
     """Each modality becomes a token; the tokens attend to each other; their mean is classified.
 
@@ -134,9 +178,13 @@ class FusionHead(nn.Module):
             raise ValueError(f"modality_dropout is {modality_dropout}, expected 0 or more and less than 1")
         self.labels, self.width, self.heads, self.hidden = labels, width, heads, tuple(hidden)
         self.dropout_fusion, self.dropout_head, self.modality_dropout = dropout_fusion, tuple(rates), modality_dropout
-        # The encoders' outputs differ in scale by orders of magnitude, hence the norm before each projection.
+        # The encoders' outputs differ in scale by orders of magnitude. That of the clinical vector is trained with the
+        # head and changes, so it has no fixed scale.
         self.projections = nn.ModuleDict(
-            {m: nn.Sequential(nn.LayerNorm(n), nn.Linear(n, width)) for m, n in self.sizes.items()}
+            {
+                m: nn.Sequential(nn.LayerNorm(n) if m == "clinical" else FeatureScale(n), nn.Linear(n, width))
+                for m, n in self.sizes.items()
+            }
         )
         self.absent = nn.ParameterDict({m: nn.Parameter(torch.empty(width)) for m in self.modalities})
         for token in self.absent.values():
@@ -207,6 +255,24 @@ class FusionHead(nn.Module):
             if name not in given and own[:, i].any():
                 raise ValueError(f"{name} is present in {int(own[:, i].sum())} of {batch} cases but was not given")
         return own
+
+    def fit_scales(self, features: Mapping[str, Tensor], present: Tensor) -> None:
+        """Measure the spread of the encoders' features on a training set, once: what is fitted stays.
+
+        Args:
+            features: modality -> (N, size).
+            present: (N, 3) bool in the order of `MODALITIES`; cases that lack a modality do not count for it.
+
+        Raises:
+            ValueError: if no case has one of the modalities, or as `FeatureScale.fit`.
+        """
+        columns = present_columns(present)
+        for name in self.modalities:
+            scale = self.projections[name][0]
+            if isinstance(scale, FeatureScale) and not scale.fitted:
+                if not columns[name].any():
+                    raise ValueError(f"no case of the training set has a {name} input, expected one at least")
+                scale.fit(features[name][columns[name]])
 
     def definition(self) -> dict[str, Any]:
         """Arguments that build the same head."""
