@@ -17,7 +17,6 @@ from common.data.bad_input import BadInput
 if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command line needs none of it
     from monai.bundle import ConfigParser
 
-HELPER_CONFIGS = ("metadata.json", "recipe.json", "search.json")
 _COMPONENT_KEYS = ("_disabled_", "_requires_", "_mode_", "_desc_")  # MONAI's own, valid in every `_target_` section
 _WRAPPERS = ("Failed to ", "applying transform ")
 _MISSING = object()

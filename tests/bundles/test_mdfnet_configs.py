@@ -172,13 +172,13 @@ def test_several_gpus_share_the_statistics_of_batch_norm(device):
     parser.update(config("multi_gpu_train") | {"device": f"$torch.device('{device}')"})
     network, parameters = parser.get_parsed_content("network_def"), [p for g in optimizer_groups(parser) for p in g]
     image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    before = network.eval().encode_image(image)
+    before = network.eval()(image)
     synchronized = parser.get_parsed_content("synchronized")
     assert synchronized is network  # so that the optimizer, the validator and what is saved have the same network
     kinds = {type(layer) for layer in network.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)}
-    assert kinds == {torch.nn.SyncBatchNorm if device == "cuda" else torch.nn.BatchNorm2d}
+    assert kinds == ({torch.nn.SyncBatchNorm} if device == "cuda" else {torch.nn.BatchNorm1d, torch.nn.BatchNorm2d})
     assert {id(p) for p in network.parameters()} == {id(p) for p in parameters}
-    assert torch.equal(network.encode_image(image), before)
+    assert torch.equal(network(image), before)
 
 
 def test_metadata_is_valid():
@@ -261,8 +261,9 @@ def test_the_plan_of_both_stages_at_paper_size() -> None:
     """Nothing is allocated: the networks are walked through as fake tensors."""
     found = plan_bundle("mdfnet_cxr", stages="stage1,stage2")
     first, second = found["stages"]
-    assert found["not_planned"] == [] and second["parameters"] == 240_213_518 == second["trainable"]
-    assert second["weights"] == second["gradients"] == 4 * 240_213_518 and second["average"] == 0
+    assert found["not_planned"] == [] and second["parameters"] == 240_210_958 == second["trainable"]
+    assert second["gradients"] == 4 * 240_210_958 and second["average"] == 0
+    assert second["weights"] == 4 * (240_210_958 + 2 * (512 + 768)) + 2  # with the scales of the features
     assert second["peak"] > 4 * second["weights"] > 100 * first["peak"] / 10
 
 

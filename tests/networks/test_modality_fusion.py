@@ -4,6 +4,7 @@ import torch
 from common.networks.modality_fusion import (
     MODALITIES,
     SUBSETS,
+    FeatureScale,
     FusionHead,
     modality_dropout,
     subset_modalities,
@@ -143,3 +144,42 @@ def test_what_is_wrong_is_named():
         network({"text": torch.zeros(2, 10)}, present([1, 1, 0], [1, 1, 0]))
     with pytest.raises(ValueError, match="none of"):
         network({})
+
+
+def test_the_scale_is_that_of_the_training_set_and_measured_once():
+    torch.manual_seed(0)
+    train = features(50) | {"vision": 5 + torch.randn(50, 6) * torch.tensor([1, 2, 3, 1e-9, 0, 1.0])}
+    here = torch.ones(50, 3, dtype=torch.bool)
+    here[30:, 0] = False
+    train["vision"][30:] = torch.nan  # of cases without an image
+    network = head()
+    network.fit_scales(train, here)
+    scale = network.projections["vision"][0]
+    known = train["vision"][:30]
+    assert torch.allclose(scale.mean, known.mean(0)) and scale.fitted
+    deviation = known.double().std(0, correction=0)
+    floor = deviation.square().mean().sqrt().item() / 100
+    assert torch.allclose(scale.std[:3].double(), deviation[:3], rtol=1e-5)
+    assert scale.std[3:5].tolist() == pytest.approx([floor, floor])
+    standard = scale(known)
+    assert torch.allclose(standard[:, :3].std(0, correction=0), torch.ones(3), atol=1e-4)
+    assert standard.mean(0).abs().max() < 1e-3
+    assert isinstance(network.projections["clinical"][0], torch.nn.LayerNorm)
+    mean = scale.mean.clone()
+    network.fit_scales({name: x * 7 for name, x in train.items()}, here)  # of other patients, later
+    assert torch.equal(scale.mean, mean)
+    copy = head()
+    copy.load_state_dict(network.state_dict())
+    assert copy.projections["vision"][0].fitted
+
+
+def test_a_scale_that_cannot_be_measured():
+    with pytest.raises(ValueError, match="no case of the training set has a text input"):
+        head().fit_scales(features(), present([1, 0, 1]).expand(5, -1))
+    with pytest.raises(ValueError, match="not finite"):
+        FeatureScale(2).fit(torch.tensor([[1.0, torch.inf]]))
+    with pytest.raises(ValueError, match=r"shape \(3, 4\), expected \(N, 2\)"):
+        FeatureScale(2).fit(torch.zeros(3, 4))
+    same = FeatureScale(2)
+    same.fit(torch.full((3, 2), 4.0))
+    assert same(torch.full((1, 2), 5.0)).tolist() == [[1.0, 1.0]]
