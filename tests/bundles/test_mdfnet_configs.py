@@ -18,7 +18,7 @@ from common.apps.tune_setup import shared_stages
 from common.cli import VERBS
 from common.cli_call import Group
 from common.data.modalities import MODALITIES
-from common.networks.modality_fusion import SUBSETS
+from common.networks.modality_fusion import SUBSETS, subset_modalities
 from common.networks.pretrained_encoder import count_parameters
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
@@ -204,6 +204,14 @@ def test_every_stage_parses_at_every_scale(name, scale):
         assert resolved is not None, key
 
 
+@pytest.mark.parametrize("scale", scale_names(open_bundle(BUNDLE), read_recipe(open_bundle(BUNDLE))))
+def test_every_subset_has_its_own_inputs_at_every_scale(scale):
+    """A bug: an overlay named all three, and four models of the table were one."""
+    for name in SUBSETS[:-1]:
+        found = stage_config(name, scale)
+        assert found["model_name"] == name and tuple(found["modalities"]) == subset_modalities(name)
+
+
 @pytest.mark.parametrize("name", ["features", "encoders", "stage2"])
 def test_a_label_policy_is_for_training_alone(name):
     """Uncertain labels may be smoothed to train on them; a model is scored on what is known."""
@@ -234,8 +242,10 @@ def test_every_overlay_changes_something_that_exists(name):
     """An overlay's `a#b` must find its `a` in the files it goes over."""
     if name in ("metadata", "recipe", "inference", "search"):
         pytest.skip("is no overlay")
+    overlay = config(name)
     base = config("train") | (config("stage2") if name == "encoders" else {})
-    for key in config(name):
+    base |= config(overlay["extends"]) if "extends" in overlay else {}
+    for key in overlay:
         node = base
         for part in key.split("#")[:-1]:
             node = node[int(part)] if isinstance(node, list) else node[part]
