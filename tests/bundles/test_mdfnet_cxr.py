@@ -463,7 +463,7 @@ def test_two_processes_give_what_one_does(run, tmp_path, name):
     assert one.keys() == two.keys()
     before = weights(run[0] / "models")
     steps = {key: (one[key] - before[key]).abs().max() for key in one if one[key].is_floating_point()}
-    assert sum(step > 1e-5 for step in steps.values()) > 10
+    assert sum(step > 1e-5 for step in steps.values()) > 5
     for key in steps:  # to a hundredth of what training changes
         limit = max(1e-6, 0.01 * float(steps[key]))
         assert (two[key] - one[key]).abs().max() < limit, key
