@@ -248,7 +248,9 @@ def test_every_overlay_changes_something_that_exists(name):
     for key in overlay:
         node = base
         for part in key.split("#")[:-1]:
-            node = node[int(part)] if isinstance(node, list) else node[part]
+            part = int(part) if isinstance(node, list) else part
+            assert part in (range(len(node)) if isinstance(node, list) else node), f"{key}: there is no {part!r}"
+            node = node[part]
 
 
 def test_standard_ids_are_there():

@@ -430,6 +430,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 STEADY = {"dropout_fusion": 0.0, "dropout_head": 0.0, "modality_dropout": 0.0, "clinical_def#dropout": 0.0}
 TWO = STEADY | {"max_epochs": 3, "warmup_epochs": 0, "accumulation_steps": 1, "precision": "float32", "seed": 0}
 TWO |= {"optimizer#eps": 1e-3}  # AdamW divides by gradients, some of which are nothing but rounding
+TWO |= {"lr_fusion_stage2": 5e-4, "lr_head_stage2": 5e-4}  # in three steps the document's rates hardly move anything
 TWO |= {"small_sample": 4}  # as many as a step takes: a sampler of two processes would repeat some of an odd number
 
 
@@ -463,7 +464,7 @@ def test_two_processes_give_what_one_does(run, tmp_path, name):
     assert one.keys() == two.keys()
     before = weights(run[0] / "models")
     steps = {key: (one[key] - before[key]).abs().max() for key in one if one[key].is_floating_point()}
-    assert sum(step > 1e-5 for step in steps.values()) > 5
+    assert sum(step > 1e-5 for step in steps.values()) > 10
     for key in steps:  # to a hundredth of what training changes
         limit = max(1e-6, 0.01 * float(steps[key]))
         assert (two[key] - one[key]).abs().max() < limit, key
