@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from common.apps.bundle import merged_config, open_bundle
-from common.data.feature_dataset import FeatureDataset
+from common.apps.run.bundle import merged_config, open_bundle
+from common.data.datasets.features import FeatureDataset
 from common.engines.cxr_batch import PrepareFeatureBatch
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.mdfnet import FeatureMDFNet

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from common.apps.compare_models import modality_benefit
-from common.apps.recipe import run_recipe
+from common.apps.run.recipe import run_recipe
+from common.evaluation.compare_models import modality_benefit
 
 
 def main() -> None:

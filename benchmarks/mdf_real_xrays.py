@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.apps.recipe import run_recipe
+from common.apps.run.recipe import run_recipe
 from common.data.prediction_table import align_predictions, read_predictions, read_truth
 from common.metrics.multilabel import multilabel_scores
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from common.apps.pack import pack_bundle
+from common.apps.packaging.pack import pack_bundle
 from common.apps.predict import predict
-from common.data.virtual_layouts import write_nifti as write_virtual
+from common.data.virtual.layouts import write_nifti as write_virtual
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "ct_slice_interpolation"

@@ -16,8 +16,8 @@ import sys
 import psutil
 import torch
 
-from common.apps.bundle import merged_config, open_bundle
-from common.apps.plan import plan_stage, planned_stage
+from common.apps.run.bundle import merged_config, open_bundle
+from common.apps.run.plan import plan_stage, planned_stage
 
 BUNDLE = open_bundle("bundles/ct_slice_interpolation")
 SIZES = {

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.data.ct_folder import prepare_ct  # noqa: E402
-from tests.data.bad_ct import BAD_KEYWORDS, write_bad_ct, write_good_ct  # noqa: E402
+from common.data.ct.prepare import prepare_ct  # noqa: E402
+from tests.data.ct.bad_ct import BAD_KEYWORDS, write_bad_ct, write_good_ct  # noqa: E402
 
 
 def digest(folder: Path) -> str:

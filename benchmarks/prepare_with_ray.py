@@ -19,8 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from common.apps.prepare import prepare, prepare_virtual
-from common.data.case_pool import ENGINES
+from common.apps.run.prepare import prepare, prepare_virtual
+from common.io.parallel import ENGINES
 
 WORKERS = 2
 

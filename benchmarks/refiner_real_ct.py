@@ -16,10 +16,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from common.apps.evaluate import evaluate
-from common.apps.prepare import prepare_virtual
-from common.apps.recipe import run_recipe
-from common.data.ct_volume import write_nifti
+from common.apps.run.prepare import prepare_virtual
+from common.apps.run.recipe import run_recipe
+from common.data.ct.volume import write_nifti
+from common.evaluation.slice_interpolation import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "ct_slice_interpolation"

@@ -28,10 +28,10 @@ from pycocoevalcap.rouge.rouge import Rouge
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.metrics.bleu import bleu  # noqa: E402
-from common.metrics.cider import cider  # noqa: E402
-from common.metrics.report_text import clean_report  # noqa: E402
-from common.metrics.rouge import google_rouge, rouge_l  # noqa: E402
+from common.metrics.report.bleu import bleu  # noqa: E402
+from common.metrics.report.cider import cider  # noqa: E402
+from common.metrics.report.rouge import google_rouge, rouge_l  # noqa: E402
+from common.metrics.report.text import clean_report  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 TOLERANCE = 1e-6

@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.data.bad_input import BadInput  # noqa: E402
-from common.data.open_i import iter_open_i  # noqa: E402
+from common.data.cxr.open_i import iter_open_i  # noqa: E402
+from common.io.bad_input import BadInput  # noqa: E402
 from common.text.mimic_report import TITLE, render_mimic  # noqa: E402
 from common.text.sections import report_sections  # noqa: E402
 

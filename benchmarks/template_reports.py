@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.metrics.diversity import distinct_n  # noqa: E402
+from common.metrics.report.diversity import distinct_n  # noqa: E402
 from common.text.ct_labeller import label_ct  # noqa: E402
 from common.text.ct_template import ct_report  # noqa: E402
 from common.text.cxr_labeller import label_cxr  # noqa: E402

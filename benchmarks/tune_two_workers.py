@@ -28,10 +28,10 @@ import optuna
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.apps.bundle import open_bundle  # noqa: E402
-from common.apps.search_space import SearchPlan, read_search_plan  # noqa: E402
-from common.apps.search_study import SharedStudy  # noqa: E402
-from common.apps.tune_setup import need_optuna  # noqa: E402
+from common.apps.run.bundle import open_bundle  # noqa: E402
+from common.apps.search.setup import need_optuna  # noqa: E402
+from common.apps.search.shared_search import SharedStudy  # noqa: E402
+from common.apps.search.space import SearchPlan, read_search_plan  # noqa: E402
 from tests.toy_bundle import make_manifest, make_toy_bundle  # noqa: E402
 
 SEARCH = {

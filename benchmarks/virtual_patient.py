@@ -4,7 +4,7 @@ import json
 import platform
 import time
 
-from common.data.virtual_patient import CT_RATE_LABELS, make_virtual_patient
+from common.data.virtual.patient import CT_RATE_LABELS, make_virtual_patient
 
 SIZES = {(96, 192, 192): ((1.5, 1, 1), 2.0), (48, 96, 96): ((3, 2, 2), 0.2)}
 

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
-from common.data.virtual_patient import CT_RATE_LABELS, make_virtual_patient
-from common.data.virtual_xray import VIEWS, make_virtual_xray
-from common.data.virtual_xray_findings import draw_xray_findings
+from common.data.virtual.patient import CT_RATE_LABELS, make_virtual_patient
+from common.data.virtual.xray import VIEWS, make_virtual_xray
+from common.data.virtual.xray_findings import draw_xray_findings
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
 SIZES = {512: ((96, 192, 192), (1.5, 1, 1), 1.0), 128: ((48, 96, 96), (3, 2, 2), 0.1)}

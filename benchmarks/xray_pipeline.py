@@ -30,8 +30,8 @@ from monai.transforms import (
 )
 from PIL import Image
 
-from common.data.virtual_patient import make_virtual_patient
-from common.data.virtual_xray import make_virtual_xray
+from common.data.virtual.patient import make_virtual_patient
+from common.data.virtual.xray import make_virtual_xray
 from common.transforms.xray_io import CLIP_MEAN, CLIP_STD, xray_tensor
 
 CITED = {"torchxrayvision": 104, "MONAI": 235, "PIL": 353}

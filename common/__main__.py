@@ -2,7 +2,7 @@
 
 import sys
 
-from common.cli import main
+from common.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

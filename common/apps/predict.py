@@ -8,14 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.apps.bundle import cpu_count, open_bundle, resolve
-from common.apps.prepare import check_engine
-from common.apps.remote_paths import takes_urls
-from common.data.bad_input import BadInput
-from common.data.case_pool import Failure, map_cases
-from common.data.ct_reader import read_ct
-from common.data.ct_volume import case_names, find_ct
-from common.data.output_folder import csv_text, write_text
+from common.apps.run.bundle import cpu_count, open_bundle, resolve
+from common.apps.run.prepare import check_engine
+from common.apps.run.remote_paths import takes_urls
+from common.data.ct.reader import read_ct
+from common.data.ct.volume import case_names, find_ct
+from common.io.bad_input import BadInput
+from common.io.output_folder import csv_text, write_text
+from common.io.parallel import Failure, map_cases
 
 logger = logging.getLogger("predict")
 _ROUNDS = 4  # groups of cases per worker, so that none waits long for the last
@@ -41,7 +41,7 @@ def predict(
         ckpt_dir: folder with model.pt; default the bundle's models folder.
         overrides: configuration ids and values, such as ``mode`` or ``target_spacing``.
         workers: processes that share the cases, and the processors of this machine.
-        engine: where they run, "local" or "ray", see `common.data.case_pool`.
+        engine: where they run, "local" or "ray", see `common.io.parallel`.
         address: of a Ray cluster.
 
     Returns:
@@ -55,7 +55,7 @@ def predict(
     """
     check_engine(engine, workers)
     if open_bundle(bundle).predicts == "labels":
-        from common.apps.predict_labels import predict_labels
+        from common.evaluation.classification import predict_labels
 
         return predict_labels(open_bundle(bundle), input, output_dir, ckpt_dir, overrides or {})
     found, excluded = _readable(Path(input))

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.apps.remote_paths import takes_urls
-from common.data.bad_input import BadInput
-from common.data.output_folder import csv_text, write_text
+from common.apps.run.remote_paths import takes_urls
+from common.io.bad_input import BadInput
+from common.io.output_folder import csv_text, write_text
 from common.visualize.charts import comparison_curves, label
 from common.visualize.html_report import Page, Picture, Section, Table, render_page
 from common.visualize.run_page import MEANS, duration_text, read_means

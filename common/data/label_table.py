@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.data.bad_input import BadInput
-from common.data.table import read_rows
+from common.io.bad_input import BadInput
+from common.io.table import read_rows
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.cxr_labeller import CHEXPERT_LABELS
 

@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from common.data.bad_input import BadInput
-from common.data.remote_folder import fetch_files, is_url
+from common.io.bad_input import BadInput
+from common.io.remote_folder import fetch_files, is_url
 
 REQUIRED = ("case", "split", "image")
 PATHS = ("image", "regions", "lesions")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.bad_input import BadInput
-from common.data.output_folder import csv_text, write_text
-from common.data.table import read_columns, read_rows
+from common.io.bad_input import BadInput
+from common.io.output_folder import csv_text, write_text
+from common.io.table import read_columns, read_rows
 
 __all__ = [
     "PredictionTable",

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.bad_input import BadInput
-from common.data.open_i import REPORTS_CSV, OpenIReport, is_open_i, iter_open_i
+from common.data.cxr.open_i import REPORTS_CSV, OpenIReport, is_open_i, iter_open_i
 from common.data.report_table import is_table, report_columns, report_rows
+from common.io.bad_input import BadInput
 from common.text.section_headers import SPELLINGS
 from common.text.sections import CONCLUSION_ORDER, Section, split_sections
 

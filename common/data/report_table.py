@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.data.bad_input import BadInput
+from common.io.bad_input import BadInput
 
 csv.field_size_limit(sys.maxsize)  # a report may be longer than the 128 KiB that Python expects of a field
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from common.data.ct_reader import read_ct
-from common.data.ct_volume import write_nifti
+from common.data.ct.reader import read_ct
+from common.data.ct.volume import write_nifti
 from common.inferers.slice_interpolation import SliceInterpolationInferer
 from common.networks.maisi_vae import weights_hash
 from common.networks.slice_interpolator import SliceInterpolator

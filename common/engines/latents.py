@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.data.feature_cache import FeatureCache, FeatureKey
-from common.data.latent_dataset import INDEX_NAME
+from common.data.datasets.feature_cache import FeatureCache, FeatureKey
+from common.data.datasets.latents import INDEX_NAME
 from common.data.manifest import read_split
-from common.data.output_folder import write_text
 from common.inferers.chunked_vae import ChunkedVAE
+from common.io.output_folder import write_text
 from common.networks.maisi_vae import weights_hash
 from common.networks.slice_unet import ratio_condition
 from common.transforms.ct_pairs import SlicePair, read_pair
@@ -38,7 +38,7 @@ _VERSION = 1  # raised whenever the preprocessing changes, so that older latents
 class LatentWriter:
     """Encode every training and validation case once per ratio; a second run only reads the cache.
 
-    Writes `OUTPUT_DIR/latents/latents.json`, which `common.data.latent_dataset.LatentDataset` reads, and
+    Writes `OUTPUT_DIR/latents/latents.json`, which `common.data.datasets.latents.LatentDataset` reads, and
     `OUTPUT_DIR/latents/history.json`. Latents are the VAE's `z_mu`: no sampling noise, not times the scale factor.
 
     Args:

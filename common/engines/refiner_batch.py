@@ -34,7 +34,7 @@ def base_of_patch(thick: Tensor, ratio: int, n_slabs: int) -> Tensor:
 class PrepareRefinerBatch(PrepareBatch):
     """For MONAI's `SupervisedTrainer` and `SupervisedEvaluator` with `SliceRefiner` and `SlabLoss`.
 
-    The batch is that of `common.data.slab_patches.SlabPatchDataset`, optionally with "sample", a decoded diffusion
+    The batch is that of `SlabPatchDataset` in `common.data.datasets`, optionally with "sample", a decoded diffusion
     sample like the target in HU/1000.
     """
 

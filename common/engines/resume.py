@@ -15,11 +15,11 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from common.data.bad_input import BadInput
-from common.data.epoch_sampler import EpochSampler
-from common.data.remote_folder import publish
+from common.data.datasets.epoch_sampler import EpochSampler
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
 from common.handlers.engine_state import is_step_iteration, on_exception, scalar, total_iterations
+from common.io.bad_input import BadInput
+from common.io.remote_folder import publish
 
 __all__ = ["ResumeHandler", "differences"]
 

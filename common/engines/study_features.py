@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from common.data.feature_cache import FeatureCache, FeatureKey, hash_array
+from common.data.datasets.feature_cache import FeatureCache, FeatureKey, hash_array
+from common.data.datasets.studies import StudyDataset
 from common.data.note_tokenizer import NoteTokenizer
-from common.data.output_folder import whole, write_text
-from common.data.study_dataset import StudyDataset
 from common.handlers.startup_report import is_out_of_memory, out_of_memory_sentence
+from common.io.output_folder import whole, write_text
 from common.networks.maisi_vae import weights_hash
 from common.networks.mdfnet import MDFNet
 from common.networks.text_encoder import TextEncoder
@@ -37,7 +37,7 @@ class FeatureWriter:
     """Encode every image and note once; a second run, or another subset of modalities, only reads the cache.
 
     Writes `OUTPUT_DIR/features/SPLIT.safetensors` (vision (N, d), text (N, d), clinical (N, 45), present (N, 3), label
-    (N, C)) and SPLIT.json (cases, patients, labels), which `common.data.feature_dataset.FeatureDataset` reads, and
+    (N, C)) and SPLIT.json (cases, patients, labels), which `common.data.datasets.features.FeatureDataset` reads, and
     history.json.
 
     Args:

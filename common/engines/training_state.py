@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.data.bad_input import BadInput
+from common.io.bad_input import BadInput
 from common.networks.checkpoint_file import read_checkpoint
 
 __all__ = ["load_random_state", "random_state", "read_state_file", "write_state_file"]

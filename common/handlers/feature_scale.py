@@ -5,7 +5,7 @@ from __future__ import annotations
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.data.feature_dataset import FeatureDataset
+from common.data.datasets.features import FeatureDataset
 
 __all__ = ["FeatureScaleFitter"]
 

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from monai.engines.utils import IterationEvents
 from torch.utils.tensorboard import SummaryWriter
 
-from common.data.output_folder import write_text
 from common.handlers.engine_state import (
     add_note,
     batch_size,
@@ -30,6 +29,7 @@ from common.handlers.engine_state import (
     on_exception,
     scalar,
 )
+from common.io.output_folder import write_text
 from common.visualize.figures import figure_image, save_picture
 from common.visualize.tables import json_text
 

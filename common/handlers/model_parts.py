@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.data.output_folder import link_or_copy, whole, write_text
+from common.io.output_folder import link_or_copy, whole, write_text
 from common.networks.slice_interpolator import load_part, save_parts
 
 

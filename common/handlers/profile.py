@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import nn
 
-from common.data.output_folder import write_text
+from common.io.output_folder import write_text
 from common.visualize.tables import format_table, json_text
 
 __all__ = ["ProfileHandler"]

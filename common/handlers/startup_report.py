@@ -17,8 +17,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.data.output_folder import write_text
 from common.handlers.engine_state import add_note, on_exception
+from common.io.output_folder import write_text
 
 STARTUP = "startup.json"
 _MEMORY_ERROR = re.compile(r"not enough memory|out of memory|can't allocate memory|MemoryError", re.IGNORECASE)

@@ -12,9 +12,9 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from common.data.bad_input import BadInput
-from common.data.output_folder import whole, write_text
-from common.data.study_files import copy_study_files
+from common.data.datasets.study_files import copy_study_files
+from common.io.bad_input import BadInput
+from common.io.output_folder import whole, write_text
 from common.networks.checkpoint_file import read_checkpoint
 from common.networks.mdfnet import MAKE_WEIGHTS
 from common.networks.slice_interpolator import MissingWeights, load_exactly

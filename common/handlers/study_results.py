@@ -11,9 +11,9 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import nn
 
+from common.data.datasets.studies import StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer
-from common.data.study_dataset import StudyDataset
 from common.inferers.note_attention import note_attention
 from common.visualize.attention import case_figure, token_attention_page
 from common.visualize.case_files import write_case_files, write_case_table

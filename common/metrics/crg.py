@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.metrics.finding_f1 import Labels, label_array
-from common.metrics.summed import SummedMetric, divide
+from common.metrics.report.corpus_metric import SummedMetric, divide
+from common.metrics.report.finding_f1 import Labels, label_array
 
 CRG_FLOOR = 1 / 3
 """What a predictor gets that does not look: that names nothing, all, or every label with the same probability."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.bad_input import BadInput
+from common.io.bad_input import BadInput
 from common.metrics.detection import LOCALISED, VLM3D_FALSE_POSITIVES, Froc, ScanBoxes, froc, paired_overlap
 from common.metrics.resampling import Interval, bootstrap_intervals
 

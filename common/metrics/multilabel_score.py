@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from monai.utils import convert_to_tensor
 
-from common.metrics.gathered import GatheredMetric
+from common.metrics.cumulative import GatheredMetric
 from common.metrics.multilabel import MultilabelResult, multilabel_scores
 
 

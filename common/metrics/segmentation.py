@@ -20,7 +20,7 @@ import torch
 from monai.metrics import compute_dice, compute_iou
 from monai.utils import convert_to_tensor
 
-from common.metrics.gathered import GatheredMetric
+from common.metrics.cumulative import GatheredMetric
 from common.metrics.resampling import Interval, bootstrap_intervals
 
 EMPTY = ("one", "leave_out", "leave_out_truth")

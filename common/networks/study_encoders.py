@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.data.bad_input import BadInput
+from common.io.bad_input import BadInput
 from common.networks.checkpoint_file import read_checkpoint
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.maisi_vae import freeze

@@ -33,7 +33,7 @@ _TEMPLATE = re.compile(rf"{_HEADING}|\b(?:{_MEASURED})(?= [0-9])|\b(?:before the
 
 
 class EDContext(Protocol):
-    """What may be known of a patient; `common.data.ehr_context.EHRContext` has it all.
+    """What may be known of a patient; `common.data.ehr.context.EHRContext` has it all.
 
     A mapping with some of these keys is taken as well. Vital signs and laboratory values are numbers in the units of
     the note (C, /min, %, mmHg, of 10, L/min), or objects or mappings with `latest`, whose `value` counts.

@@ -29,7 +29,7 @@ _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 class FindingLike(Protocol):
-    """A finding of a scan, for example `common.data.virtual_findings.Finding`."""
+    """A finding of a scan, for example `common.data.virtual.findings.Finding`."""
 
     label: str
     kind: str

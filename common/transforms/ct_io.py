@@ -12,9 +12,9 @@ from monai.transforms import MapTransform, SaveImaged
 from monai.utils import convert_to_tensor
 from nibabel.orientations import io_orientation
 
-from common.data.bad_input import BadInput
-from common.data.ct_reader import read_ct
-from common.data.ct_volume import CTVolume, write_nifti
+from common.data.ct.reader import read_ct
+from common.data.ct.volume import CTVolume, write_nifti
+from common.io.bad_input import BadInput
 from common.transforms.slabs import round_keeping_slab_means
 
 DTYPES = ("float32", "int16")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 
-from common.data.bad_input import BadInput
-from common.data.ct_reader import read_ct
+from common.data.ct.reader import read_ct
+from common.io.bad_input import BadInput
 from common.transforms.ct_io import to_axial
 from common.transforms.slabs import simulate_thick
 

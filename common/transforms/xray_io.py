@@ -22,8 +22,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
+from common.data.cxr.reader import StoredGrey, XrayImage, as_unit, read_grey
 from common.data.seeds import seeded_generator
-from common.data.xray_reader import StoredGrey, XrayImage, as_unit, read_grey
 
 __all__ = [
     "CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "NormaliseXrayd", "RandXrayd", "ReadXrayd", "fit_square",

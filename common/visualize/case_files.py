@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.data.output_folder import write_text
 from common.data.prediction_table import write_predictions
+from common.io.output_folder import write_text
 from common.visualize.figures import save_picture
 from common.visualize.tables import json_text
 

@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.data.bad_input import BadInput
-from common.data.output_folder import write_text
+from common.io.bad_input import BadInput
+from common.io.output_folder import write_text
 from common.visualize.charts import label, metric_bars, training_curves
 from common.visualize.html_report import Page, Picture, Section, Table, render_page
 from common.visualize.run_summary import SUMMARY_KEYS, expect_keys, read_json

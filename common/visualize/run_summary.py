@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common.data.bad_input import BadInput
-from common.data.output_folder import write_text
+from common.io.bad_input import BadInput
+from common.io.output_folder import write_text
 from common.version import __version__
 from common.visualize.tables import json_text
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from common.apps.report import compare_runs
-from common.cli import main
-from common.data.bad_input import BadInput
+from common.cli.main import main
+from common.io.bad_input import BadInput
 from tests.visualize.test_html_report import outline
 from tests.visualize.test_run_page import make_run, write_stage
 

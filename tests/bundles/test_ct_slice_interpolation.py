@@ -14,14 +14,14 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from common.apps.evaluate import COLUMNS, COMPARED, evaluate
 from common.apps.predict import predict
-from common.apps.recipe import run_recipe
-from common.data.bad_input import BadInput
-from common.data.ct_reader import read_ct
-from common.data.ct_volume import write_nifti
-from common.data.virtual_layouts import write_dicom
-from common.data.virtual_patient import make_virtual_patient, thick_reconstruction
+from common.apps.run.recipe import run_recipe
+from common.data.ct.reader import read_ct
+from common.data.ct.volume import write_nifti
+from common.data.virtual.layouts import write_dicom
+from common.data.virtual.patient import make_virtual_patient, thick_reconstruction
+from common.evaluation.slice_interpolation import COLUMNS, COMPARED, evaluate
+from common.io.bad_input import BadInput
 from common.networks.slice_interpolator import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
 

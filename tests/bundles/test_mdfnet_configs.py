@@ -9,14 +9,14 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from common.apps.bundle import has_id, open_bundle
-from common.apps.check import check_bundle
-from common.apps.plan import plan_bundle
-from common.apps.recipe import merged_stage, read_recipe, scale_names, stages_of_scale
-from common.apps.search_space import read_search_plan
-from common.apps.tune_setup import shared_stages
-from common.cli import VERBS
-from common.cli_call import Group
+from common.apps.packaging.check import check_bundle
+from common.apps.run.bundle import has_id, open_bundle
+from common.apps.run.plan import plan_bundle
+from common.apps.run.recipe import merged_stage, read_recipe, scale_names, stages_of_scale
+from common.apps.search.setup import shared_stages
+from common.apps.search.space import read_search_plan
+from common.cli.main import VERBS
+from common.cli.parse import Group
 from common.data.modalities import MODALITIES
 from common.networks.modality_fusion import SUBSETS, subset_modalities
 from common.networks.pretrained_encoder import count_parameters

@@ -17,12 +17,12 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.apps import compare_run
-from common.apps.bundle import first_error, open_bundle
 from common.apps.predict import predict
-from common.apps.recipe import merged_stage, run_recipe
+from common.apps.run.bundle import first_error, open_bundle
+from common.apps.run.recipe import merged_stage, run_recipe
 from common.data.modalities import MODALITIES
 from common.data.prediction_table import align_predictions, find_predictions, read_predictions, read_truth
+from common.evaluation import comparison as compare_run
 from common.networks.modality_fusion import SUBSETS
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from tests.bundles.test_mdfnet_configs import BUNDLE, CONFIGS, ROOT, STAGES, stage_config

@@ -3,10 +3,10 @@
 import pytest
 from monai.bundle import ConfigParser
 
-from common.apps.bundle import open_bundle
-from common.apps.recipe import merged_stage
+from common.apps.run.bundle import open_bundle
+from common.apps.run.recipe import merged_stage
+from common.data.datasets.study_files import saved_scaler
 from common.data.note_tokenizer import NoteTokenizer
-from common.data.study_files import saved_scaler
 from tests.bundles.test_mdfnet_configs import BUNDLE
 from tests.clients.packed_mdfnet import TEXT, write_prepared, write_weights
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.apps.recipe import run_recipe
+from common.apps.run.recipe import run_recipe
 from tests.bundles.test_ct_slice_interpolation import BUNDLE, CONFIGS, TINY
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

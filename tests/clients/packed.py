@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from common.apps.pack import pack_bundle
+from common.apps.packaging.pack import pack_bundle
 from common.networks.maisi_vae import MaisiVAE
 from common.networks.slice_interpolator import save_parts
 from common.networks.slice_refiner import SliceRefiner

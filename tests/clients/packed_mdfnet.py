@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.apps.pack import pack_bundle
-from common.data.clinical_vector import CLINICAL_COLUMNS
-from common.data.cxr_cases import read_cxr_cases
+from common.apps.packaging.pack import pack_bundle
+from common.data.cxr.cases import read_cxr_cases
+from common.data.datasets.study_files import fitted_scaler, fitted_tokenizer
+from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.modalities import MODALITIES
-from common.data.output_folder import csv_text
-from common.data.study_files import fitted_scaler, fitted_tokenizer
 from common.handlers.study_parts import StudyPartsSaver
+from common.io.output_folder import csv_text
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.mdfnet import MDFNet
 from common.networks.modality_fusion import FusionHead

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.clients.packed import make_packed, python, without_common
-from tests.data.thin_ct import write_manifest
+from tests.data.ct.thin_ct import write_manifest
 
 pytestmark = pytest.mark.client
 

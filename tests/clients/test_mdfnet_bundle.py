@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.apps.check import check_bundle
+from common.apps.packaging.check import check_bundle
 from common.apps.predict import predict
 from common.networks.study_encoders import build_network
 from common.text.cxr_labeller import CHEXPERT_LABELS

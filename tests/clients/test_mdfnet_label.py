@@ -6,10 +6,10 @@ import urllib.request
 import pytest
 
 from common.apps.predict import predict
-from common.data.virtual_patient import make_virtual_patient
-from common.data.virtual_study import virtual_study
-from common.data.virtual_xray import make_virtual_xray
-from common.data.virtual_xray_dicom import write_dicom_xray
+from common.data.virtual.patient import make_virtual_patient
+from common.data.virtual.study import virtual_study
+from common.data.virtual.xray import make_virtual_xray
+from common.data.virtual.xray_dicom import write_dicom_xray
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from tests.clients.label_server import infer, serve
 from tests.clients.packed_mdfnet import BUNDLE, make_packed, write_prepared, write_xray

@@ -9,7 +9,7 @@ import torch
 
 from common.transforms.slabs import average_slabs
 from tests.clients.packed import make_packed, python, without_common
-from tests.data.thin_ct import write_manifest, write_thin_ct
+from tests.data.ct.thin_ct import write_manifest, write_thin_ct
 
 pytestmark = pytest.mark.client
 SCHEMA = Path(__file__).parents[3] / "shared" / "data" / "monai_schema" / "meta_schema_20240725.json"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.clients.label_server import infer, serve
 from tests.clients.packed import make_packed
-from tests.data.thin_ct import write_thin_ct
+from tests.data.ct.thin_ct import write_thin_ct
 
 pytestmark = pytest.mark.client
 NAME = "ct_slice_interpolation"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from common.data.bad_input import BadInput
 from common.data.label_table import case_id, find_id_column, find_label_columns, read_label_values
+from common.io.bad_input import BadInput
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from common.data.bad_input import BadInput
 from common.data.manifest import read_manifest, read_split, source_weights
+from common.io.bad_input import BadInput
 
 
 def test_rows_and_splits(tmp_path):

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from common.data.bad_input import BadInput
 from common.data.prediction_table import (
     align_predictions,
     find_predictions,
@@ -10,6 +9,7 @@ from common.data.prediction_table import (
     write_predictions,
     write_truth,
 )
+from common.io.bad_input import BadInput
 
 LABELS = ("Edema", "Pleural Effusion")
 

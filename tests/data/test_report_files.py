@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from common.data.bad_input import BadInput
 from common.data.report_files import SectionedReport, iter_reports
+from common.io.bad_input import BadInput
 
 REPORT = " " * 33 + "FINAL REPORT\n INDICATION:  Cough.\n \n FINDINGS:  Clear.\n \n IMPRESSION:  Normal.\n"
 

@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
-from common.data.bad_input import BadInput
 from common.data.report_table import report_columns, report_rows
+from common.io.bad_input import BadInput
 
 
 def write(path, content):

@@ -18,12 +18,12 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler, from_engine
 from monai.utils import set_determinism
 
-from common.data.epoch_sampler import EpochSampler
+from common.data.datasets.epoch_sampler import EpochSampler
 from common.engines.early_stop import EarlyStop
-from common.engines.lr_schedule import warmup_cosine
 from common.engines.resume import ResumeHandler
 from common.handlers.ema import EMAHandler
 from common.handlers.training_clock import TrainingClock
+from common.optimizers.lr_schedule import warmup_cosine
 
 EPOCHS, LENGTH = 4, 5
 

@@ -2,10 +2,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.data.ct_reader import read_ct
-from common.data.ct_volume import write_nifti
-from common.data.slab_patches import SlabPatchDataset
-from common.data.virtual_patient import make_virtual_patient
+from common.data.ct.reader import read_ct
+from common.data.ct.volume import write_nifti
+from common.data.datasets.slab_patches import SlabPatchDataset
+from common.data.virtual.patient import make_virtual_patient
 from common.engines.diffusion_samples import add_samples
 from common.inferers.slice_interpolation import SliceInterpolationInferer
 from common.networks.slice_interpolator import SliceInterpolator

@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from common.data.bad_input import BadInput
-from common.data.latent_dataset import LatentDataset
+from common.data.datasets.latents import LatentDataset
 from common.engines.latents import LatentWriter
 from common.inferers.chunked_vae import ChunkedVAE
+from common.io.bad_input import BadInput
 from common.networks.maisi_vae import MaisiVAE, estimate_scale_factor, freeze
 from common.networks.slice_unet import ratio_condition
 from common.transforms.ct_pairs import read_pair
 from common.transforms.slabs import interpolate_slices
 from common.transforms.windows import scale_window
-from tests.data.thin_ct import write_manifest, write_thin_ct
+from tests.data.ct.thin_ct import write_manifest, write_thin_ct
 
 SPLITS = {"a": "train", "b": "train", "c": "val", "d": "test"}
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from common.data.bad_input import BadInput
 from common.engines.resume import ResumeHandler, differences
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
+from common.io.bad_input import BadInput
 from tests.engines.resumable import EPOCHS, LENGTH, make, result
 from tests.handlers.small_engines import make_trainer
 

@@ -4,20 +4,20 @@ import pytest
 import torch
 from monai.transforms import Compose
 
-from common.data.bad_input import BadInput
-from common.data.feature_dataset import FeatureDataset
+from common.data.datasets.features import FeatureDataset
+from common.data.datasets.studies import StudyCollate, StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
-from common.data.study_dataset import StudyCollate, StudyDataset
 from common.engines.study_features import FeatureWriter
 from common.inferers.autocast import AutocastInferer
+from common.io.bad_input import BadInput
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.mdfnet import FeatureMDFNet, MDFNet
 from common.networks.modality_fusion import FusionHead
 from common.networks.text_encoder import TextEncoder
 from common.networks.vision_encoder import VisionEncoder
 from common.transforms.xray_io import NormaliseXrayd, ReadXrayd
-from tests.data.tiny_study import LABELS, NOTES, make_cases, make_scaler
+from tests.data.datasets.tiny_study import LABELS, NOTES, make_cases, make_scaler
 
 VISION = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8,
           "intermediate_size": 16}  # fmt: skip

@@ -6,7 +6,7 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.data.latent_dataset import LatentDataset
+from common.data.datasets.latents import LatentDataset
 from common.engines.diffusion_batch import PrepareDiffusionBatch, PrepareSamplingBatch
 from common.engines.latents import LatentWriter
 from common.handlers.diffusion_quality import DiffusionQuality
@@ -18,7 +18,7 @@ from common.networks.slice_unet import SliceUNet
 from common.transforms.ct_pairs import read_pair
 from common.transforms.slabs import interpolate_slices, project_to_measurement
 from common.transforms.windows import unscale_window
-from tests.data.thin_ct import write_manifest
+from tests.data.ct.thin_ct import write_manifest
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from common.apps.bundle import open_bundle
-from common.data.bad_input import BadInput
-from common.data.study_files import fitted_tokenizer, saved_tokenizer
+from common.apps.run.bundle import open_bundle
+from common.data.datasets.study_files import fitted_tokenizer, saved_tokenizer
 from common.handlers.study_parts import StudyCheckpointLoader, StudyPartsSaver
+from common.io.bad_input import BadInput
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.slice_interpolator import MissingWeights
 from common.networks.study_encoders import build_network, saved_network

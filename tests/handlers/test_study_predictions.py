@@ -4,16 +4,16 @@ import torch
 from ignite.engine import Engine
 from torch.utils.data import DataLoader
 
+from common.data.datasets.studies import StudyCollate, StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import build_note_tokenizer
 from common.data.prediction_table import align_predictions, find_predictions, read_predictions, read_truth
-from common.data.study_dataset import StudyCollate, StudyDataset
 from common.engines.cxr_batch import PrepareStudyBatch
 from common.handlers.engine_state import notes
 from common.handlers.study_predictions import StudyPredictions, predict_studies
 from common.inferers.autocast import AutocastInferer
 from common.transforms.xray_io import xray_tensor
-from tests.data.tiny_study import LABELS, make_cases, make_scaler
+from tests.data.datasets.tiny_study import LABELS, make_cases, make_scaler
 from tests.engines.test_study_features import make_network
 
 

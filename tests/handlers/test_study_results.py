@@ -9,8 +9,8 @@ from monai.engines import SupervisedEvaluator
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from common.data.datasets.studies import StudyCollate, StudyDataset
 from common.data.note_tokenizer import build_note_tokenizer
-from common.data.study_dataset import StudyCollate, StudyDataset
 from common.engines.cxr_batch import PrepareStudyBatch
 from common.handlers.study_predictions import predict_studies
 from common.handlers.study_results import StudyResults
@@ -19,7 +19,7 @@ from common.networks.mdfnet import MDFNet
 from common.networks.modality_fusion import FusionHead
 from common.networks.vision_encoder import VisionEncoder
 from common.transforms.xray_io import xray_tensor
-from tests.data.tiny_study import LABELS, NOTES, make_cases, make_scaler
+from tests.data.datasets.tiny_study import LABELS, NOTES, make_cases, make_scaler
 from tests.engines.test_study_features import make_network
 
 

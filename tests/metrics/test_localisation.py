@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from common.data.bad_input import BadInput
+from common.io.bad_input import BadInput
 from common.metrics.detection import LOCALISED
 from common.metrics.localisation import localisation_scores, read_localisation
 

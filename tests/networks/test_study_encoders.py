@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from common.data.bad_input import BadInput
 from common.handlers.study_parts import StudyPartsSaver
+from common.io.bad_input import BadInput
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.slice_interpolator import MissingWeights, save_parts
 from common.networks.study_encoders import build_network, frozen_encoders, saved_network

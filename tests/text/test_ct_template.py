@@ -137,7 +137,7 @@ def test_wrong_arguments_are_named(change, message):
 
 
 def test_a_virtual_finding_can_be_told():
-    from common.data.virtual_findings import Finding
+    from common.data.virtual.findings import Finding
 
     finding = Finding("Consolidation", "consolidation", "left lower lobe", "left", (1.0, 2.0, 3.0), 42.0, "severe")
     report = ct_report([finding], NONE | {"Consolidation": 1}, "M", 80, 4)

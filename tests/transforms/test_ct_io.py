@@ -4,8 +4,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, SaveImaged
 
-from common.data.ct_reader import read_ct
-from common.data.ct_volume import write_nifti
+from common.data.ct.reader import read_ct
+from common.data.ct.volume import write_nifti
 from common.transforms.ct_io import FileAxesd, ReadCTd, SaveCTd, axial_axes
 
 

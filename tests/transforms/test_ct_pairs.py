@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.bad_input import BadInput
-from common.data.ct_reader import read_ct
+from common.data.ct.reader import read_ct
+from common.io.bad_input import BadInput
 from common.transforms.ct_pairs import read_pair, resize_in_plane
-from tests.data.thin_ct import write_thin_ct
+from tests.data.ct.thin_ct import write_thin_ct
 
 
 def test_slabs_start_at_slice_0_and_the_remainder_is_dropped(tmp_path):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from common.data.bad_input import BadInput
+from common.io.bad_input import BadInput
 from common.visualize.figures import save_picture
 from common.visualize.run_page import duration_text, write_run_page
 from common.visualize.run_summary import build_summary, write_summary

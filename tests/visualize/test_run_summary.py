@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from common.data.bad_input import BadInput
+from common.io.bad_input import BadInput
 from common.visualize.run_summary import (
     build_summary,
     data_hash,

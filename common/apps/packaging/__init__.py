@@ -1,0 +1,1 @@
+"""Self-contained copies of bundles, and what is wrong or dangerous in one."""

@@ -1,0 +1,1 @@
+"""Bundles and their recipes: run, resume, demo, evaluate, plan, prepare, jobs."""

@@ -1,0 +1,71 @@
+"""Let a function that works on local folders take URLs of object storage: gs://bucket/folder, s3://bucket/folder."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from common.io.remote_folder import fetch, is_url, shown, working_copy
+
+__all__ = ["takes_urls"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_NOT_FILES = ("http", "https")  # among overrides these are services, such as one that tracks experiments
+
+
+def takes_urls(reads: Sequence[str] = (), writes: Sequence[str] = (), goes_on: Sequence[str] = ()) -> Callable[[F], F]:
+    """Give a function local copies where it is called with URLs, and URLs in what it returns.
+
+    Overrides of a configuration (the argument `overrides`) that are URLs are read.
+
+    Args:
+        reads: arguments that name a file or folder to read; a list of them too.
+        writes: arguments that name an output folder, uploaded at the end.
+        goes_on: arguments that name an output folder whose content is fetched first, so that work goes on that was
+            interrupted. It is uploaded at the end, and by `common.io.remote_folder.publish`.
+    """
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def with_local_paths(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            values = bound.arguments
+            if not any(_holds_url(value) for value in values.values()):
+                return function(*args, **kwargs)
+            with ExitStack() as stack:
+                for name, value in values.items():
+                    if name in reads:
+                        values[name] = _read(value)
+                    elif name == "overrides" and value:
+                        values[name] = {key: _read_override(item) for key, item in value.items()}
+                for name in (*goes_on, *writes):
+                    if is_url(values.get(name)):
+                        values[name] = str(stack.enter_context(working_copy(values[name], name in goes_on)))
+                result = function(*bound.args, **bound.kwargs)
+            return shown(result)
+
+        return with_local_paths
+
+    return decorate
+
+
+def _holds_url(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(is_url(item) for item in value.values())
+    return any(is_url(item) for item in value) if isinstance(value, list | tuple) else is_url(value)
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_read(item) for item in value]
+    return str(fetch(value)) if is_url(value) else value
+
+
+def _read_override(value: Any) -> Any:
+    """The type stays: text that was typed is read once the value that it replaces is known."""
+    return type(value)(_read(value)) if is_url(value) and not value.startswith(_NOT_FILES) else value

@@ -1,0 +1,175 @@
+"""The data of a run: what the user gave, virtual patients, or both under one manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.apps.run.bundle import UsageError, cpu_count, missing
+from common.apps.run.prepare import prepare, prepare_virtual
+from common.data.manifest import PATHS, read_manifest
+from common.io.bad_input import BadInput
+from common.io.output_folder import csv_text, write_text
+from common.io.remote_folder import is_url, remote_facts, shown
+
+TABLES = ("notes.csv", "clinical.csv")  # what of X-rays lies beside the manifest
+VIRTUAL_KEYS = ("n", "shape", "spacing", "seed")
+CT = "ct"
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Data that is ready to be used.
+
+    Attributes:
+        folder: has the manifest.csv.
+        data_hash: of cases and voxels, the one in prepare.json where prepare wrote it for CTs; else the fingerprint.
+        fingerprint: hash of everything in the manifest, splits too, but where the files lie; and of the notes and
+            values beside it.
+    """
+
+    folder: Path
+    data_hash: str
+    fingerprint: str
+
+
+def provide_data(
+    data_dir: Path, dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str, Any] | None, layout: str = CT
+) -> RunData:
+    """Give the folder with the manifest of a run, preparing or making what is not there yet.
+
+    A prepared `dataset_dir` (with manifest.csv) is used where it lies, another one is prepared into `data_dir`
+    (as `layout`). Virtual patients go to `data_dir/virtual`. With both, which only CTs can be, `data_dir/manifest.csv`
+    lists all of them, and the virtual ones are training cases; if the user's cases leave validation empty, a fifth of
+    the virtual ones validates.
+
+    Args:
+        data_dir: `data` of the run folder.
+        dataset_dir: the user's data.
+        virtual: n, shape and spacing (z, y, x), seed, as `prepare virtual` takes them; and `layout` if it is not nifti.
+        layout: of the user's data, as `prepare` names it.
+
+    Returns:
+        The folder and its hashes.
+
+    Raises:
+        BadInput: if `dataset_dir` does not exist or holds nothing usable, or a case name is there twice.
+        UsageError: if neither is given, or `virtual` has an unknown or missing key.
+    """
+    check_data(dataset_dir, virtual)
+    if layout != CT and dataset_dir is not None:
+        virtual = None  # a scale's virtual patients stand in for data; only CTs of both kinds go together
+    given = None if dataset_dir is None else Path(dataset_dir)
+    if virtual is None:
+        if not (given / "manifest.csv").is_file():
+            _prepare(given, data_dir, layout)
+            given = data_dir
+        return _described(given)
+
+    rows = []
+    if given is not None:
+        if not (given / "manifest.csv").is_file():
+            _prepare(given, data_dir / "prepared", layout)
+            given = data_dir / "prepared"
+        rows = read_manifest(given / "manifest.csv")
+    made = make_virtual(data_dir / "virtual", virtual)
+    if layout != CT:
+        return _described(data_dir / "virtual")
+    if rows:
+        needs_val = not any(row["split"] == "val" for row in rows)
+        n_val = max(1, len(made) // 5) if needs_val and len(made) > 1 else 0
+        for i, row in enumerate(made):
+            row["split"] = "val" if i >= len(made) - n_val else "train"
+        clash = {row["case"] for row in rows} & {row["case"] for row in made}
+        if clash:
+            raise BadInput(given, f"has the case {min(clash)!r} that a virtual patient has too, expected other names")
+    columns = list(dict.fromkeys(name for row in (*rows, *made) for name in row))
+    write_text(data_dir / "manifest.csv", csv_text(columns, [*rows, *made]))
+    return _described(data_dir)
+
+
+def check_data(dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str, Any] | None) -> None:
+    """Refuse, before anything is written, what `provide_data` could not work with.
+
+    Raises:
+        BadInput: if `dataset_dir` does not exist.
+        UsageError: if neither is given.
+    """
+    if dataset_dir is None and virtual is None:
+        raise UsageError("this scale has no virtual patients, expected --dataset_dir with a folder of data")
+    if dataset_dir is not None and not Path(dataset_dir).exists():
+        raise missing(dataset_dir, "a folder of data, or one that prepare wrote")
+
+
+def _described(folder: Path) -> RunData:
+    """Hash a manifest and the tables beside it.
+
+    Without a column sha256, size and modification time of an image stand for its content.
+    """
+    lines, voxels = [], []
+    rows = read_manifest(folder / "manifest.csv")
+    remote = remote_facts(row["image"] for row in rows if is_url(row["image"]) and not row.get("sha256"))
+    for row in rows:
+        facts = {name: value for name, value in row.items() if name not in PATHS}
+        if row.get("sha256"):
+            voxels.append(f"{row['case']} {row['sha256']}\n")
+        elif row["image"] in remote:
+            facts |= {"bytes": remote[row["image"]].size, "modified": remote[row["image"]].modified}
+        else:
+            try:
+                status = os.stat(row["image"])
+            except FileNotFoundError as error:
+                raise BadInput(folder / "manifest.csv", f"lists {row['image']}, which does not exist") from error
+            facts |= {"bytes": status.st_size, "modified": status.st_mtime_ns}
+        lines.append(shown(json.dumps(facts, sort_keys=True)))
+    tables = [f"{name} {_file_hash(folder / name)}" for name in TABLES if (folder / name).is_file()]
+    fingerprint = hashlib.sha256("\n".join([*sorted(lines), *tables]).encode()).hexdigest()
+    # The formula of prepare.json, so that a run can be matched with the preparation it used.
+    same_as_prepare = hashlib.sha256("".join(sorted(voxels)).encode()).hexdigest()
+    complete = len(voxels) == len(lines) and not tables
+    return RunData(folder, same_as_prepare if complete else fingerprint, fingerprint)
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prepare(source: Path, folder: Path, layout: str) -> None:
+    print(f"preparing {source} into {folder}", flush=True)
+    prepare(layout, source, folder)
+
+
+def make_virtual(folder: Path, virtual: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Make virtual patients of a run, or find them; ones that were made with other settings are replaced.
+
+    Args:
+        folder: of the run, for nothing else.
+        virtual: n, shape and spacing (z, y, x), seed; layout, by default nifti.
+
+    Returns:
+        The rows of their manifest.
+
+    Raises:
+        UsageError: if a key is unknown or missing.
+    """
+    virtual = dict(virtual)
+    layout = virtual.pop("layout", "nifti")
+    for name in {*virtual} ^ {*VIRTUAL_KEYS}:
+        problem = "has the unknown key" if name in virtual else "lacks"
+        raise UsageError(f"virtual {problem} {name!r}, expected {', '.join(VIRTUAL_KEYS)}")
+    print(f"making {virtual['n']} virtual patients in {folder}", flush=True)
+    try:
+        prepare_virtual(folder, layout, **virtual, workers=cpu_count())
+    except FileExistsError:
+        if not (folder / "virtual.json").is_file():
+            raise
+        shutil.rmtree(folder)
+        prepare_virtual(folder, layout, **virtual, workers=cpu_count())
+    return read_manifest(folder / "manifest.csv")

@@ -1,0 +1,168 @@
+"""`tune`: search the values of a bundle's configuration ids that make its training best; see `search.space`.
+
+Each trial trains in a process of its own (`search.trial`) in `OUTPUT_DIR/trials/NNNN`, a run folder as `run` writes it.
+Data is prepared, stages that search.json calls shared are run (`search.shared_stages`), and frozen features are
+computed (into `OUTPUT_DIR/cache`, if the bundle has the id `cache_dir`), once for all. Any number of workers
+(`search.worker`), each this command, share a study by its storage (`search.shared_search`). A trial that does worse
+than the others did at the same validation is ended early (`search.pruner`). Written to OUTPUT_DIR while it goes on, and
+at its end: best_params.json, trials.csv, index.html, plots/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.apps.run.bundle import Bundle, UsageError, has_id, open_bundle
+from common.apps.run.recipe import NO_OVERLAY, merged_stage, stages_of_scale
+from common.apps.run.remote_paths import takes_urls
+from common.apps.run.run_data import CT, check_data, provide_data
+from common.apps.search.setup import (
+    checked_overrides,
+    meant_for,
+    need_optuna,
+    run_command,
+    shared_stages,
+    split_overrides,
+    terminated_as_interrupted,
+    virtual_patients,
+    waiting_lock,
+)
+from common.apps.search.shared_stages import run_shared
+from common.apps.search.space import read_search_plan
+from common.apps.search.worker import Trials, error_of, work
+from common.io.bad_input import BadInput
+from common.io.output_folder import write_text
+from common.io.remote_folder import publish
+from common.visualize.tables import json_text
+
+DEFAULT_TRIALS = {"random": 50, "bayesian": 100}
+
+
+@takes_urls(reads=["dataset_dir"], goes_on=["output_dir"])
+def tune(
+    bundle: str | os.PathLike[str] | Bundle,
+    search: str,
+    n_trials: int | None = None,
+    storage: str | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    scale: str = NO_OVERLAY,
+    stages: str | None = None,
+    dataset_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    objective: str | None = None,
+    time_budget: float | None = None,
+    trial_hours: float = 12.0,
+    study: str | None = None,
+    heartbeat: float = 60.0,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run trials until the study has `n_trials`, alone or beside other workers on the same storage.
+
+    Args:
+        bundle: bundle folder, with `configs/search.json`.
+        search: grid, random or bayesian.
+        n_trials: of the whole study, by all workers and calls; default: the whole grid, 50 random, 100 bayesian.
+        storage: SQLAlchemy URL or journal file; default OUTPUT_DIR/study.log.
+        output_dir: default `runs/BUNDLE_tune`.
+        scale: "paper", or the name of an overlay in the bundle's configs.
+        stages: "a,b", that each trial runs; default those of search.json, else those of the scale. Those that
+            search.json calls shared are run before.
+        dataset_dir: as for `run`.
+        seed: of the search and of each training.
+        objective: only these metrics, "a" or "a,b"; default all objectives of search.json.
+        time_budget: hours that all trials of the study may take together, summed over workers.
+        trial_hours: hours that one trial may take, after which it has failed.
+        study: name of the study in the storage; default the bundle's name.
+        heartbeat: seconds between two signs of life of a worker; after three that fail to come it counts as dead.
+        overrides: configuration id -> value, for each trial.
+
+    Returns:
+        `study`, `trials` (state -> count), `best` (content of best_params.json), `best_params`, `page`, `output_dir`.
+
+    Raises:
+        BadInput: for a bundle or data that cannot be used, or if no trial succeeds.
+        UsageError: for an unknown search, scale, stage, metric or id, or a study that was made by another command.
+    """
+    need_optuna()
+    bundle = open_bundle(bundle)
+    plan = read_search_plan(bundle).choose(search, objective)
+    for name, value in (("n_trials", n_trials), ("time_budget", time_budget), ("heartbeat", heartbeat)):
+        if value is not None and value <= 0:
+            raise UsageError(f"--{name} is {value}, expected more than 0")
+    if trial_hours <= 0:
+        raise UsageError(f"--trial_hours is {trial_hours}, expected more than 0")
+    wanted = stages_of_scale(bundle, scale, stages if stages is not None else plan.stages)
+    shared = shared_stages(plan, stages_of_scale(bundle, scale), wanted)
+    configs = [merged_stage(bundle, name, scale, {}).config for name in wanted]
+    before = [merged_stage(bundle, name, scale, {}).config for name in shared]
+    overrides = checked_overrides(bundle, plan, wanted, configs, before, overrides or {})
+    asked = dict(overrides)
+    virtual = virtual_patients(configs[0], overrides)
+    check_data(dataset_dir, virtual)
+    limit = DEFAULT_TRIALS.get(search, plan.grid_size()) if n_trials is None else n_trials
+    if search == "grid" and limit > plan.grid_size():
+        print(f"the grid has {plan.grid_size()} points, so there are as many trials")
+        limit = plan.grid_size()
+
+    out = Path("runs") / f"{bundle.name}_tune" if output_dir is None else Path(output_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    with waiting_lock(out):
+        data = provide_data(out / "data", dataset_dir, virtual, configs[0].get("layout", CT))
+    spec = {"bundle": str(bundle.root.resolve()), "scale": scale, "seed": seed}
+    spec |= {"dataset_dir": str(data.folder.resolve())}
+
+    def training(names: list[str], with_these: list[dict[str, Any]]) -> dict[str, Any]:
+        values, typed = split_overrides(meant_for(with_these, overrides))
+        if configs[0].get("virtual") is not None:
+            values["virtual"] = None  # they are in the data now
+        if "cache_dir" not in overrides and any(has_id(config, "cache_dir") for config in with_these):
+            values["cache_dir"] = str((out / "cache").resolve())
+        return spec | {"stages": names, "overrides": values, "typed": typed}
+
+    definition = {"bundle": bundle.name, "scale": scale, "search": search, "seed": seed, "stages": wanted}
+    definition |= plan.as_json() | {"stages": wanted, "shared": shared, "data": data.data_hash}
+    definition["overrides"] = json.loads(json.dumps({key: str(value) for key, value in overrides.items()}))
+
+    from common.apps.search.page import write_search
+    from common.apps.search.shared_search import SharedStudy, open_storage
+
+    place = open_storage(str(out / "study.log") if storage is None else storage)
+    name = study or bundle.name
+    common_study = SharedStudy(place, name, plan, search, seed, definition, heartbeat)
+    _claim(out, {"study": name} | definition)
+    trials = Trials(bundle, plan, wanted, training(wanted, configs), out, trial_hours * 3600)
+    commands = [
+        run_command(bundle, scale, names, seed, meant_for(with_these, asked), dataset_dir)
+        for names, with_these in ((shared, before), (wanted, configs))
+        if names
+    ]
+
+    def write() -> dict[str, Any]:
+        written = write_search(out, bundle.name, search, common_study, plan, commands, limit)
+        publish(out)
+        return written
+
+    with terminated_as_interrupted():
+        if shared:
+            run_shared(out, training(shared, before))
+        work(common_study, trials, limit, None if time_budget is None else time_budget * 3600, write)
+    result = write()
+    if result["best"] is None:
+        errors = [error_of(trial) for trial in common_study.trials() if "error" in trial.user_attrs]
+        why = f"; the last failed: {errors[-1]}" if errors else ""
+        raise BadInput(out, f"has no trial that succeeded, see {out / 'trials.csv'}{why}")
+    return {"study": common_study.study.study_name, **result, "output_dir": str(out)}
+
+
+def _claim(out: Path, study: Mapping[str, Any]) -> None:
+    """Keep the trials of two studies from being written into one folder."""
+    path = out / "study.json"
+    if not path.is_file():
+        write_text(path, json_text(study, indent=1))
+    there = json.loads(path.read_text(encoding="utf-8"))
+    if there != study:
+        raise UsageError(f"{out} holds the study {there['study']!r} of another command, expected another --output_dir")

@@ -1,0 +1,205 @@
+"""A worker of a search: it takes trials from the study, runs each as a process, and says how it ended; see `tune`."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.apps.run.bundle import Bundle
+from common.apps.search.shared_stages import begin_trial
+from common.apps.search.space import SearchPlan
+from common.apps.search.trial import TrialProcess, reported_values, trial_values
+from common.io.bad_input import BadInput
+
+if TYPE_CHECKING:  # an extra of the package, see need_optuna
+    import optuna
+
+    from common.apps.search.shared_search import SharedStudy
+
+_HOPELESS = 5  # failed trials, with none that succeeded, after which the search gives up
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What is the same for each trial of a search.
+
+    Attributes:
+        bundle: the bundle.
+        plan: what is searched.
+        stages: that each trial runs.
+        spec: arguments of the training but folder and parameters.
+        folder: of the search.
+        max_seconds: that one trial may take.
+    """
+
+    bundle: Bundle
+    plan: SearchPlan
+    stages: list[str]
+    spec: dict[str, Any]
+    folder: Path
+    max_seconds: float
+
+    def folder_of(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> Path:
+        """The run folder of a trial; one that was queued again goes on in that of the first."""
+        return self.folder / "trials" / f"{trial.user_attrs.get('first', trial.number):04d}"
+
+
+def work(shared: SharedStudy, trials: Trials, limit: int, budget: float | None, write: Any) -> None:
+    """Run trials as long as the study lacks some and its time budget lasts."""
+    from optuna.trial import TrialState
+
+    waited, written, cost = False, 0.0, 0.0
+    while True:
+        for number in shared.revive():
+            print(f"trial {number}: its worker is dead, so it is queued again", flush=True)
+        there = shared.trials()
+        running = sum(t.state == TrialState.RUNNING for t in there)
+        queued = sum(t.state == TrialState.WAITING for t in there)
+        failed = [t for t in there if t.state == TrialState.FAIL]
+        ended = len(there) - running - queued
+        left = None if budget is None else budget - shared.seconds()
+        if ended >= limit:
+            return
+        if left is not None and left <= 0:
+            print(f"the time budget is used up after {ended} of {limit} trials; a longer one goes on", flush=True)
+            return
+        if len(failed) == ended >= _HOPELESS:
+            raise BadInput(trials.folder, f"has {ended} trials that all failed; the last: {error_of(failed[-1])}")
+        if not queued and ended + running >= limit:
+            if not waited:
+                print(f"waiting for {running} trials of other workers", flush=True)
+            waited = True
+            time.sleep(min(_POLL_SECONDS, shared.beat_seconds))
+            continue
+        waited = False
+        trial = shared.ask(limit)
+        if trial is not None:
+            # What is left is divided among those who run now, this worker included.
+            seconds = None if left is None else left / (running + 1)
+            if not _one_trial(shared, trials, trial, seconds):
+                print(f"trial {trial.number}: ended by the time budget, queued for a longer one", flush=True)
+            _tidy(shared, trials)
+            if time.monotonic() - written > 20 * cost:  # at most a twentieth of the time goes into pages
+                begin = time.monotonic()
+                write()
+                written = time.monotonic()
+                cost = written - begin
+
+
+def _one_trial(shared: SharedStudy, trials: Trials, trial: optuna.Trial, seconds: float | None) -> bool:
+    """Run one trial and tell the study how it ended; False if the time budget did not let it end."""
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    folder = trials.folder_of(trial)
+    begin_trial(trials.folder, folder)
+    print(f"trial {trial.number}: {_shown(trial.params)}", flush=True)
+    spec = trials.spec | {"output_dir": str(folder.resolve())}
+    spec["overrides"] = spec["overrides"] | trial.params
+    start = time.monotonic()
+    values, state, error, in_time = None, TrialState.FAIL, None, True
+    with shared.beating(trial):
+        process = TrialProcess(folder, spec)
+        try:
+            while process.wait(_POLL_SECONDS) is None:
+                took = time.monotonic() - start
+                if seconds is not None and took > seconds:
+                    in_time = False
+                    process.stop()
+                    break
+                if took > trials.max_seconds:
+                    error = f"took longer than {trials.max_seconds / 3600:g} hours"
+                    break
+                if _is_hopeless(shared, trials, trial, folder):
+                    state = TrialState.PRUNED
+                    break
+            else:
+                if process.process.returncode == 0 and _is_hopeless(shared, trials, trial, folder):
+                    state = TrialState.PRUNED
+                elif process.process.returncode == 0:
+                    values = trial_values(folder, trials.plan.objectives)
+                    state = TrialState.COMPLETE
+                else:
+                    error = process.reason()
+        except BadInput as problem:
+            error = str(problem)
+        except UpdateFinishedTrialError:
+            print(f"trial {trial.number}: another worker took this one for dead and has queued the trial", flush=True)
+            return True
+        except KeyboardInterrupt:
+            process.stop()
+            shared.note(trial, seconds=time.monotonic() - start)
+            shared.requeue(trial, died=False)
+            raise
+        finally:
+            process.stop(grace=0)
+        took = time.monotonic() - start
+        facts = {"seconds": round(took, 3)} | ({} if error is None else {"error": error})
+        try:
+            shared.note(trial, **facts)
+        except UpdateFinishedTrialError:
+            return True
+    if not in_time:
+        shared.requeue(trial, died=False)
+        return False
+    if shared.tell(trial, state, values):
+        names = [objective.metric for objective in trials.plan.objectives]
+        said = {
+            TrialState.COMPLETE: lambda: _shown(dict(zip(names, values, strict=True))),
+            TrialState.PRUNED: lambda: f"ended early at validation {trial.user_attrs['pruned_at']}, others did better",
+            TrialState.FAIL: lambda: f"failed: {error}",
+        }[state]()
+        best = shared.complete()[:1]
+        if best:
+            reached = _shown(dict(zip(names, best[0].values, strict=True)))
+            said += f"; best so far trial {best[0].number}: {reached}"
+        print(f"trial {trial.number}: {said} ({took:.0f} s)", flush=True)
+    return True
+
+
+def _is_hopeless(shared: SharedStudy, trials: Trials, trial: optuna.Trial, folder: Path) -> bool:
+    """Judge what the trial's validations have given since the last look; see `search_pruner`.
+
+    Also asked after the training has ended, so that what becomes of a trial does not depend on how soon one looked.
+    """
+    from common.apps.search.pruner import REPORTED, judged
+
+    report = trials.plan.report
+    if report is None:
+        return False
+    values = reported_values(folder, report.stage or trials.stages[-1], report.metric)
+    before = trial.user_attrs.get(REPORTED, [])
+    if len(values) <= len(before):
+        return False
+    complete = [other.user_attrs.get(REPORTED, []) for other in shared.complete()]
+    seen, hopeless = judged(values, before, complete, report, trials.plan.objectives[0].direction)
+    shared.note(trial, **{REPORTED: seen} | ({"pruned_at": len(seen)} if hopeless else {}))
+    return hopeless
+
+
+def _tidy(shared: SharedStudy, trials: Trials) -> None:
+    """Remove the weights of ended trials that are not among the best; a run keeps gigabytes of them."""
+    from optuna.trial import TrialState
+
+    kept = {t.number for t in shared.front()} | {t.number for t in shared.complete()[:1]}
+    for trial in shared.trials():
+        if trial.state not in (TrialState.RUNNING, TrialState.WAITING) and trial.number not in kept:
+            folder = trials.folder_of(trial)
+            for weights in (folder / "models", *folder.glob("*/checkpoints")):
+                shutil.rmtree(weights, ignore_errors=True)
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
+
+
+def error_of(trial: optuna.trial.FrozenTrial) -> str:
+    """Why a trial failed."""
+    return trial.user_attrs.get("error", "for an unknown reason")

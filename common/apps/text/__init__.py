@@ -1,0 +1,1 @@
+"""Reports and labels: sections, labels, scores, templates."""

@@ -1,0 +1,105 @@
+"""`label`: the findings that the reports of a table state, one column per label."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from common.apps.run.bundle import UsageError, hint
+from common.io.bad_input import BadInput
+from common.io.output_folder import whole_text
+from common.io.table import read_columns, read_rows
+from common.text.ct_labeller import explain_ct, label_ct
+from common.text.ct_labels import CT_RATE_LABELS
+from common.text.cxr_labeller import CHEXPERT_LABELS, explain_cxr, label_cxr
+from common.text.finding_reader import Evidence
+
+KINDS = {"cxr": (CHEXPERT_LABELS, label_cxr, explain_cxr), "ct": (CT_RATE_LABELS, label_ct, explain_ct)}
+_BETWEEN = "\n\n"
+
+
+def label_table(
+    kind: str,
+    table: str | os.PathLike[str],
+    text_columns: Sequence[str],
+    out: str | os.PathLike[str],
+    explain: bool = False,
+) -> dict[str, Any]:
+    """Label every report of a table.
+
+    Args:
+        kind: "cxr" for the 14 findings of CheXpert, "ct" for the 18 of CT-RATE.
+        table: CSV, read row by row and never changed.
+        text_columns: which hold the report; they are read in this order, as one text.
+        out: CSV to write: the input's columns (one with a label's name becomes `input_<name>`), then one per label; cxr
+            1.0, 0.0, -1.0 (uncertain) or blank (not mentioned), ct 1 or 0.
+        explain: whether to write, beside it, OUT.spans.jsonl: a line per mention with its row, column, characters,
+            value and rule.
+
+    Returns:
+        `rows`, `out`, `spans` (a path or None) and `counts`: label -> value -> rows.
+
+    Raises:
+        UsageError: for an unknown kind, no text column, or an output that is the input.
+        BadInput: if the table is damaged or lacks a text column.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"label {kind!r} is unknown, expected {' or '.join(KINDS)}{hint(kind, KINDS)}")
+    labels, label, explained = KINDS[kind]
+    table, out = Path(table), Path(out)
+    if not text_columns:
+        raise UsageError("--text_columns is empty, expected the names of the columns that hold the report")
+    if out.resolve() == table.resolve():
+        raise UsageError(f"--out is {out}, which is the input, expected another file")
+    columns = read_columns(table)
+    renamed = {name: f"input_{name}" if name in labels else name for name in columns}
+    taken = [name for name, new in renamed.items() if new != name and new in columns]
+    if taken:
+        raise BadInput(table, f"has the columns {taken[0]!r} and 'input_{taken[0]}', expected one of them")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    spans = out.with_suffix(".spans.jsonl") if explain else None
+    counts: dict[str, Counter[str]] = {name: Counter() for name in labels}
+    rows = 0
+    with ExitStack() as stack:
+        file = stack.enter_context(whole_text(out))
+        spans_file = stack.enter_context(whole_text(spans)) if spans else None
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*renamed.values(), *labels])
+        for rows, (_, row) in enumerate(read_rows(table, text_columns), 1):
+            text = _BETWEEN.join(row[name] for name in text_columns)
+            found = label(text)
+            values = [_cell(found[name]) for name in labels]
+            writer.writerow([*row.values(), *values])
+            for name, value in zip(labels, values, strict=True):
+                counts[name][value] += 1
+            if spans_file:
+                for item in _in_columns(explained(text), row, text_columns):
+                    spans_file.write(json.dumps({"row": rows} | item, ensure_ascii=False) + "\n")
+    return {
+        "rows": rows,
+        "out": str(out),
+        "spans": None if spans is None else str(spans),
+        "counts": {name: dict(sorted(count.items())) for name, count in counts.items()},
+    }
+
+
+def _cell(value: float | int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _in_columns(evidence: Sequence[Evidence], row: dict[str, str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Evidence with its place in the column that it stands in."""
+    starts, start = [], 0
+    for name in columns:
+        starts.append(start)
+        start += len(row[name]) + len(_BETWEEN)
+    for item in evidence:
+        k = max(i for i, start in enumerate(starts) if start <= item.start)
+        place = {"column": columns[k], "start": item.start - starts[k], "end": item.end - starts[k]}
+        yield place | {"label": item.label, "value": item.value, "text": item.text, "rule": item.rule}

@@ -1,0 +1,116 @@
+"""`sections`: the sections of radiology reports as a table, and where they stand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.apps.run.bundle import UsageError
+from common.data.report_files import SectionedReport, iter_reports
+from common.io.bad_input import BadInput
+from common.io.output_folder import whole_text
+from common.text.section_lines import PREAMBLE
+from common.text.sections import CONCLUSION_ORDER, sections_text
+
+SECTION_COLUMNS = (
+    *CONCLUSION_ORDER,
+    "indication", "history", "technique", "examination", "recommendations", "notification", "wet read", "addendum",
+    "comment", "date", "signature", PREAMBLE,
+)  # fmt: skip
+"""Columns after `study`; `other` follows, with the sections whose header is none of these, as `header: text | ...`."""
+
+
+def write_sections(
+    input: str | os.PathLike[str], out: str | os.PathLike[str], text_column: str | None = None
+) -> dict[str, Any]:
+    """Cut reports into their sections.
+
+    Writes, beside the table, OUT.spans.jsonl with a line per section (study, name, first character, the one after the
+    last, text; of a table also the column, whose cell is counted from) and OUT.excluded.csv (path, reason). Reports are
+    read one by one and never changed.
+
+    Args:
+        input: a report, a table of reports, or a folder of either; see `common.data.report_files.iter_reports`.
+        out: CSV to write: study, then `SECTION_COLUMNS`, text with single blanks, blank where there is none; `other`.
+        text_column: of a table: the column that holds the report.
+
+    Returns:
+        `reports` and `excluded` (numbers), `out`, `spans` and `excluded_file` (paths), `sections`: column -> reports.
+
+    Raises:
+        BadInput: if nothing in the input is usable.
+        UsageError: if the output would replace a report.
+    """
+    source, out = Path(input), Path(out)
+    _check_output(source, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    spans, excluded = out.with_suffix(".spans.jsonl"), out.with_suffix(".excluded.csv")
+    counts: Counter[str] = Counter(dict.fromkeys(SECTION_COLUMNS, 0))
+    reports = 0
+    problems: list[BadInput] = []
+    with whole_text(out) as table_file, whole_text(spans) as spans_file:
+        table = csv.writer(table_file, lineterminator="\n")
+        table.writerow(["study", *SECTION_COLUMNS, "other"])
+        for report in iter_reports(source, text_column):
+            if isinstance(report, BadInput):
+                problems.append(report)
+                continue
+            reports += 1
+            cells = _cells(report)
+            counts.update(name for name, text in cells.items() if text)
+            table.writerow([report.study, *cells.values()])
+            for span in _spans(report):
+                spans_file.write(json.dumps(span, ensure_ascii=False) + "\n")
+        _write_excluded(excluded, problems)
+        if not reports:
+            raise _nothing_left(source, problems)
+    return {
+        "reports": reports,
+        "excluded": len(problems),
+        "out": str(out),
+        "spans": str(spans),
+        "excluded_file": str(excluded),
+        "sections": dict(counts),
+    }
+
+
+def _write_excluded(path: Path, problems: Sequence[BadInput]) -> None:
+    with whole_text(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "reason"])
+        writer.writerows([str(problem.path), problem.reason] for problem in problems)
+
+
+def _nothing_left(source: Path, problems: Sequence[BadInput]) -> BadInput:
+    if not problems:
+        return BadInput(source, "has no rows, expected a report in each")
+    if len(problems) == 1:
+        return problems[0]
+    return BadInput(source, f"holds no usable report, the first of {len(problems)} reasons: {problems[0]}")
+
+
+def _cells(report: SectionedReport) -> dict[str, str]:
+    texts = sections_text(report.sections)
+    other = " | ".join(f"{name}: {text}" for name, text in texts.items() if name not in SECTION_COLUMNS)
+    return {name: texts.get(name, "") for name in SECTION_COLUMNS} | {"other": other}
+
+
+def _spans(report: SectionedReport) -> Iterator[dict[str, Any]]:
+    for place, section in enumerate(report.sections):
+        column = {} if report.columns is None else {"column": report.columns[place]}
+        where = {"name": section.name, "start": section.start, "end": section.end}
+        yield {"study": report.study} | column | where | {"text": section.text}
+
+
+def _check_output(source: Path, out: Path) -> None:
+    if out.is_dir():
+        raise UsageError(f"--out is {out}, which is a folder, expected a file O.csv")
+    if out.resolve() == source.resolve():
+        raise UsageError(f"--out is {out}, which is the input, expected another file")
+    if source.is_dir() and out.exists() and out.suffix.lower() in (".txt", ".xml"):
+        raise UsageError(f"--out is {out}, which may be a report, expected a file O.csv")

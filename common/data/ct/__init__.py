@@ -1,0 +1,1 @@
+"""CT layouts and readers."""

@@ -1,0 +1,64 @@
+"""Decoded CTs as memory-mapped arrays, so that a patch costs a few pages of disk and not a whole volume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from common.data.ct.reader import read_ct
+
+__all__ = ["VolumeStore"]
+
+
+class VolumeStore:
+    """A folder with one `.npy` per CT: (D, H, W) int16 HU, D the slice axis, decoded once.
+
+    Entries are found by path, size and modification time of the input, so a changed CT is decoded again. Several
+    processes may share a folder: files appear whole. Instances hold no open files and can go to data loader workers.
+
+    Args:
+        root: the folder, made if missing.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def get(self, path: str | os.PathLike[str]) -> np.memmap:
+        """The volume of a CT, read-only; decoded now if it is new.
+
+        Args:
+            path: NIfTI file, DICOM folder or zip.
+
+        Returns:
+            (D, H, W) int16 in HU, axes ordered like those of `common.transforms.ct_io.to_axial`; fractions of a HU are
+            rounded.
+
+        Raises:
+            BadInput: if it is no sound CT.
+        """
+        path = Path(path).resolve()
+        stored = self._file(path)
+        if not stored.is_file():
+            volume = read_ct(path)
+            world = io_orientation(volume.affine)[:, 0].tolist()
+            hu = volume.hu.transpose([world.index(axis) for axis in (2, 1, 0)])
+            partial = stored.with_name(f".{stored.name}.{os.getpid()}.tmp")
+            try:
+                with partial.open("wb") as file:
+                    np.save(file, np.ascontiguousarray(np.rint(hu).astype(np.int16)))
+                os.replace(partial, stored)
+            finally:
+                partial.unlink(missing_ok=True)
+        return np.load(stored, mmap_mode="r")
+
+    def _file(self, path: Path) -> Path:
+        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        digest = hashlib.sha256(json.dumps([str(path), facts]).encode()).hexdigest()
+        return self.root / f"{digest[:32]}.npy"

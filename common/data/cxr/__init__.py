@@ -1,0 +1,1 @@
+"""X-ray layouts and readers."""

@@ -1,0 +1,180 @@
+"""covid-chestxray-dataset: X-rays of case reports, with age, sex, a few signs and notes; is it COVID-19 or not?
+
+    metadata.csv, images/*            as published (github.com/ieee8023/covid-chestxray-dataset)
+    covid_cdc_metadata.csv, image     a cut of it, with the path of each image in the column `image`
+
+The task is COVID-19 (also with ARDS) against every other named finding. `todo` and unknown findings are left out, as
+are CT slices. Survival, intensive care, intubation, oxygen and extubation came after the image, and `offset` counts
+days from symptoms, admission or diagnosis, which of them is not said: none of these is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from common.data.cxr.listing import CXRListing, XrayRow, find_cxr_table, known_number, named_files, table_rows
+from common.data.ehr.clinical_vector import clinical_row, plausible
+from common.io.bad_input import BadInput
+from common.text.case_note import presentation
+from common.text.ed_note import ed_note
+from common.text.redaction import redact
+
+__all__ = ["COVID_LABEL", "COVID_TABLES", "find_covid"]
+
+COVID_LABEL = "COVID-19"
+COVID_TABLES = ("metadata.csv", "covid_cdc_metadata.csv")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+_COLUMNS = ("patientid", "sex", "age", "finding", "view", "filename", "clinical_notes")
+_OPTIONAL = (
+    "modality", "image", "temperature", "pO2_saturation", "leukocyte_count", "neutrophil_count", "lymphocyte_count",
+    "url", "folder",
+)  # fmt: skip
+_VIEWS = {"PA": "PA", "L": "LATERAL", "LL": "LATERAL", "": "", "?": ""}
+_UNLABELLED = ("", "?", "todo", "unknown")
+_PRESSURE_SOURCE = "covid-19-image-repository"
+"""Part of the url of rows whose pO2_saturation is a partial pressure in mmHg, as that repository charts it."""
+
+
+def find_covid(source: str | os.PathLike[str]) -> CXRListing:
+    """List the images of the data set, without opening them.
+
+    A patient is a `patientid`; two ids that share an image are one patient, and of the rows of an image the first is
+    kept. Notes hold what was known before the image (`common.text.case_note`), without terms of the findings.
+
+    Args:
+        source: the folder with one of `COVID_TABLES`, or the table itself.
+
+    Raises:
+        BadInput: if there is no table, or it lacks a column.
+    """
+    table = find_cxr_table(source, COVID_TABLES)
+    root = table.parent
+    listing = CXRListing([], (COVID_LABEL,), {}, {}, [])
+    files = named_files(root, SUFFIXES)
+    counts: Counter[str] = Counter()
+    first: dict[Path, tuple[str, str]] = {}
+    same: dict[str, str] = {}  # patient -> another id of the same patient, see _patient
+    rows = []
+    for row in table_rows(table, _COLUMNS, listing.problems, _OPTIONAL):
+        try:
+            path = _image(root, row, files)
+        except BadInput as problem:
+            if row["finding"].lower() in _UNLABELLED:
+                listing.left_out.append((problem.path, f"has the finding {row['finding']!r}, which is no label"))
+            else:
+                listing.problems.append(problem)
+            continue
+        reason = _reason(row)
+        if reason:
+            listing.left_out.append((path, reason))
+            continue
+        patient, label = row["patientid"], _label(row["finding"])
+        if not patient:
+            listing.problems.append(BadInput(path, "has no patientid, expected one because the split is by patient"))
+            continue
+        if path in first:
+            known, value = first[path]
+            if label != value:
+                listing.problems.append(BadInput(path, f"has rows with and without {COVID_LABEL}, expected one answer"))
+                rows = [(p, r) for p, r in rows if p != path]
+            else:
+                listing.left_out.append((path, f"has a second row (patient {patient}), the first is kept"))
+            same[_patient(patient, same)] = _patient(known, same)
+            continue
+        first[path] = patient, label
+        rows.append((path, row))
+    stems = Counter(path.stem for path, _ in rows)
+    for path, row in rows:
+        case = path.stem if stems[path.stem] == 1 else path.name
+        context = _context(row, counts)
+        told = presentation(row["clinical_notes"], listing.labels)
+        note = redact(ed_note(context | {"presentation": told}), listing.labels)
+        view = _view(row["view"])
+        labels = {COVID_LABEL: first[path][1]}
+        listing.rows.append(XrayRow(case, _patient(row["patientid"], same), "", path, case, view, labels))
+        listing.notes[case] = note
+        listing.clinical[case] = clinical_row(context) | _cells(row, counts)
+    listing.facts = {"table": table.name, "not_used": dict(sorted(counts.items()))}
+    return listing
+
+
+def _image(root: Path, row: dict[str, str], files: dict[str, list[Path]]) -> Path:
+    """The file of a row: the column `image`, else the folder that the row names, else the only file of that name."""
+    name = row["image"] or row["filename"]
+    if not name:
+        raise BadInput(root, f"has a row of patient {row['patientid']!r} without filename")
+    exact = [root / part / name for part in ("", row["folder"], "images") if part or row["image"]]
+    for path in exact:
+        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+            return path
+    paths = files.get(Path(name).name, [])
+    if len(paths) != 1:
+        why = "exists more than once below it, expected one file" if paths else "does not exist, but has a row"
+        raise BadInput(root / name, why)
+    return paths[0]
+
+
+def _reason(row: dict[str, str]) -> str | None:
+    """Why a row is left out on purpose."""
+    if row["finding"].lower() in _UNLABELLED:
+        return f"has the finding {row['finding']!r}, which is no label"
+    if row["modality"].lower() not in ("", "x-ray", "xray"):
+        return f"is {row['modality']}, expected an X-ray"
+    return None
+
+
+def _label(finding: str) -> float:
+    """1.0 if COVID-19 is one of the findings ("COVID-19, ARDS", "Pneumonia/Viral/COVID-19"), else 0.0."""
+    return float(COVID_LABEL in (part.strip() for part in re.split("[,/]", finding)))
+
+
+def _view(text: str) -> str:
+    """As `ViewPosition` of MIMIC-CXR; "AP Supine", "AP semi erect" are AP."""
+    return _VIEWS.get(text.upper(), "AP" if text.upper().startswith("AP") else text.upper())
+
+
+def _patient(name: str, same: dict[str, str]) -> str:
+    while same.get(name, name) != name:
+        name = same[name]
+    return name
+
+
+def _context(row: dict[str, str], counts: Counter[str]) -> dict:
+    age = known_number(row["age"], counts, "age")
+    values = {
+        "temperature": known_number(row["temperature"], counts, "temperature"),
+        "o2sat": known_number(row["pO2_saturation"], counts, "pO2_saturation"),
+    }
+    if values["o2sat"] is not None and _PRESSURE_SOURCE in row["url"]:
+        counts["pO2_saturation is a pressure"] += 1
+        values["o2sat"] = None
+    vitals = {name: value for name, value in values.items() if _usable(name, value, counts)}
+    wbc = known_number(row["leukocyte_count"], counts, "leukocyte_count")
+    return {
+        "age": int(age) if _usable("age", age, counts) else None,
+        "sex": row["sex"] if row["sex"] in ("F", "M") else None,
+        "vitals": vitals,
+        "labs": {"White Blood Cells": wbc} if _usable("wbc", wbc, counts) else {},
+    }
+
+
+def _cells(row: dict[str, str], counts: Counter[str]) -> dict[str, float]:
+    """Absolute counts, which the data set has in K/uL as well."""
+    found = {}
+    for name, column in (("neutrophils", "neutrophil_count"), ("lymphocytes", "lymphocyte_count")):
+        value = known_number(row[column], counts, column)
+        if _usable(name, value, counts):
+            found[name] = value
+    return found
+
+
+def _usable(name: str, value: float | None, counts: Counter[str]) -> bool:
+    if value is None:
+        return False
+    if not plausible(name, value):
+        counts[f"{name} out of bounds"] += 1
+        return False
+    return True

@@ -1,0 +1,234 @@
+"""The MIMIC-CXR(-JPG) tree: images with their official split, view, study time, report and 14 labels.
+
+    files/p10/p10000032/s50414267/DICOM_ID.jpg      subject, study, image
+    files/p10/p10000032/s50414267.txt
+    mimic-cxr-2.0.0-{metadata,split,chexpert,negbio}.csv or .csv.gz
+
+The tables decide: the split is the official one, the view is ViewPosition, labels are found by their names. The four
+values of a label mean four things: 1.0 positive, 0.0 negative, -1.0 uncertain, None not mentioned.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from common.data.ehr.mimic_iv import parse_study_time
+from common.data.ehr.mimic_tables import TableCounts, find_table, stream_rows
+from common.io.bad_input import BadInput
+from common.text.cxr_labeller import CHEXPERT_LABELS
+
+__all__ = ["LABELLERS", "CXRImage", "find_mimic_cxr"]
+
+LABELLERS = ("chexpert", "negbio")
+SPLITS = {"train": "train", "validate": "val", "test": "test"}
+"""Word of the official table -> split here."""
+SUFFIXES = (".jpg", ".png", ".dcm")
+VALUES = {"": None, "1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
+_T = TypeVar("_T")
+_METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
+
+
+@dataclass(frozen=True)
+class CXRImage:
+    """One image.
+
+    Attributes:
+        path: the image file.
+        case: its DICOM id.
+        patient: the subject id, digits.
+        study: "s" and the study id, as in mimic_cxr_sectioned.csv.
+        split: "train", "val" or "test", from the official table.
+        view: ViewPosition, such as "PA", "AP", "LATERAL", "LL"; None where the table leaves it open.
+        time: of the study: the earliest that the metadata table has for it, also in rows whose image cannot be used.
+        labels: 1.0, 0.0, -1.0 or None for each of ``CHEXPERT_LABELS``, in that order.
+        report: the study's text, None if it is not there.
+    """
+
+    path: Path
+    case: str
+    patient: str
+    study: str
+    split: str
+    view: str | None
+    time: datetime
+    labels: dict[str, float | None]
+    report: Path | None
+
+
+def find_mimic_cxr(
+    root: str | os.PathLike[str], labeller: str = "chexpert", reports: str | os.PathLike[str] | None = None
+) -> tuple[list[CXRImage], list[BadInput]]:
+    """List the images of MIMIC-CXR(-JPG) without opening them.
+
+    Args:
+        root: the folder with ``files`` and the tables.
+        labeller: whose labels: "chexpert" or "negbio".
+        reports: the folder with the ``files`` of the reports, if they are not beside the images.
+
+    Returns:
+        The usable images in the order of the metadata table, and a problem for every file or row that is not usable:
+        rows without image, images without row, repeated ids, unknown values, patients in two splits.
+
+    Raises:
+        BadInput: if a table is missing or cannot be read.
+        ValueError: for an unknown labeller.
+    """
+    if labeller not in LABELLERS:
+        raise ValueError(f"labeller is {labeller!r}, expected {' or '.join(LABELLERS)}.")
+    root = Path(root)
+    problems: list[BadInput] = []
+    split_of = _read_splits(_table(root, "split"), problems)
+    labels_of = _read_labels(_table(root, labeller), problems)
+    present = _files(root / "files", problems)
+    report_root = Path(root if reports is None else reports)
+    metadata = _table(root, "metadata")
+    rows = list(_rows(metadata, _METADATA, problems))
+    repeated = {case for case, n in Counter(row[0] for row in rows).items() if n > 1}
+    times = _study_times(rows)
+    images, listed = [], set()
+    for case, subject, study, view, date, clock in rows:
+        listed.add(case)
+        if case in repeated:
+            problems.append(BadInput(metadata, f"has image {case} more than once, expected each id once"))
+            continue
+        if not (_is_id(subject) and _is_id(study)):
+            problems.append(
+                BadInput(metadata, f"image {case} has subject {subject!r}, study {study!r}, expected digits")
+            )
+            continue
+        folder = Path("files", f"p{subject[:2]}", f"p{subject}", f"s{study}")
+        try:
+            path = _image_path(root / folder, case, present)
+            split = _known(split_of, case, path, "row in the table of splits")
+            labels = _known(labels_of, study, path, f"row of its study s{study} in the table of {labeller}")
+            _check_time(metadata, case, date, clock)
+        except BadInput as problem:
+            problems.append(problem)
+            continue
+        report = report_root / folder.with_suffix(".txt")
+        text = report if report.is_file() else None
+        images.append(CXRImage(path, case, subject, f"s{study}", split, view or None, times[study], dict(labels), text))
+    for case, path in present.items():
+        if case not in listed:
+            problems.append(BadInput(path, "has no row in the metadata table"))
+    return _of_one_split(images, problems), problems
+
+
+def _table(root: Path, name: str) -> Path:
+    path = find_table(root, f"mimic-cxr-2.0.0-{name}")
+    if path is None:
+        raise BadInput(root, f"has no mimic-cxr-2.0.0-{name}.csv or .csv.gz, expected the tables of MIMIC-CXR-JPG")
+    return path
+
+
+def _rows(path: Path, columns: tuple[str, ...], problems: list[BadInput]) -> Iterator[tuple[str, ...]]:
+    """Rows of a table; how many cannot be read becomes a problem."""
+    counts = TableCounts()
+    yield from stream_rows(path, columns, counts=counts)
+    problems += [BadInput(path, f"has {n} rows that cannot be read: {why}") for why, n in counts.bad.items()]
+
+
+def _read_splits(path: Path, problems: list[BadInput]) -> dict[str, str]:
+    """DICOM id -> split."""
+    split_of: dict[str, str] = {}
+    for case, word in _rows(path, ("dicom_id", "split"), problems):
+        split = SPLITS.get(word)
+        if split is None:
+            problems.append(BadInput(path, f"image {case} is in {word!r}, expected {', '.join(SPLITS)}"))
+        elif split_of.setdefault(case, split) != split:
+            problems.append(
+                BadInput(path, f"image {case} is in {split_of[case]!r} and in {split!r}, expected one split")
+            )
+            split_of[case] = ""
+    return {case: split for case, split in split_of.items() if split}
+
+
+def _read_labels(path: Path, problems: list[BadInput]) -> dict[str, dict[str, float | None]]:
+    """Study id -> labels."""
+    found: dict[str, dict[str, float | None]] = {}
+    refused = set()
+    for study, *values in _rows(path, ("study_id", *CHEXPERT_LABELS), problems):
+        wrong = [(name, value) for name, value in zip(CHEXPERT_LABELS, values, strict=True) if value not in VALUES]
+        if wrong:
+            name, value = wrong[0]
+            problems.append(BadInput(path, f"study {study} has {name} {value!r}, expected 1.0, 0.0, -1.0 or blank"))
+            refused.add(study)
+            continue
+        labels = {name: VALUES[value] for name, value in zip(CHEXPERT_LABELS, values, strict=True)}
+        if found.setdefault(study, labels) != labels:
+            problems.append(BadInput(path, f"study {study} has two rows that differ, expected one"))
+            refused.add(study)
+    return {study: labels for study, labels in found.items() if study not in refused}
+
+
+def _files(folder: Path, problems: list[BadInput]) -> dict[str, Path]:
+    """Name without suffix -> image, of all images below a folder."""
+    found = {}
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            stem, suffix = os.path.splitext(name)
+            if suffix not in SUFFIXES or name.startswith("."):
+                continue
+            path = Path(parent, name)
+            if found.setdefault(stem, path) != path:
+                problems.append(BadInput(path, f"is a second file of image {stem}, beside {found[stem]}"))
+    return found
+
+
+def _image_path(folder: Path, case: str, present: Mapping[str, Path]) -> Path:
+    path = present.get(case)
+    if path is None:
+        raise BadInput(folder / f"{case}.jpg", "does not exist, but has a row in the metadata table")
+    if path.parent != folder:
+        raise BadInput(path, f"lies elsewhere than its row in the metadata table says, expected it in {folder.name}")
+    return path
+
+
+def _known(table: Mapping[str, _T], key: str, path: Path, what: str) -> _T:
+    if key not in table:
+        raise BadInput(path, f"has no usable {what}")
+    return table[key]
+
+
+def _study_times(rows: Iterable[tuple[str, ...]]) -> dict[str, datetime]:
+    """Study id -> its earliest time; what was written later is not known before the study."""
+    times: dict[str, datetime] = {}
+    for _, _, study, _, date, clock in rows:
+        with suppress(ValueError):  # `_check_time` says so
+            time = parse_study_time(date, clock)
+            times[study] = min(time, times.get(study, time))
+    return times
+
+
+def _check_time(path: Path, case: str, date: str, clock: str) -> None:
+    try:
+        parse_study_time(date, clock)
+    except ValueError as error:
+        raise BadInput(path, f"image {case}: {error}") from error
+
+
+def _of_one_split(images: list[CXRImage], problems: list[BadInput]) -> list[CXRImage]:
+    """Leave out patients that the official table has in two splits."""
+    splits: dict[str, set[str]] = {}
+    for image in images:
+        splits.setdefault(image.patient, set()).add(image.split)
+    torn = {patient for patient, names in splits.items() if len(names) > 1}
+    for image in images:
+        if image.patient in torn:
+            names = " and ".join(sorted(splits[image.patient]))
+            problems.append(
+                BadInput(image.path, f"is of patient {image.patient}, who is in {names}, expected one split")
+            )
+    return [image for image in images if image.patient not in torn]
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -1,0 +1,148 @@
+"""MIMIC-CXR with what MIMIC-IV and MIMIC-IV-ED knew of each study: its note of the emergency department and its values.
+
+The two clinical data sets are found beside the images or in their folder, by their tables (`hosp/patients`,
+`ed/edstays`), whatever version their folders name: `mimic-iv`, `mimiciv/3.1`, `mimic-iv-ed-2.2`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from common.data.cxr.listing import CXRListing, XrayRow
+from common.data.cxr.mimic_cxr import CXRImage, find_mimic_cxr
+from common.data.ehr.clinical_vector import clinical_row
+from common.data.ehr.context import EHRContext
+from common.data.ehr.mimic_iv import Study, read_contexts
+from common.data.ehr.mimic_tables import find_table
+from common.io.bad_input import BadInput
+from common.text.cxr_labeller import CHEXPERT_LABELS
+from common.text.ed_note import ed_note
+from common.text.redaction import find_leaks, redact
+
+__all__ = ["find_ehr", "list_mimic", "studies_of"]
+
+_MARKS = {"hosp": "hosp/patients", "ed": "ed/edstays"}
+
+
+def list_mimic(
+    source: str | os.PathLike[str],
+    labeller: str = "chexpert",
+    ehr: Sequence[str | os.PathLike[str]] | None = None,
+    redacted: bool = True,
+) -> CXRListing:
+    """List images, notes and clinical values of all studies.
+
+    Args:
+        source: the folder with ``files`` and the tables of MIMIC-CXR-JPG.
+        labeller: "chexpert" or "negbio".
+        ehr: folders of MIMIC-IV and MIMIC-IV-ED; None looks for them, an empty list does without.
+        redacted: take the terms of the 14 labels out of the notes.
+
+    Raises:
+        BadInput: if a table is missing or cannot be read, a folder of `ehr` holds neither data set, or a data set is
+            found in two places.
+        ValueError: for an unknown labeller.
+    """
+    images, problems = find_mimic_cxr(source, labeller)
+    listing = CXRListing([_row(image) for image in images], CHEXPERT_LABELS, {}, {}, problems)
+    roots = find_ehr(source) if ehr is None else named_ehr(ehr)
+    listing.facts = {"labeller": labeller, "redacted": redacted, "ehr": {k: str(v) for k, v in roots.items()}}
+    if "hosp" not in roots:
+        if "ed" in roots:
+            raise BadInput(roots["ed"], "is there without MIMIC-IV, expected hosp/patients as well, for age and sex")
+        return listing
+    read = read_contexts(roots["hosp"], roots.get("ed"), studies_of(images))
+    listing.problems += read.report.problems
+    notes_with_terms = 0
+    for study_id, context in read.contexts.items():
+        study = f"s{study_id}"
+        note = ed_note(context)
+        if redacted and find_leaks(note, CHEXPERT_LABELS):
+            notes_with_terms += 1
+            note = redact(note, CHEXPERT_LABELS)
+        listing.notes[study] = note
+        listing.clinical[study] = clinical_row(context)
+    report = read.report
+    listing.facts["studies"] = {
+        "contexts": report.contexts, "in_emergency_stay": report.in_emergency_stay,
+        "without_stay": report.without_stay, "without_patient": len(report.excluded),
+        "notes_with_redacted_terms": notes_with_terms, "values_after_study_not_used": sum(report.after_study.values()),
+        "values_out_of_bounds": sum(report.out_of_bounds.values()), "missing_tables": report.missing_tables,
+    }  # fmt: skip
+    return listing
+
+
+def studies_of(images: Iterable[CXRImage]) -> list[Study]:
+    """The studies of some images, at the time that `find_mimic_cxr` has for all images of a study: the earliest."""
+    found = {image.study: Study(int(image.patient), int(image.study[1:]), image.time) for image in images}
+    return list(found.values())
+
+
+def late_items(context: EHRContext) -> list[str]:
+    """Name what in a context was charted after the study; a context that `read_contexts` made has none."""
+    late = Counter[str]()
+    for kind, table in (("vital sign", context.vitals), ("laboratory test", context.labs)):
+        for name, series in table.items():
+            late[f"{kind} {name}"] += sum(m.charted > context.study_time for m in (series.first, series.latest))
+    for name, measurement in context.body.items():
+        late[name] += measurement.charted > context.study_time
+    if context.o2_device is not None:
+        late["oxygen device"] += context.o2_device.charted > context.study_time
+    return [name for name, n in late.items() if n]
+
+
+def find_ehr(source: str | os.PathLike[str]) -> dict[str, Path]:
+    """Find MIMIC-IV ("hosp") and MIMIC-IV-ED ("ed") in a folder or beside it.
+
+    Raises:
+        BadInput: if one of them is found in two places.
+    """
+    source = Path(os.path.abspath(source))
+    found: dict[str, Path] = {}
+    for place in _places(source):
+        for name, table in _MARKS.items():
+            if find_table(place, table) is None:
+                continue
+            if found.setdefault(name, place) != place:
+                raise BadInput(place, f"holds {table} as {found[name]} does, expected one, or the folder by --ehr")
+    return found
+
+
+def named_ehr(folders: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """The same of folders that the user named.
+
+    Raises:
+        BadInput: if a folder holds neither, or both hold the same.
+    """
+    found: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        names = [name for name, table in _MARKS.items() if find_table(folder, table) is not None]
+        if not names:
+            raise BadInput(folder, f"holds neither {' nor '.join(_MARKS.values())}, expected MIMIC-IV or MIMIC-IV-ED")
+        for name in names:
+            if found.setdefault(name, folder) != folder:
+                raise BadInput(folder, f"holds {_MARKS[name]} as {found[name]} does, expected one of each")
+    return found
+
+
+def _places(source: Path) -> Iterator[Path]:
+    """The folder itself, then folders called mimic* in it and beside it, and the versions in these."""
+    yield source
+    seen = {source}
+    for parent in (source, source.parent):
+        for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+            if not folder.name.lower().startswith("mimic") or folder in seen or not folder.is_dir():
+                continue
+            seen.add(folder)
+            yield folder
+            yield from (inner for inner in sorted(folder.iterdir()) if inner.name[0].isdigit() and inner.is_dir())
+
+
+def _row(image: CXRImage) -> XrayRow:
+    more = {"report": "" if image.report is None else str(image.report)}
+    return XrayRow(
+        image.case, image.patient, image.split, image.path, image.study, image.view or "", image.labels, more
+    )

@@ -1,0 +1,82 @@
+"""Random cubes from thin CTs, for training the VAE."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch.utils.data import Dataset
+
+from common.data.ct.volume_store import VolumeStore
+from common.data.seeds import seeded_generator
+
+__all__ = ["CTPatchDataset"]
+
+
+class CTPatchDataset(Dataset):
+    """`patches_per_volume` items per case: `{"image": (1, d, h, w) float32 HU, "case"}`.
+
+    As a handler of the trainer it draws other patches in every epoch. They depend on seed, epoch and index only, so
+    they are the same whatever the number of workers, and after a resume; for validation do not attach it.
+
+    Args:
+        cases: rows with "image" (path) and "case", see `common.data.manifest.read_split`.
+        store_dir: folder of the `VolumeStore`.
+        patch: (d, h, w); where a volume is smaller, its edge is repeated.
+        patches_per_volume: per epoch.
+        transform: applied to each item, e.g. to bring HU to [0, 1].
+        seed: of the places.
+
+    Raises:
+        ValueError: if there is no case or a size is not positive.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Mapping[str, str]],
+        store_dir: str | os.PathLike[str],
+        patch: Sequence[int] = (64, 64, 64),
+        patches_per_volume: int = 1,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not cases:
+            raise ValueError("the list of CTs to cut patches from is empty, expected at least one")
+        if len(patch) != 3 or min(patch) < 1 or patches_per_volume < 1:
+            raise ValueError(f"{patches_per_volume} patches of {patch}, expected positive numbers, sizes as (d, h, w)")
+        self.cases = list(cases)
+        self.store = VolumeStore(store_dir)
+        self.patch = tuple(patch)
+        self.patches_per_volume = patches_per_volume
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Take the epoch from an engine."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.set_epoch(engine.state.epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the patches of this epoch from now on (data loader workers started later)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.cases) * self.patches_per_volume
+
+    def __getitem__(self, index: int) -> Any:
+        index = range(len(self))[index]
+        case = self.cases[index // self.patches_per_volume]
+        volume = self.store.get(case["image"])
+        generator = seeded_generator(self.seed, self.epoch, index)
+        place, missing = [], []
+        for size, wanted in zip(volume.shape, self.patch, strict=True):
+            start = int(torch.randint(max(size - wanted, 0) + 1, (), generator=generator))
+            place.append(slice(start, start + wanted))
+            missing.append((0, max(wanted - size, 0)))
+        cube = np.pad(volume[tuple(place)], missing, mode="edge")
+        item = {"image": torch.from_numpy(cube.astype(np.float32))[None], "case": case["case"]}
+        return item if self.transform is None else self.transform(item)

@@ -1,0 +1,1 @@
+"""What MIMIC-IV and MIMIC-IV-ED knew of a patient."""

@@ -1,0 +1,362 @@
+"""Writes virtual patients' X-rays with their reports and labels in the layouts of MIMIC-CXR, Open-i and R2Gen.
+
+Every writer keeps what an earlier call with the same parameters completed and refuses a folder with other content.
+Beside the layout, ``truth/STUDY.json`` tells what was drawn into the CT of the study, where it is seen, and which words
+of the report state it; nothing but tests should read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from common.data.splits import split_by_patient
+from common.data.virtual.ehr import write_virtual_ehr
+from common.data.virtual.files import claim, save_csv
+from common.data.virtual.geometry import stream
+from common.data.virtual.patient import SHAPE, SPACING, make_virtual_patient
+from common.data.virtual.study import VirtualStudy, study_date_and_time, virtual_dicom_id, virtual_study
+from common.data.virtual.xray import make_virtual_xray
+from common.data.virtual.xray_findings import draw_xray_findings
+from common.io.output_folder import whole
+from common.io.parallel import Failure, map_cases
+from common.text.cxr_labeller import CHEXPERT_LABELS
+from common.text.cxr_template import cxr_report
+from common.text.sections import report_sections
+from common.text.virtual_report import VirtualReport
+
+__all__ = [
+    "MIMIC_METADATA_COLUMNS", "MIMIC_SECTION_COLUMNS", "OPEN_I_REPORT_COLUMNS", "ROW_COLUMNS", "write_mimic_cxr",
+    "write_open_i", "write_r2gen",
+]  # fmt: skip
+
+Row = dict[str, Any]
+
+SPLIT = (6, 2, 2)  # of the patients, in train, validation and test
+
+XRAY_VERSION = 2  # raise it when the same seed gives another image, other labels or another text
+MIMIC_METADATA_COLUMNS = (
+    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
+    "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
+    "PatientOrientationCodeSequence_CodeMeaning",
+)  # fmt: skip
+MIMIC_SECTION_COLUMNS = ("study", "impression", "findings", "last_paragraph", "comparison")
+OPEN_I_REPORT_COLUMNS = ("uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression")
+ROW_COLUMNS = ("case", "patient", "split", "image", "study", "view", "report", *CHEXPERT_LABELS)
+_PROCEDURE = {
+    ("PA", "LATERAL"): "CHEST (PA AND LAT)", ("PA",): "CHEST (SINGLE VIEW)", ("AP",): "CHEST (PORTABLE AP)",
+}  # fmt: skip
+_VIEW_CODE = {"PA": "postero-anterior", "AP": "antero-posterior", "LATERAL": "lateral"}
+# Headings under which Open-i would index a label.
+_MESH = {
+    "Atelectasis": "Pulmonary Atelectasis", "Cardiomegaly": "Cardiomegaly", "Consolidation": "Consolidation",
+    "Edema": "Pulmonary Edema", "Enlarged Cardiomediastinum": "Mediastinum/enlarged",
+    "Fracture": "Fractures, Bone/ribs",
+    "Lung Lesion": "Nodule/lung", "Lung Opacity": "Opacity/lung", "Pleural Effusion": "Pleural Effusion",
+    "Pleural Other": "Thickening/pleura", "Pneumonia": "Pneumonia", "Pneumothorax": "Pneumothorax",
+    "Support Devices": "Medical Device",
+}  # fmt: skip
+# Words that may be lost to Open-i's removal of names without a change of meaning.
+_REMOVABLE = re.compile(
+    r"\b(aorta|bones|chest|hila|radiograph|radiographs|spine|stomach|today|trachea|thoracic|limits)\b"
+)
+
+
+def write_mimic_cxr(
+    output_dir: str | Path,
+    n: int,
+    seed: int = 0,
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+    workers: int = 1,
+) -> list[Row]:
+    """Write MIMIC-CXR(-JPG) with the MIMIC-IV and MIMIC-IV-ED tables of the same patients.
+
+    ``files/p10/p10000032/s50414267/DICOM_ID.jpg`` and ``files/p10/p10000032/s50414267.txt``, the four tables
+    ``mimic-cxr-2.0.0-*.csv.gz``, ``mimic_cxr_sectioned.csv``, ``mimic-iv/`` and ``mimic-iv-ed/``. Patients have one to
+    three studies; about half of these have a lateral view, and two of five are AP. The two label tables are alike.
+
+    Args:
+        output_dir: a folder that is new, or was written by the same call before.
+        n: number of patients; patient i has the seed ``seed + i``.
+        seed: seed of the first patient.
+        shape: voxels along (z, y, x) of the CT that is X-rayed.
+        spacing: millimetres along (z, y, x).
+        workers: processes that make studies.
+
+    Returns:
+        One row per image: case (the DICOM id), patient (the subject id), split, image, study, view, report (paths
+        relative to ``output_dir``) and the 14 labels.
+
+    Raises:
+        ValueError: if an argument is not usable.
+        FileExistsError: if the folder holds something else.
+    """
+    owned = ("files", "truth", "mimic-iv", "mimic-iv-ed", "mimic_cxr_sectioned.csv")
+    out = claim(output_dir, "mimic_cxr", n, seed, shape, spacing, owned, xray=XRAY_VERSION)
+    studies = [virtual_study(seed + i, scan) for i in range(n) for scan in range(_scans(seed + i))]
+    split_of = _splits([study.seed for study in studies], seed)
+    rows, metadata, splits, labels, sections = [], [], [], [], []
+    with tqdm(total=len(studies), desc="mimic_cxr", unit="study") as bar:
+        make = partial(_make_mimic_study, out=out, shape=shape, spacing=spacing)
+        truths = map_cases(make, studies, workers, on_done=bar.update)
+    for study, truth in zip(studies, truths, strict=True):
+        if isinstance(truth, Failure):
+            raise RuntimeError(f"study {study.study_id}: {truth.reason}")
+        folder, ids, images = _mimic_files(study)
+        views = _views(study)
+        identity = {"subject_id": study.subject_id, "study_id": study.study_id}
+        date, time = study_date_and_time(study.study_time)
+        split, procedure = split_of[study.seed], _PROCEDURE[views]
+        for view in views:
+            row = {"case": ids[view], "patient": str(study.subject_id), "split": split, "image": images[view]}
+            rows.append(
+                row | {"study": f"s{study.study_id}", "view": view, "report": f"{folder}.txt"} | truth["labels"]
+            )
+            known = {
+                "dicom_id": ids[view], "PerformedProcedureStepDescription": procedure, "ViewPosition": view,
+                "Rows": truth["size"], "Columns": truth["size"], "StudyDate": date, "StudyTime": time,
+                "ProcedureCodeSequence_CodeMeaning": procedure, "ViewCodeSequence_CodeMeaning": _VIEW_CODE[view],
+                "PatientOrientationCodeSequence_CodeMeaning": "Recumbent" if view == "AP" else "Erect",
+            }  # fmt: skip
+            metadata.append(known | identity)
+            splits.append({"dicom_id": ids[view], "split": "validate" if split == "val" else split} | identity)
+        labels.append(identity | truth["labels"])
+        found = report_sections((out / f"{folder}.txt").read_text(encoding="utf-8"))
+        sections.append({"study": f"s{study.study_id}"} | {name: found.get(name) for name in MIMIC_SECTION_COLUMNS[1:]})
+    save_csv(out / "mimic-cxr-2.0.0-metadata.csv.gz", MIMIC_METADATA_COLUMNS, metadata)
+    save_csv(out / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"), splits)
+    for name in ("chexpert", "negbio"):
+        save_csv(out / f"mimic-cxr-2.0.0-{name}.csv.gz", ("subject_id", "study_id", *CHEXPERT_LABELS), labels)
+    save_csv(out / "mimic_cxr_sectioned.csv", MIMIC_SECTION_COLUMNS, sections)
+    _write_ehr(out, studies, {row["study_id"]: {name: row[name] for name in CHEXPERT_LABELS} for row in labels})
+    return rows
+
+
+def write_open_i(
+    output_dir: str | Path, n: int, seed: int = 0, shape: Sequence[int] = SHAPE, spacing: Sequence[float] = SPACING
+) -> list[Row]:
+    """Write ``indiana_reports.csv``, ``indiana_projections.csv`` and ``images/*.png`` as Open-i has them.
+
+    Ages, and some words that no label hangs on, are replaced by XXXX. Nine of ten studies have a lateral view.
+
+    Args:
+        output_dir: a folder that is new, or was written by the same call before.
+        n: number of patients, one study each; patient i has the seed ``seed + i``.
+        seed: seed of the first patient.
+        shape: voxels along (z, y, x) of the CT that is X-rayed.
+        spacing: millimetres along (z, y, x).
+
+    Returns:
+        One row per image as of ``write_mimic_cxr``; the report is the table that holds it, study and patient its uid.
+
+    Raises:
+        ValueError: if an argument is not usable.
+        FileExistsError: if the folder holds something else.
+    """
+    owned = ("images", "truth", "indiana_reports.csv", "indiana_projections.csv")
+    out = claim(output_dir, "open_i", n, seed, shape, spacing, owned, xray=XRAY_VERSION)
+    split_of = _splits(range(seed, seed + n), seed)
+    rows, reports, projections = [], [], []
+    for i in tqdm(range(n), desc="open_i", unit="study"):
+        study, uid = virtual_study(seed + i), str(i + 1)
+        rng = stream(study.seed, "open-i")
+        stem = f"{uid}_IM-{rng.integers(1, 4000):04d}"
+        images = {"PA": f"images/{stem}-1001.dcm.png"}
+        if rng.random() < 0.9:
+            images["LATERAL"] = f"images/{stem}-2001.dcm.png"
+        truth = _make_study(out, study, images, shape, spacing)
+        mesh = _mesh(truth)
+        report = {"uid": uid, "MeSH": ";".join(mesh), "Problems": ";".join(term.split("/")[0] for term in mesh)}
+        report["image"] = "Xray Chest PA and Lateral" if len(images) > 1 else "PA view of the chest"
+        reports.append(report | _with_removed_words(truth, rng.random))
+        for view, image in images.items():
+            row = {
+                "case": Path(image).stem,
+                "patient": uid,
+                "split": split_of[study.seed],
+                "image": image,
+                "study": uid,
+            }
+            rows.append(row | {"view": view, "report": "indiana_reports.csv"} | truth["labels"])
+            projection = "Lateral" if view == "LATERAL" else "Frontal"
+            projections.append({"uid": uid, "filename": Path(image).name, "projection": projection})
+    save_csv(out / "indiana_reports.csv", OPEN_I_REPORT_COLUMNS, reports)
+    save_csv(out / "indiana_projections.csv", ("uid", "filename", "projection"), projections)
+    return rows
+
+
+def write_r2gen(
+    output_dir: str | Path, n: int, seed: int = 0, shape: Sequence[int] = SHAPE, spacing: Sequence[float] = SPACING
+) -> list[Row]:
+    """Write ``annotation.json`` and ``images/ID/{0,1}.png`` (frontal and lateral) as R2Gen has IU X-ray.
+
+    Args:
+        output_dir: a folder that is new, or was written by the same call before.
+        n: number of patients, one study each; patient i has the seed ``seed + i``.
+        seed: seed of the first patient.
+        shape: voxels along (z, y, x) of the CT that is X-rayed.
+        spacing: millimetres along (z, y, x).
+
+    Returns:
+        One row per image as of ``write_mimic_cxr``; the report is annotation.json, study and patient its id.
+
+    Raises:
+        ValueError: if an argument is not usable.
+        FileExistsError: if the folder holds something else.
+    """
+    owned = ("images", "truth", "annotation.json")
+    out = claim(output_dir, "r2gen", n, seed, shape, spacing, owned, xray=XRAY_VERSION)
+    split_of = _splits(range(seed, seed + n), seed)
+    rows: list[Row] = []
+    annotation: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
+    for i in tqdm(range(n), desc="r2gen", unit="study"):
+        study = virtual_study(seed + i)
+        name, split = f"CXR{i + 1}_IM-{stream(study.seed, 'r2gen').integers(1, 4000):04d}", split_of[study.seed]
+        paths = {view: f"{name}/{k}.png" for k, view in enumerate(("PA", "LATERAL"))}
+        images = {view: f"images/{path}" for view, path in paths.items()}
+        truth = _make_study(out, study, images, shape, spacing)
+        entry = {"id": name, "report": truth["sections"]["findings"], "image_path": list(paths.values())}
+        annotation[split].append(entry | {"split": split})
+        for k, (view, image) in enumerate(images.items()):
+            row = {"case": f"{name}_{k}", "patient": name, "split": split, "image": image, "study": name, "view": view}
+            rows.append(row | {"report": "annotation.json"} | truth["labels"])
+    with whole(out / "annotation.json") as part:
+        part.write_text(json.dumps(annotation), encoding="utf-8")
+    return rows
+
+
+def _scans(seed: int) -> int:
+    """How many X-ray studies a patient has, 1 to 3."""
+    return 1 + int(stream(seed, "x-ray studies").choice(3, p=(0.6, 0.3, 0.1)))
+
+
+def _views(study: VirtualStudy) -> tuple[str, ...]:
+    """The views of a study; who can stand has PA, often with a lateral, who cannot has AP."""
+    views = list(_PROCEDURE)
+    return views[int(stream(study.seed, f"x-ray views/{study.scan}").choice(len(views), p=(0.45, 0.15, 0.4)))]
+
+
+def _mimic_files(study: VirtualStudy) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Folder of a study, and of its views the ids and the images."""
+    folder = f"files/p{str(study.subject_id)[:2]}/p{study.subject_id}/s{study.study_id}"
+    ids = {view: virtual_dicom_id(study.seed, study.scan, view) for view in _views(study)}
+    return folder, ids, {view: f"{folder}/{name}.jpg" for view, name in ids.items()}
+
+
+def _make_mimic_study(study: VirtualStudy, out: Path, shape: Sequence[int], spacing: Sequence[float]) -> Row:
+    folder, _, images = _mimic_files(study)
+    return _make_study(out, study, images, shape, spacing, text=f"{folder}.txt")
+
+
+def _splits(seeds: Sequence[int], seed: int) -> dict[int, str]:
+    """Split by patient; validation and test are large enough to tell models apart."""
+    by_name = split_by_patient({str(s): str(virtual_study(s).subject_id) for s in seeds}, SPLIT, seed=seed)
+    return {int(name): split for name, split in by_name.items()}
+
+
+def _make_study(
+    out: Path, study: VirtualStudy, images: Mapping[str, str], shape: Sequence[int], spacing: Sequence[float],
+    text: str | None = None,
+) -> Row:  # fmt: skip
+    """Write the images of a study (view -> relative path) and its report (relative path), unless they are there.
+
+    Returns:
+        The truth about the study, which is written last.
+    """
+    path = out / "truth" / f"s{study.study_id}.json"
+    if all((out / name).exists() for name in (*images.values(), *([text] if text else ()))) and path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    findings, extra = draw_xray_findings(study.seed, study.scan)
+    patient = make_virtual_patient(study.seed, shape, spacing, findings, scan=study.scan, xray_findings=extra)
+    size = 512 if shape[2] >= 128 else 128  # more pixels than a coarse CT fills
+    xrays = {view: make_virtual_xray(patient, size, view) for view in images}
+    frontal = next(iter(xrays.values()))
+    # The report measures in millimetres of an adult, however small the CT is.
+    told = [replace(finding, size_mm=round(finding.size_mm / patient.scale, 1)) for finding in frontal.findings]
+    report = cxr_report(
+        told, frontal.labels, patient.sex, patient.age, study.seed * 10 + study.scan, " and ".join(xrays)
+    )
+    for view, xray in xrays.items():
+        with whole(out / images[view]) as part:
+            Image.fromarray(xray.image).save(part, quality=95)
+    if text:
+        with whole(out / text) as part:
+            part.write_text(report.wrapped().text, encoding="utf-8")
+    truth = {
+        "seed": study.seed,
+        "scan": study.scan,
+        "sex": patient.sex,
+        "age": patient.age,
+        "size": size,
+        "labels": frontal.labels,
+        "ct_labels": patient.labels,
+        "findings": [asdict(finding) for finding in (*patient.findings, *patient.xray_findings)],
+        "seen": [
+            {"label": finding.label, "kind": finding.kind, "centre_mm": finding.centre_mm}
+            | {view: [round(p, 1) for p in xray.pixel(finding.centre_mm)] for view, xray in xrays.items()}
+            for finding in frontal.findings
+        ],
+        "sections": report.sections,
+        "spans": list(_section_spans(report)),
+    }
+    with whole(path) as part:
+        part.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+    return truth
+
+
+def _section_spans(report: VirtualReport) -> Iterator[Row]:
+    """Yield where a report states a label, counted from the start of the section."""
+    starts = {name: report.text.index(f" {name.upper()}: ") + len(name) + 3 for name in report.sections}
+    for span in report.spans:
+        name = max((name for name in starts if starts[name] <= span.start), key=starts.__getitem__)
+        where = {"start": span.start - starts[name], "end": span.end - starts[name]}
+        yield {"section": name, "label": span.label, "value": span.value} | where
+
+
+def _mesh(truth: Row) -> list[str]:
+    """Index terms of what is present, "normal" if nothing is."""
+    terms = []
+    for label, heading in _MESH.items():
+        if truth["labels"][label] == 1.0:
+            sides = {f["side"] for f in truth["findings"] if f["label"].lower() == label.lower()} & {"right", "left"}
+            terms.append(heading + (f"/{sides.pop()}" if len(sides) == 1 else "/bilateral" if sides else ""))
+    return terms or ["normal"]
+
+
+def _with_removed_words(truth: Row, random: Any) -> dict[str, str]:
+    """The sections with XXXX for ages and for some words outside of what states a label."""
+    sections = {}
+    for name in ("indication", "comparison", "findings", "impression"):
+        kept = [(span["start"], span["end"]) for span in truth["spans"] if span["section"] == name]
+
+        def removed(match: re.Match[str], kept: list[tuple[int, int]] = kept) -> str:
+            stated = any(start < match.end() and match.start() < end for start, end in kept)
+            return match[0] if stated or random() > 0.3 else "XXXX"
+
+        text = _REMOVABLE.sub(removed, truth["sections"][name])
+        sections[name] = re.sub(r"\b\d+-year-old", "XXXX-year-old", text)
+    return sections
+
+
+def _write_ehr(out: Path, studies: Sequence[VirtualStudy], labels: Mapping[int, Mapping[str, float | None]]) -> None:
+    """Write the tables of the hospital and of its emergency department beside the images."""
+    part = out / ".part_ehr"
+    shutil.rmtree(part, ignore_errors=True)
+    write_virtual_ehr(part, studies, labels)
+    for table in sorted(part.rglob("*.csv.gz")):
+        room = table.parent.name
+        target = out / ("mimic-iv-ed" if room == "ed" else "mimic-iv") / room / table.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(table, target)
+    shutil.rmtree(part)

@@ -1,0 +1,106 @@
+"""What the scanner does to a virtual patient: blur, noise and the thickness of slices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.data.virtual.geometry import Grid
+
+HU_RANGE = (-1024, 3071)
+# Point spread (image mm) and noise relative to the smooth kernel; a sharp kernel shows finer detail and more noise.
+KERNELS = {"smooth": (0.50, 1.0), "sharp": (0.28, 1.7)}
+
+
+def scan(
+    hu: np.ndarray, grid: Grid, rng: np.random.Generator, noise_hu: float = 12.0, kernel: str = "smooth"
+) -> np.ndarray:
+    """Image a body.
+
+    Args:
+        hu: float32 (D, H, W), the body; overwritten.
+        grid: its grid.
+        rng: the noise stream; the noise does not depend on ``hu``.
+        noise_hu: standard deviation in the middle of the body for 1.5 mm slices and the smooth kernel.
+        kernel: "smooth" or "sharp".
+
+    Returns:
+        int16 (D, H, W) in -1024..3071 HU.
+
+    Raises:
+        ValueError: if the kernel is unknown or the noise negative.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel {kernel!r} is not one of {', '.join(KERNELS)}.")
+    if not noise_hu >= 0:
+        raise ValueError(f"noise_hu {noise_hu} is not a number of at least 0.")
+    spread, louder = KERNELS[kernel]
+    taps = [_taps(spread / grid.spacing[1]), _taps(spread / grid.spacing[2])]
+    out = _blur(hu, 0, _taps(0.35))  # neighbouring slices overlap a little
+    out = _blur(_blur(out, 1, taps[0]), 2, taps[1])
+    if noise_hu > 0:
+        noise = rng.standard_normal(grid.shape, dtype=np.float32)
+        # Reconstruction correlates the noise within the slice; a sharp kernel less.
+        grain = [_taps(max(0.35, 1.3 * spread / s)) for s in grid.spacing[1:]]
+        noise = _blur(_blur(noise, 1, grain[0]), 2, grain[1])
+        sigma = noise_hu * louder * np.clip((1.5 / grid.spacing[0]) ** 0.5, 0.5, 2.0)
+        sigma /= np.sqrt(float((grain[0] ** 2).sum() * (grain[1] ** 2).sum()))
+        _, y, x = grid.axes
+        # Fewer photons reach the middle of the body.
+        profile = 0.55 + 0.45 * np.exp(-((x / 130) ** 2) - (y / 100) ** 2)
+        noise *= np.float32(sigma) * profile
+        out += noise
+    np.clip(out, *HU_RANGE, out=out)
+    return np.rint(out, out=out).astype(np.int16)
+
+
+def thick_slabs(ct: np.ndarray, affine: np.ndarray, ratio: int) -> tuple[np.ndarray, np.ndarray]:
+    """Average slabs of thin slices, as a scanner reconstructs thick ones.
+
+    Args:
+        ct: int16 (x, y, z).
+        affine: (4, 4) of the thin slices.
+        ratio: thin slices per slab, from the first slice on; the remainder is dropped.
+
+    Returns:
+        int16 (x, y, z // ratio), the rounded means, and the affine with every slab at its centre.
+
+    Raises:
+        ValueError: if the ratio is not between 1 and the number of slices.
+    """
+    n = ct.shape[2]
+    if int(ratio) != ratio or not 1 <= ratio <= n:
+        raise ValueError(f"ratio {ratio} is not a whole number between 1 and the {n} thin slices.")
+    ratio = int(ratio)
+    slabs = ct[:, :, : n // ratio * ratio].reshape(*ct.shape[:2], n // ratio, ratio)
+    mean = np.rint(slabs.mean(3, dtype=np.float32)).astype(np.int16)
+    thick = affine.copy()
+    thick[:3, 2] *= ratio
+    thick[:3, 3] += affine[:3, 2] * (ratio - 1) / 2
+    return mean, thick
+
+
+def _taps(sigma: float) -> np.ndarray:
+    """Return a normalised Gaussian of ``sigma`` voxels, float32, as narrow as three taps."""
+    reach = max(1, int(np.ceil(2.5 * sigma - 0.25)))
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-3)) ** 2)
+    return (taps / taps.sum()).astype(np.float32)
+
+
+def _blur(a: np.ndarray, axis: int, taps: np.ndarray) -> np.ndarray:
+    """Convolve along an axis with symmetric taps; the border repeats."""
+    reach = len(taps) // 2
+    out = a * taps[reach]
+    n = a.shape[axis]
+    part = [slice(None)] * 3
+    for k in range(1, reach + 1):
+        weight = taps[reach + k]
+        for source, target, edge in (((k, n), (0, n - k), (n - k, n)), ((0, n - k), (k, n), (0, k))):
+            part[axis] = slice(*source)
+            moved = a[tuple(part)] * weight
+            part[axis] = slice(*target)
+            out[tuple(part)] += moved
+            part[axis] = slice(n - 1, n) if edge[1] == n else slice(0, 1)
+            border = a[tuple(part)] * weight
+            part[axis] = slice(*edge)
+            out[tuple(part)] += border
+    return out

@@ -1,0 +1,1 @@
+"""Bad input, output folders, tables, remote folders, work on several processes."""

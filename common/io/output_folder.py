@@ -1,0 +1,111 @@
+"""Write into an output folder so that a run may be killed at any moment, and so that only one run writes at a time."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from common.io.bad_input import BadInput
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
+    """A table as CSV text: `columns` in order, None left blank, lines ended by a newline on every system."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically: a reader sees the whole file or the one before it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_text(text, encoding="utf-8", newline="")
+    os.replace(partial, path)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of ``path``, a file or folder to be, that takes its name when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part{os.getpid()}_{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_text(path: Path) -> Iterator[IO[str]]:
+    """Yield a UTF-8 text file that takes the name ``path`` when the block succeeds; lines end as they are written."""
+    # A file name that is no UTF-8 goes out as the bytes it came in.
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        yield file
+
+
+def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Give a file a second name, which takes no room; a copy where the file system has no hard links.
+
+    For files that are replaced, never written into, such as those of this module: then each name has its own content.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold OUT/.lock, which names the process that writes the folder; the lock of a dead process is taken over.
+
+    Raises:
+        BadInput: if the process named there is alive.
+    """
+    path = out / ".lock"
+    mine = f"{os.getpid()} {_start_time(os.getpid())}"
+    with path.open("a+") as file, _exclusive(file):
+        file.seek(0)
+        owner = file.read().split()
+        if owner and owner[0].isdigit() and _start_time(int(owner[0])) == owner[-1]:
+            raise BadInput(out, f"is being written by process {owner[0]}, expected one run per output folder")
+        file.truncate(0)
+        file.write(mine)
+    try:
+        yield
+    finally:
+        with path.open("a+") as file, _exclusive(file):
+            file.truncate(0)
+
+
+@contextmanager
+def _exclusive(file: IO[str]) -> Iterator[None]:
+    """Keep two processes from reading the owner at the same moment."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+        file.flush()
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _start_time(pid: int) -> str | None:
+    """When a living process started, so that a new process with an old number is not mistaken for it; None if dead."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # alive, of another user
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.read_text().rpartition(")")[2].split()[19] if stat.is_file() else "unknown"

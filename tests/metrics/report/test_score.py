@@ -1,0 +1,137 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ignite.engine import Engine
+from ignite.exceptions import NotComputableError
+
+from common.metrics.report.score import ReportScore
+
+IDS = ["a", "b", "c", "d", "e"]
+PREDICTIONS = [
+    "Mild cardiomegaly. No effusion.",
+    "Clear lungs.",
+    "",
+    "Small left pleural effusion. No pneumothorax.",
+    "Possible pneumonia in the left lower lobe.",
+]
+REFERENCES = [
+    "The heart is mildly enlarged. No pleural effusion.",
+    "The lungs are clear.",
+    "No acute process.",
+    "Small left pleural effusion. No pneumothorax.",
+    "Left lower lobe pneumonia is possible.",
+]
+ROOT = Path(__file__).parents[3]
+PROCESS = """
+import json, sys
+import torch.distributed as dist
+from common.metrics.report.perplexity import Perplexity
+from common.metrics.report.score import ReportScore
+rank, store = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+reports = json.load(sys.stdin)
+score, perplexity = ReportScore(), Perplexity()
+for i in reports["division"][rank]:
+    score.update(*([reports[key][i]] for key in ("ids", "predictions", "references")))
+    perplexity.update((float(i), i + 1))
+print(json.dumps([score.compute(), perplexity.compute()]))
+dist.destroy_process_group()
+"""
+
+
+def whole():
+    score = ReportScore()
+    score.update(IDS, PREDICTIONS, REFERENCES)
+    return score
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    assert all(a[key] == b[key] or (math.isnan(a[key]) and math.isnan(b[key])) for key in a)
+
+
+def test_batches_and_their_order_do_not_matter():
+    score = ReportScore()
+    for i in (4, 0, 3, 2, 1):
+        score.update([IDS[i]], [PREDICTIONS[i]], [REFERENCES[i]])
+    same(score.compute(), whole().compute())
+    assert len(score) == 5
+    score.reset()
+    with pytest.raises(NotComputableError):
+        score.compute()
+
+
+def test_values():
+    value = whole().compute()
+    assert 0 < value["cleaned.bleu_4"] < 1
+    assert value["raw.bleu_1"] != value["cleaned.bleu_1"]
+    assert value["diversity.distinct_reports"] == 1
+    assert {f"labels.uncertain_{policy}.macro_f1_5" for policy in ("ignore", "positive", "negative", "own")} <= set(
+        value
+    )
+    ct = ReportScore("ct")
+    ct.update(
+        IDS[:2], ["Pleural effusion is seen.", "Normal."], ["Pleural effusion is present.", "Emphysema is present."]
+    )
+    assert ct.compute()["labels.crg_floor"] == 1 / 3 < ct.compute()["labels.crg"] <= 1
+
+
+def test_merge_and_state():
+    one, two = ReportScore(), ReportScore()
+    one.update(IDS[:2], PREDICTIONS[:2], REFERENCES[:2])
+    two.update(IDS[1:], PREDICTIONS[1:], REFERENCES[1:])
+    one.merge(two)
+    loaded = ReportScore()
+    loaded.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    same(loaded.compute(), whole().compute())
+
+
+def test_an_id_with_other_texts_is_refused():
+    score = whole()
+    score.update(["a"], [PREDICTIONS[0]], [REFERENCES[0]])
+    assert len(score) == 5
+    with pytest.raises(ValueError, match="'a' comes twice"):
+        score.update(["a"], ["other"], [REFERENCES[0]])
+    with pytest.raises(ValueError, match="1 ids come with 2 reports"):
+        score.update(["f"], ["x", "y"], ["x"])
+    with pytest.raises(ValueError, match="report of 7"):
+        score.update([7], ["x"], ["x"])
+    with pytest.raises(ValueError, match="'xray', expected one of cxr, ct"):
+        ReportScore("xray")
+
+
+def test_on_an_engine():
+    engine = Engine(lambda _, i: {"id": IDS[i], "report": PREDICTIONS[i], "reference": REFERENCES[i]})
+    ReportScore(output_transform=lambda o: ([o["id"]], [o["report"]], [o["reference"]])).attach(engine, "report")
+    metrics = engine.run(range(5)).metrics
+    same(metrics["report"], whole().compute())
+    assert metrics["cleaned.bleu_4"] == whole().compute()["cleaned.bleu_4"]
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    # Case b is in both, as a sampler that pads would have it.
+    given = {"ids": IDS, "predictions": PREDICTIONS, "references": REFERENCES, "division": [[0, 3, 1], [1, 2, 4]]}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "store")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        process.stdin.write(json.dumps(given))
+        process.stdin.close()
+    results = [json.loads(process.stdout.read()) for process in started]
+    assert [process.wait() for process in started] == [0, 0]
+    for scores, perplexity in results:
+        same(scores, whole().compute())
+        assert perplexity == pytest.approx(math.exp((0 + 3 + 1 + 1 + 2 + 4) / (1 + 4 + 2 + 2 + 3 + 5)))
