@@ -1,24 +1,32 @@
-"""`predict`: one bundle applied to a file, a folder or a DICOM series."""
+"""`predict`: one bundle applied to a file, a folder or a DICOM series.
 
-import logging
+A bundle's inference.json says what there is to do, by these ids beside MONAI's own:
+
+    "cases"      a list of cases, {"case": name, "image": path, ...}, which reaches the other ids as an object, so that
+                 names in it are only data; its attribute `excluded`, if it has one, lists what was left out
+    "outputs"    after `run`, the files that were written for the cases
+    "excluded"   after `run`, the cases that could not be used, and why
+    "finalize"   files for all cases together, from "outputs"; optional, a list
+"""
+
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from common.apps.run.bundle import cpu_count, open_bundle, resolve
+from common.apps.run.bundle import Bundle, cpu_count, open_bundle, resolve
 from common.apps.run.prepare import check_engine
 from common.apps.run.remote_paths import takes_urls
-from common.data.ct.reader import read_ct
-from common.data.ct.volume import case_names, find_ct
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 from common.io.parallel import Failure, map_cases
 
-logger = logging.getLogger("predict")
+_IDS = ("input", "output_dir", "cases", "outputs", "excluded", "run")
 _ROUNDS = 4  # groups of cases per worker, so that none waits long for the last
+
+Excluded = list[dict[str, str]]
 
 
 @takes_urls(reads=["input", "ckpt_dir"], writes=["output_dir"])
@@ -36,7 +44,7 @@ def predict(
 
     Args:
         bundle: bundle folder.
-        input: NIfTI file, DICOM folder or zip, or a folder of them; of a classifier, X-rays.
+        input: what the bundle takes: a file, a folder of them or of DICOM, or one that `prepare` wrote.
         output_dir: created if missing.
         ckpt_dir: folder with model.pt; default the bundle's models folder.
         overrides: configuration ids and values, such as ``mode`` or ``target_spacing``.
@@ -45,77 +53,73 @@ def predict(
         address: of a Ray cluster.
 
     Returns:
-        ``{"outputs": [paths], "cases": n, "excluded": [{"path", "reason"}]}``; of a folder, inputs that cannot be
-        used are left out and listed in ``excluded.csv``.
+        ``{"outputs": [paths], "cases": n, "excluded": [{"path", "reason"}]}``, n of those that were used; what was left
+        out is also in ``excluded.csv``.
 
     Raises:
-        BadInput: if an input is missing or not a CT.
-        MissingWeights: if the checkpoint lacks what the mode needs.
-        UsageError: for an unknown engine or a number of workers below 1.
+        BadInput: if an input is missing, or none of the cases can be used.
+        MissingWeights: if the checkpoint lacks what is asked for.
+        UsageError: for an unknown engine, a number of workers below 1, or an id that the bundle does not have.
     """
     check_engine(engine, workers)
-    if open_bundle(bundle).predicts == "labels":
-        from common.evaluation.classification import predict_labels
-
-        return predict_labels(open_bundle(bundle), input, output_dir, ckpt_dir, overrides or {})
-    found, excluded = _readable(Path(input))
-    cases = [(str(path), name) for path, name in zip(found, case_names(found, Path(input)), strict=True)]
-    values = {"input": str(input), "output_dir": str(output_dir)} | (overrides or {})
+    found = open_bundle(bundle)
+    settings = {"ckpt_dir": ckpt_dir, "overrides": overrides}
+    settings["places"] = {"input": str(input), "output_dir": str(output_dir)}
+    config = found.config("inference", **settings)
+    for name in _IDS:
+        if name not in config:
+            raise BadInput(found.config_file("inference"), f"has no id {name!r}, expected it for predict")
+    (cases,) = resolve(config, "cases")
+    excluded: Excluded = list(getattr(cases, "excluded", ()))
     here = engine == "local" and workers == 1
-    size = len(cases) if here else -(-len(cases) // (workers * _ROUNDS))
-    groups = [cases[first : first + size] for first in range(0, len(cases), size)]
-    run = partial(
-        _predict_cases,
-        bundle=bundle,
-        ckpt_dir=ckpt_dir,
-        values=values,
-        threads=None if here else cpu_count() // workers,
-    )
-    results = map_cases(run, groups, workers, engine, address, start_method="spawn")
+    batch = config.get("batch_size") or 1  # batches stay whole, so that the work of one process is that of several
+    size = len(cases) if here else -(-len(cases) // (workers * _ROUNDS * batch)) * batch
+    groups = [cases[first : first + size] for first in range(0, len(cases), max(size, 1))]
+    threads = None if here else cpu_count() // workers
+    run = partial(_predict_cases, bundle=found, settings=settings, threads=threads)
     outputs: list[str] = []
-    for group, result in zip(groups, results, strict=True):
+    unusable: Excluded = []
+    for group, result in zip(groups, map_cases(run, groups, workers, engine, address, "spawn"), strict=True):
         if isinstance(result, Failure):
-            excluded += [{"path": path, "reason": result.reason} for path, _ in group]
+            unusable += [{"path": str(case.get("image") or case["case"]), "reason": result.reason} for case in group]
         else:
-            outputs += result
-    if excluded:
-        write_text(Path(output_dir) / "excluded.csv", csv_text(("path", "reason"), excluded))
-    return {"outputs": outputs, "cases": len(cases), "excluded": excluded}
+            outputs += result[0]
+            unusable += result[1]
+    _write_excluded(Path(output_dir), excluded + unusable)
+    if len(unusable) == len(cases):
+        rows = excluded + unusable
+        first = rows[0] if rows else {"path": input, "reason": "holds no case"}
+        if len(rows) > 1:
+            raise BadInput(input, f"holds no usable case, the first of {len(rows)}: {first['reason']}")
+        raise BadInput(first["path"], first["reason"])
+    if "finalize" in config:
+        config.provide(outputs=outputs)
+        outputs = [*(str(path) for path in resolve(config, "finalize")[0] if path is not None), *outputs]
+    return {"outputs": outputs, "cases": len(cases) - len(unusable), "excluded": excluded + unusable}
 
 
 def _predict_cases(
-    cases: Sequence[tuple[str, str]],
-    bundle: str | Path,
-    ckpt_dir: str | Path | None,
-    values: dict[str, Any],
+    cases: Sequence[dict[str, Any]],
+    bundle: Bundle,
+    settings: dict[str, Any],
     threads: int | None,
-) -> list[str]:
-    """Predict some cases (path, name) in this process; gives the files that were written."""
+) -> tuple[list[str], Excluded]:
+    """Predict some cases in this process; gives the files that were written, and the cases that were left out."""
     if threads is not None:
         import torch
 
         torch.set_num_threads(max(1, threads))
-    config = open_bundle(bundle).config("inference", ckpt_dir=ckpt_dir, overrides=values)
-    config["dataset#data"] = [{"image": path, "case": name} for path, name in cases]
-    *_, postprocessing = resolve(config, "initialize", "run", "postprocessing")
-    return [path for transform in postprocessing.transforms for path in getattr(transform, "written", [])]
+    config = bundle.config("inference", **settings)
+    config.provide(cases=cases)
+    if "initialize" in config:
+        resolve(config, "initialize")
+    _, outputs, excluded = resolve(config, "run", "outputs", "excluded")
+    return [str(path) for path in outputs], list(excluded)
 
 
-def _readable(source: Path) -> tuple[list[Path], list[dict[str, str]]]:
-    """The inputs below a path, and those of a folder that cannot be used, with the reason."""
-    found, excluded = find_ct(source), []
-    if not found:
-        raise BadInput(source, "holds no CT, expected NIfTI files or DICOM series")
-    if len(found) == 1:
-        return found, []
-    usable = []
-    for path in tqdm(found, desc="check", unit="case"):
-        try:
-            read_ct(path)
-            usable.append(path)
-        except BadInput as error:
-            excluded.append({"path": str(path), "reason": error.reason})
-            logger.warning("excluded: %s", error)
-    if not usable:
-        raise BadInput(source, f"holds no usable CT, the first of {len(found)}: {excluded[0]['reason']}")
-    return usable, excluded
+def _write_excluded(folder: Path, excluded: Excluded) -> None:
+    if excluded:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "excluded.csv", csv_text(("path", "reason"), excluded))
+    else:  # that of an earlier call would be taken for this one's
+        (folder / "excluded.csv").unlink(missing_ok=True)

@@ -50,7 +50,7 @@ VERBS: dict[str, Verb | Group] = {
     "run": Verb(verbs.run, "run", verbs.scales_and_stages),
     "tune": Verb(train.tune, "tune", train.search_of),
     "predict": Verb(verbs.predict, "predict", verbs.inference_keys),
-    "evaluate": Verb(verbs.evaluate, "evaluate", verbs.inference_keys),
+    "evaluate": Verb(verbs.evaluate, "evaluate", verbs.evaluation_keys),
     "sections": Verb(text.sections, "sections"),
     "label": Verb(text.label, "label"),
     "score": Group(

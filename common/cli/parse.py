@@ -17,7 +17,8 @@ from typing import Any, get_args
 
 import fire
 
-from common.apps.run.bundle import CommandLineText, UsageError, first_error, hint, nearest
+from common.apps.run.bundle import CommandLineText, UsageError, hint, nearest
+from common.io.bad_input import first_error
 
 PROGRAM = "python -m common"
 _WIDTH = 110

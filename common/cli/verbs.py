@@ -201,54 +201,32 @@ def evaluate(
     input: str,
     output_dir: str,
     ckpt_dir: str | None = None,
-    ratio: int = 5,
-    modes: str | None = None,
     **overrides: str,
 ) -> Result:
     """Measure a bundle on cases whose truth is known, beside simple methods.
 
-    Writes metrics.csv (a row per case, mode and window), metrics_mean.csv, summary.json and index.html with pictures.
-    Input, weights and output may be URLs of object storage, such as s3://bucket/thin.
+    Writes metrics.csv, metrics_mean.csv, summary.json and index.html with pictures. Input, weights and output may be
+    URLs of object storage, such as s3://bucket/thin.
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        input: PATH thin CT: a file, a folder, or one that prepare wrote, of which the test split is taken; for a
-            classifier, a folder that prepare wrote
+        input: PATH what the bundle is measured on, such as thin CT (a file or a folder), or a folder that prepare
+            wrote, of which the test split is taken
         output_dir: DIR created
         ckpt_dir: DIR folder with model.pt (default: models of the bundle)
-        ratio: N thin slices averaged into each thick one
-        modes: A,B only these methods (default: all that have weights)
-        overrides: changes a value of the bundle's configs/inference.json, by its id
+        overrides: changes a setting of the evaluation, such as --ratio, or a value of configs/inference.json, by its id
 
     Examples:
         python -m common evaluate bundles/ct_slice_interpolation --input data/thin --output_dir runs/eval --ratio 5
     """
+    from common.apps.run.evaluate import evaluate as measure
     from common.visualize.tables import format_table
 
     _must_exist("input", input, "data whose truth is known")
-    if open_bundle(bundle).predicts == "labels":
-        return _evaluate_labels(bundle, input, output_dir, ckpt_dir, modes, overrides)
-    from common.evaluation.slice_interpolation import evaluate as measure
-
-    chosen = None if modes is None else [name.strip() for name in modes.split(",")]
-    result = measure(bundle, input, output_dir, ckpt_dir, ratio=ratio, modes=chosen, overrides=overrides)
-    print(format_table(result["metrics"], list(result["metrics"][0])))
+    result = measure(bundle, input, output_dir, ckpt_dir, overrides)
+    print(format_table(result["result"]))
     for name, reason in result["not_run"].items():
         print(f"{name} was not run: {reason}")
-    return result
-
-
-def _evaluate_labels(
-    bundle: str, input: str, output_dir: str, ckpt_dir: str | None, modes: str | None, overrides: Result
-) -> Result:
-    from common.evaluation.classification import evaluate_labels
-    from common.visualize.tables import format_table
-
-    if modes is not None:
-        raise UsageError("--modes is for bundles that make volumes, expected none for one that gives labels")
-    result = evaluate_labels(open_bundle(bundle), input, output_dir, ckpt_dir, overrides)
-    shown = ("model", "mean_auroc", "pooled_auroc", "min_auroc", "mean_auprc", "macro_f1", "ece", "n")
-    print(format_table([{name: row.get(name) for name in shown} for row in result["metrics"]], list(shown)))
     print(result["page"])
     return result
 
@@ -470,8 +448,25 @@ def inference_keys(words: Sequence[str]) -> str:
     if not words or words[0].startswith("-"):
         return ""
     bundle = open_bundle(words[0])
-    config = json.loads(bundle.config_file("inference.json").read_text(encoding="utf-8"))
+    return _keys(f"Keys of {bundle.name} and their values:", _content(bundle.config_file("inference.json")))
+
+
+def evaluation_keys(words: Sequence[str]) -> str:
+    """What `evaluate BUNDLE --help` adds: the settings of the evaluation beside those of inference.json."""
+    if not words or words[0].startswith("-"):
+        return ""
+    bundle = open_bundle(words[0])
+    settings = _content(bundle.config_file("evaluate.json")).get("evaluation", {})
+    settings = {key: value for key, value in settings.items() if key != "_target_"}
+    return "\n".join([_keys(f"Settings of the evaluation of {bundle.name}:", settings), inference_keys(words)])
+
+
+def _content(path: Path) -> Result:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _keys(title: str, config: Result) -> str:
     simple = {key: value for key, value in config.items() if not isinstance(value, (dict, list))}
     shown = {key: value for key, value in simple.items() if not str(value).startswith(("$", "@", "."))}
     rows = [f"  --{key:<16} {'(none)' if value is None else json.dumps(value)}" for key, value in shown.items()]
-    return "\n".join([f"Keys of {bundle.name} and their values:", *rows])
+    return "\n".join([title, *rows])

@@ -23,7 +23,7 @@ def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
     if manifest.is_dir():
         manifest = manifest / "manifest.csv"
     if not manifest.is_file():
-        raise BadInput(manifest, "does not exist, expected the manifest of a prepared folder")
+        raise BadInput(manifest, "does not exist, expected the manifest.csv of a folder that prepare wrote")
     with manifest.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
@@ -47,6 +47,16 @@ def read_split(manifest: str | Path, split: str, limit: int | None = None) -> li
     if not rows:
         raise BadInput(manifest, f"has no row with split {split}, expected at least one")
     return with_files(rows[:limit])
+
+
+def scored_splits(manifest: str | Path) -> list[str]:
+    """The splits that an evaluation needs: val and test, as far as there are any, else the first there is.
+
+    Raises:
+        BadInput: as `read_manifest`.
+    """
+    found = {row["split"] for row in read_manifest(manifest)}
+    return [split for split in ("val", "test") if split in found] or sorted(found)[:1]
 
 
 def with_files(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ from common.data.prediction_table import (
     read_predictions,
     read_truth,
 )
-from common.evaluation.comparison_page import write_comparison_page
+from common.evaluation.comparison_page import comparison_page
 from common.evaluation.comparison_tables import (
     ALL,
     WITHOUT,
@@ -35,19 +35,47 @@ from common.evaluation.comparison_tables import (
 )
 from common.evaluation.error_attention import StudyEncoders
 from common.evaluation.error_cases import find_errors, subgroup_rows
+from common.evaluation.evaluation import Measured, write_measured
 from common.io.bad_input import BadInput
-from common.io.output_folder import csv_text, write_text
+from common.io.output_folder import write_text
 from common.metrics.delong import delong_by_class
 from common.metrics.multilabel import MultilabelResult, choose_thresholds, multilabel_comparison
-from common.visualize.run_summary import write_summary
 from common.visualize.tables import json_text
 
-__all__ = ["compare_models", "modality_benefit"]
+__all__ = ["compare_models", "measure_models", "modality_benefit"]
 
 PathLike = str | os.PathLike[str]
+SHOWN = ("model", "mean_auroc", "pooled_auroc", "min_auroc", "mean_auprc", "macro_f1", "ece", "n")
 
 
 def compare_models(
+    predictions: PathLike | Mapping[str, PathLike],
+    labels_csv: PathLike,
+    output_dir: PathLike,
+    *args: Any,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """Score all models on the same cases and write the tables and the page about them.
+
+    Args:
+        predictions: as of `measure_models`.
+        labels_csv: as of `measure_models`.
+        output_dir: created; gets `results_summary.csv` (a row per model), `metrics.csv` (per model and label),
+            `metrics_mean.csv` (per model), `delong.csv`, `contribution.csv`, `errors.csv`, `subgroups.csv`,
+            `thresholds.json`, `pictures/*.png` and `index.html`.
+        args: further arguments of `measure_models`.
+        kwargs: further arguments of `measure_models`.
+
+    Returns:
+        For JSON: `models` (rows of the results summary), `reference`, `differences`, `delong`, `contribution`,
+        `undefined` (label -> why it has no AUROC), `thresholds`, `page`.
+    """
+    measured = measure_models(predictions, labels_csv, output_dir, *args, **kwargs)
+    page = write_measured(Path(output_dir), measured)
+    return json.loads(json_text(measured.details | {"page": str(page)}))
+
+
+def measure_models(
     predictions: PathLike | Mapping[str, PathLike],
     labels_csv: PathLike,
     output_dir: PathLike,
@@ -59,18 +87,16 @@ def compare_models(
     cases: Sequence[Mapping[str, Any]] | None = None,
     subgroups: Sequence[str] = ("sex", "age", "view"),
     errors_per_label: int = 2,
-    summary: Mapping[str, Any] | None = None,
     encoders: StudyEncoders | None = None,
-) -> dict[str, Any]:
-    """Score all models on the same cases and write the tables and the page about them.
+    document: Mapping[str, Any] | None = None,
+) -> Measured:
+    """Score all models on the same cases.
 
     Args:
         predictions: folder with `MODEL_SPLIT.csv`, or model -> such a file. `MODEL_without_MODALITY` is MODEL with
             that modality kept from it, and is shown as its contribution.
         labels_csv: the truth, `labels_SPLIT.csv`, 1, 0 or nothing.
-        output_dir: created; gets `results_summary.csv` (a row per model), `metrics.csv` (per model and label),
-            `metrics_mean.csv` (per model), `delong.csv`, `contribution.csv`, `errors.csv`, `subgroups.csv`,
-            `thresholds.json`, `pictures/*.png` and `index.html`.
+        output_dir: created; gets `pictures/*.png`, and `thresholds.json` where thresholds are chosen.
         thresholds_from: split whose predictions and labels, lying beside those given, the thresholds are chosen on (the
             best F1 of each label); None for 0.5 alone.
         draws: bootstrap resamples, of patients.
@@ -80,12 +106,11 @@ def compare_models(
             pixels), `note`, and the columns of `subgroups`. Nothing else of them is shown.
         subgroups: columns of `cases` by which the reference is scored separately; `age` in years is grouped.
         errors_per_label: how many of the worst false positives, and as many false negatives, are shown.
-        summary: content of a summary.json, which is then written, too.
         encoders: of the reference; the page shows where they looked in the few worst cases.
+        document: published figures, as of `Comparison`.
 
     Returns:
-        For JSON: `models` (rows of the results summary), `reference`, `differences`, `delong`, `contribution`,
-        `undefined` (label -> why it has no AUROC), `thresholds`, `page`.
+        The tables that `compare_models` writes, its page, and its result as `details`.
 
     Raises:
         BadInput: if a table is damaged, models are about other cases, labels or patients than the truth, a model lacks
@@ -126,7 +151,7 @@ def compare_models(
     found = Comparison(
         truth.labels, truth, probabilities, thresholds, scores, differences, tests, undefined,
         _contribution(files, probabilities, truth, options), reference,
-        {"split": split, "thresholds_from": thresholds_from, "draws": draws, "seed": seed},
+        {"split": split, "thresholds_from": thresholds_from, "draws": draws, "seed": seed}, document or {},
     )  # fmt: skip
     errors = find_errors(truth, probabilities[reference], thresholds and thresholds[reference], errors_per_label)
     groups = subgroup_rows(found.truth, probabilities[reference], cases or (), subgroups, draws, seed)
@@ -142,21 +167,13 @@ def compare_models(
         "errors": [error.row() for error in errors],
         "subgroups": groups,
     }
-    for name, content in tables.items():
-        if content:
-            columns = list(dict.fromkeys(key for row in content for key in row))
-            write_text(out / f"{name}.csv", csv_text(columns, [_plain(row) for row in content]))
-        else:  # that of an earlier comparison would be taken for this one's
-            (out / f"{name}.csv").unlink(missing_ok=True)
     if thresholds is not None:
         write_text(out / "thresholds.json", json_text(thresholds, indent=1))
     else:
         (out / "thresholds.json").unlink(missing_ok=True)
-    if summary is not None:
-        write_summary(out, summary)
-    page = write_comparison_page(out, found, tables, errors, cases or (), summary, encoders)
+    page = comparison_page(out, found, tables, errors, cases or (), encoders)
     area = scores[reference].scores["auroc"]
-    result = {
+    details = {
         "models": rows,
         "reference": reference,
         "differences": {model: result.scores["auroc"].macro.to_dict() for model, result in sorted(differences.items())},
@@ -164,9 +181,9 @@ def compare_models(
         "contribution": tables["contribution"],
         "undefined": area.undefined,
         "thresholds": thresholds,
-        "page": str(page),
     }
-    return json.loads(json_text(result))
+    shown = [{name: row[name] for name in SHOWN} for row in rows]
+    return Measured(tables, shown, cases=len(truth.cases), page=page, number_format=".6g", details=details)
 
 
 def modality_benefit(summaries: Sequence[Sequence[Mapping[str, Any]]], metric: str = "mean_auroc") -> dict[str, Any]:
@@ -261,11 +278,3 @@ def _rank(model: str) -> int:
     used = modalities_of(model)
     order = sum(1 << MODALITIES.index(modality) for modality in used)
     return 8 * len(used) + order if used else 100
-
-
-def _plain(row: Mapping[str, object]) -> dict[str, object]:
-    """A row for a CSV file: no value is a blank cell, numbers have six digits."""
-    return {
-        key: ("" if math.isnan(value) else f"{value:.6g}") if isinstance(value, float) else value
-        for key, value in row.items()
-    }

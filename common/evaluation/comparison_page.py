@@ -1,4 +1,4 @@
-"""The page of a comparison of models, `index.html`, and its pictures."""
+"""The page of a comparison of models, and its pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.data.cxr.reader import read_xray
-from common.evaluation.comparison_tables import DOCUMENT, GOALS, Comparison, document_rows
+from common.evaluation.comparison_tables import Comparison, document_rows
 from common.evaluation.error_attention import StudyEncoders, attention_section
 from common.evaluation.error_cases import ErrorCase
-from common.io.output_folder import write_text
 from common.metrics.curves import calibration_curves, pr_curves, roc_curves
 from common.visualize.attention import grey_picture
 from common.visualize.charts import label
@@ -30,9 +29,9 @@ from common.visualize.classification import (
     roc_figure,
 )
 from common.visualize.figures import save_picture
-from common.visualize.html_report import Card, Cell, Page, Picture, Section, Table, render_page
+from common.visualize.html_report import Card, Cell, Page, Picture, Section, Table
 
-__all__ = ["write_comparison_page"]
+__all__ = ["comparison_page"]
 
 _Drawn = Callable[[str, Figure, str], Picture]
 _BAND_DRAWS = 200
@@ -44,16 +43,15 @@ _BEST = dict.fromkeys(("mean_auroc", "pooled_auroc", "min_auroc", "mean_auprc", 
 }
 
 
-def write_comparison_page(
+def comparison_page(
     out: Path,
     found: Comparison,
     tables: Mapping[str, Sequence[Mapping[str, Any]]],
     errors: Sequence[ErrorCase],
     cases: Sequence[Mapping[str, Any]],
-    summary: Mapping[str, Any] | None,
     encoders: StudyEncoders | None = None,
-) -> Path:
-    """Draw OUT/pictures/*.png and write OUT/index.html.
+) -> Page:
+    """Draw OUT/pictures/*.png and make the page around them.
 
     Args:
         out: folder of the comparison, which exists.
@@ -61,11 +59,7 @@ def write_comparison_page(
         tables: name of the CSV file -> its rows.
         errors: cases to show.
         cases: image and note of the cases, as `compare_models` takes them.
-        summary: content of a summary.json, for the facts at the top.
         encoders: of the reference, to show where they looked in the worst cases.
-
-    Returns:
-        Path of the page.
     """
 
     def drawn(name: str, figure: Figure, caption: str) -> Picture:
@@ -92,22 +86,13 @@ def write_comparison_page(
         "Labels": str(len(found.names)),
         "Models": str(len(found.scores)),
     }
-    if summary is not None:
-        commit = summary["git_commit"]
-        facts |= {
-            "Data hash": str(summary["data_hash"])[:12] if summary["data_hash"] else "none",
-            "Git commit": commit[:12] + commit[40:] if commit else "not in a repository",
-        }
     best = max(found.scores, key=lambda name: _or(found.scores[name].scores["auroc"].macro.value, -1.0))
     area = found.scores[best].scores["auroc"].macro
     lead = (
         f"{len(found.scores)} models on split {settings['split']}, seed {settings['seed']}. "
         f"Highest mean AUROC: {_words(best)}, {_interval(area.value, area.low, area.high)}."
     )
-    title = "Comparison of models" if summary is None else f"{_words(str(summary['bundle']))}: comparison of models"
-    page = out / "index.html"
-    write_text(page, render_page(Page(title, lead, facts, sections)))
-    return page
+    return Page("Comparison of models", lead, facts, sections)
 
 
 def _models(found: Comparison, tables: Mapping[str, Sequence[Mapping[str, Any]]], drawn: _Drawn) -> Section:
@@ -127,8 +112,9 @@ def _models(found: Comparison, tables: Mapping[str, Sequence[Mapping[str, Any]]]
         "Means over the labels that have both kinds of cases; pooled: all cells as one column; best in bold",
         f"F1 {at}; of ECE and Brier score the lowest is best",
     )
-    known = bool(document_rows(found))  # the goals are about the document's labels
-    goals = {f"goal {_words(m)} {GOALS[m]:.3f}": GOALS[m] for m in GOALS if known and m in found.scores}
+    # the goals are about the document's labels
+    wanted = found.document["goals"] if document_rows(found) else {}
+    goals = {f"goal {_words(m)} {goal:.3f}": goal for m, goal in wanted.items() if m in found.scores}
     means = {name: result.scores["auroc"].macro for name, result in found.scores.items()}
     picture = drawn(
         "mean_auroc",
@@ -150,11 +136,7 @@ def _document(found: Comparison) -> list[Section]:
     rows = document_rows(found)
     if not rows:
         return []
-    note = (
-        f"The rows {' and '.join(DOCUMENT)} are from the document; they were not found in the cited paper (MDF-Net, "
-        "Scientific Reports 2023), which reports average precision of a detector. Their printed means are not the "
-        "means of the five columns."
-    )
+    note = f"The rows {' and '.join(found.document['rows'])} are from the document; {found.document['note']}"
     text = (
         "Another protocol: the document names neither the test cases nor the label policy of its numbers. Ours are of "
         f"split {found.settings['split']} of this run's data, {len(found.truth.cases):,} cases, with the label policy "

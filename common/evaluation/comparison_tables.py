@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,16 +30,6 @@ ALL = "all"
 WITHOUT = "_without_"
 """In the name of predictions: MODEL_without_MODALITY are those of a model that was not given that modality."""
 
-DOCUMENT_LABELS = ("Atelectasis", "Cardiomegaly", "Edema", "Pneumonia", "Pneumothorax")
-DOCUMENT = {
-    "Vision-only": (0.810, (0.792, 0.881, 0.901, 0.768, 0.887)),
-    "MDF-NET": (0.856, (0.831, 0.912, 0.931, 0.821, 0.914)),
-}
-"""The training guide's table "Target Metrics (from MDF-NET paper)": its mean AUROC, and the AUROC of five labels. The
-paper it cites (Hsieh et al., Scientific Reports 13:15873, 2023) reports average precision of a detector instead."""
-GOALS = {"all": 0.860, "vision": 0.810}
-"""The guide's goals for the mean AUROC of the model of all modalities and of the vision-only baseline."""
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -56,6 +46,9 @@ class Comparison:
         delong_undefined: label -> why there is no test.
         contribution: model -> modality left out at test time -> metrics minus those of the whole model.
         reference: the model the others are compared with.
+        settings: "split", "thresholds_from", "draws" and "seed".
+        document: published figures to stand beside these: "labels" (names), "rows" {name: {"mean": as printed, "auroc":
+            one per label}}, "goals" {model: mean AUROC}, "note" (where they come from); empty for none.
     """
 
     names: tuple[str, ...]
@@ -69,6 +62,7 @@ class Comparison:
     contribution: dict[str, dict[str, MultilabelResult]]
     reference: str
     settings: dict[str, Any] = field(default_factory=dict)
+    document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def operating_point(self) -> str:
@@ -203,14 +197,16 @@ def contribution_rows(found: Comparison) -> list[dict[str, Any]]:
 def document_rows(found: Comparison) -> list[dict[str, Any]]:
     """The document's table beside the models here; empty if they know none of its labels.
 
-    The means that the document prints are not those of its five columns, so these stand beside them.
+    The means that a document prints need not be those of its columns, so these stand beside them.
     """
-    wanted = DOCUMENT_LABELS
+    wanted = found.document.get("labels", ())
     if not set(wanted) & set(found.names):
         return []
     rows: list[dict[str, Any]] = []
-    for name, (mean, areas) in DOCUMENT.items():
-        row = {"model": f"{name} (document)", "as printed": mean, "mean of 5": sum(areas) / len(areas)}
+    mean_of = f"mean of {len(wanted)}"
+    for name, printed in found.document["rows"].items():
+        areas = printed["auroc"]
+        row = {"model": f"{name} (document)", "as printed": printed["mean"], mean_of: sum(areas) / len(areas)}
         rows.append(row | dict(zip(wanted, areas, strict=True)))
     for model, result in found.scores.items():
         area = result.scores["auroc"]
@@ -218,6 +214,6 @@ def document_rows(found: Comparison) -> list[dict[str, Any]]:
         known = [value for value in values.values() if not math.isnan(value)]
         # A mean over fewer labels than the document's would not be comparable.
         mean = sum(known) / len(known) if len(known) == len(wanted) else math.nan
-        row = {"model": model, "mean of 5": mean, **values}
+        row = {"model": model, mean_of: mean, **values}
         rows.append({name: None if isinstance(v, float) and math.isnan(v) else v for name, v in row.items()})
     return rows

@@ -1,4 +1,4 @@
-"""`evaluate`: how far each mode is from the truth on thin CT whose slices were averaged to thick ones."""
+"""How far each mode of slice interpolation is from the truth on thin CT whose slices were averaged to thick ones."""
 
 import copy
 import hashlib
@@ -6,30 +6,25 @@ import logging
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.apps.run.bundle import open_bundle, resolve
-from common.apps.run.remote_paths import takes_urls
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import case_names, find_ct
 from common.data.datasets.feature_cache import hash_array
 from common.data.manifest import read_split
+from common.evaluation.evaluation import Evaluation, Measured
 from common.inferers.slice_interpolation import SliceInterpolationInferer
 from common.io.bad_input import BadInput
-from common.io.output_folder import csv_text, write_text
 from common.metrics.image_quality import histogram_distance, psnr, ssim
-from common.networks.slice_interpolator import PARTS_OF_MODE, MissingWeights, SliceInterpolator, read_state
+from common.networks.slice_interpolator import PARTS_OF_MODE, MissingWeights, SliceInterpolator, parts_for, read_state
 from common.transforms.ct_io import to_axial
 from common.transforms.slabs import consistency_error, simulate_thick
 from common.transforms.windows import WINDOWS, window_bounds
 from common.visualize.ct_pictures import interpolation_figure
 from common.visualize.figures import save_picture
-from common.visualize.run_page import write_run_page
-from common.visualize.run_summary import build_summary, write_summary
 
 logger = logging.getLogger("evaluate")
 
@@ -42,101 +37,116 @@ COMPARED: dict[str, tuple[str, bool]] = {
     "refiner": ("refiner", True),
     "diffusion": ("diffusion", True),
 }
+BASELINES = ("nearest", "linear", "cubic", "linear_projected")
 COLUMNS = ("case", "mode", "window", "psnr", "ssim", "hist_distance", "consistency_hu")
 
 
-@takes_urls(reads=["input", "ckpt_dir"], writes=["output_dir"])
-def evaluate(
-    bundle: str | Path,
-    input: str | Path,
-    output_dir: str | Path,
-    ckpt_dir: str | Path | None = None,
-    ratio: int = 5,
-    modes: Sequence[str] | None = None,
-    overrides: dict[str, Any] | None = None,
-    pictures: int = 3,
-) -> dict[str, Any]:
-    """Compare the modes on thin CT and write metrics.csv, metrics_mean.csv, summary.json, pictures and index.html.
+class ComparedModes:
+    """Which modes are compared: those that were asked for, else every one whose weights the checkpoint holds.
+
+    Attributes:
+        names: of `COMPARED`.
+        parts: of the network that they need.
+        not_run: mode -> why it is left out.
 
     Args:
-        bundle: bundle folder.
-        input: thin CT: a file, a folder, or a prepared folder, of which the test split is taken.
-        output_dir: created if missing.
-        ckpt_dir: folder with model.pt; default the bundle's models folder.
-        ratio: thin slices per simulated thick slice.
-        modes: subset of `COMPARED`; default every mode whose weights the checkpoint holds.
-        overrides: configuration ids of inference.json and their values.
-        pictures: cases that get a picture.
-
-    Returns:
-        ``{"metrics": rows of metrics_mean.csv, "cases": n, "not_run": {mode: reason}, "page": path}``.
+        checkpoint: model.pt.
+        modes: subset of `COMPARED`, a list or "a,b"; None for all.
+        refine_samples: as of the inferer.
 
     Raises:
-        BadInput: if nothing can be evaluated.
         MissingWeights: if no learned mode, or one that was asked for, has weights.
-        ValueError: for an unknown mode or a ratio below 2.
+        ValueError: for an unknown mode.
     """
-    output_dir, bundle = Path(output_dir), open_bundle(bundle)
-    config = bundle.config("inference", ckpt_dir=ckpt_dir, overrides=overrides)
-    names, not_run = _modes_to_run(modes, Path(config["ckpt_dir"]) / "model.pt", config["refine_samples"])
-    # the widest mode builds every part that the others need
-    config["mode"] = "diffusion" if "diffusion" in names else "refiner" if "refiner" in names else "linear"
-    if "refiner" in names:
-        config["refiner_def#_disabled_"] = False  # diffusion alone would leave it out with refine_samples off
-    config["target_slices"], config["target_spacing"] = 2, None  # replaced per case below
-    network, inferer = resolve(config, "network", "inferer")
-    if "diffusion" in names and config["refine_samples"] and not network.refiner.uses_samples:
-        not_run["diffusion"] = "the refiner was trained without diffusion samples; --refine_samples false leaves it out"
-        names.remove("diffusion")
 
-    (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
-    rows, excluded, hashes = [], [], []
-    cases = _thin_cases(Path(input))
-    for path, case in tqdm(cases, desc="evaluate", unit="case"):
-        try:
-            volume = read_ct(path)
-            thin, affine = to_axial(volume)
-            thick, target = simulate_thick(thin, ratio)
-        except ValueError as error:
-            excluded.append({"path": str(path), "reason": str(error)})
-            logger.warning("excluded: %s", error)
-            continue
-        hashes.append(hash_array(target))
-        thin_mm = float(np.linalg.norm(affine[:3, 0]))
-        estimates = {
-            name: _estimate(inferer, network, name, thick, thin_mm * ratio, len(target))
-            for name in tqdm(names, desc=case, unit="mode", leave=False)
-        }
-        for name, estimate in estimates.items():
-            rows += _rows(case, name, estimate, target, thick)
-        if len({row["case"] for row in rows}) <= pictures:
-            figure = interpolation_figure(estimates, target, affine=affine, window=window_bounds("wide"), title=case)
-            caption = f"Case {case}: axial and coronal planes and absolute error in HU, slabs of {ratio} slices."
-            save_picture(figure, output_dir / "pictures" / f"{case}.png", caption)
-    if not rows:
-        raise BadInput(
-            input, f"holds no CT that can be evaluated: {excluded[0]['reason'] if excluded else 'no CT found'}"
+    def __init__(
+        self, checkpoint: str | Path, modes: str | Sequence[str] | None = None, refine_samples: bool = True
+    ) -> None:
+        if isinstance(modes, str):
+            modes = [name.strip() for name in modes.split(",")]
+        self.names, self.not_run = _modes_to_run(modes, Path(checkpoint), refine_samples)
+        needed = [parts_for(COMPARED[name][0], refine_samples) for name in self.names]
+        self.parts = tuple(dict.fromkeys(part for parts in needed for part in parts))
+
+
+class SliceInterpolationEvaluation(Evaluation):
+    """Averages thin CT to thick slices, and compares what the modes make of them with the thin ones.
+
+    Args:
+        input: thin CT: a file, a folder, or a prepared folder, of which the test split is taken.
+        compared: the modes.
+        network: with the parts that they need.
+        inferer: its mode and target are replaced.
+        ratio: thin slices per simulated thick slice, at least 2.
+        modes: as of `ComparedModes`, which has them.
+        pictures: cases that get a picture.
+    """
+
+    def __init__(
+        self,
+        input: str | Path,
+        compared: ComparedModes,
+        network: SliceInterpolator,
+        inferer: SliceInterpolationInferer,
+        ratio: int = 5,
+        modes: str | Sequence[str] | None = None,
+        pictures: int = 3,
+    ) -> None:
+        self.input, self.compared, self.network, self.inferer = Path(input), compared, network, inferer
+        self.ratio, self.pictures = ratio, pictures
+
+    def run(self, output_dir: Path) -> Measured:
+        """Measure every mode on every case."""
+        names, not_run = list(self.compared.names), dict(self.compared.not_run)
+        if "diffusion" in names and self.inferer.refine_samples and not self.network.refiner.uses_samples:
+            not_run["diffusion"] = (
+                "the refiner was trained without diffusion samples; --refine_samples false leaves it out"
+            )
+            names.remove("diffusion")
+        (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
+        rows, excluded, hashes = [], [], []
+        for path, case in tqdm(_thin_cases(self.input), desc="evaluate", unit="case"):
+            try:
+                volume = read_ct(path)
+                thin, affine = to_axial(volume)
+                thick, target = simulate_thick(thin, self.ratio)
+            except ValueError as error:
+                excluded.append({"path": str(path), "reason": str(error)})
+                logger.warning("excluded: %s", error)
+                continue
+            hashes.append(hash_array(target))
+            thick_mm = float(np.linalg.norm(affine[:3, 0])) * self.ratio
+            estimates = {
+                name: _estimate(self.inferer, self.network, name, thick, thick_mm, len(target))
+                for name in tqdm(names, desc=case, unit="mode", leave=False)
+            }
+            for name, estimate in estimates.items():
+                rows += _rows(case, name, estimate, target, thick)
+            if len(hashes) <= self.pictures:
+                figure = interpolation_figure(
+                    estimates, target, affine=affine, window=window_bounds("wide"), title=case
+                )
+                slabs = f"slabs of {self.ratio} slices"
+                caption = f"Case {case}: axial and coronal planes and absolute error in HU, {slabs}."
+                save_picture(figure, output_dir / "pictures" / f"{case}.png", caption)
+        if not rows:
+            reason = excluded[0]["reason"] if excluded else "no CT found"
+            raise BadInput(self.input, f"holds no CT that can be evaluated: {reason}")
+        means = mean_metrics(rows)
+        wide = {row["mode"]: row for row in means if row["window"] == "wide"}
+        linear = {row["window"]: row["psnr"] for row in means if row["mode"] == "linear"}
+        gains = [{"gain_db": row["psnr"] - linear[row["window"]]} if row["window"] in linear else {} for row in means]
+        numbers = ("psnr", "ssim", "hist_distance", "consistency_hu")
+        return Measured(
+            tables={"metrics": rows, "metrics_mean": means},
+            result=[row | gain for row, gain in zip(means, gains, strict=True)],
+            cases=len(hashes),
+            data=hashlib.sha256("".join(hashes).encode()).hexdigest(),
+            parameters={"total": sum(p.numel() for p in self.network.parameters()), "trainable": 0},
+            baselines={m: {name: wide[m][name] for name in numbers} for m in BASELINES if m in wide},
+            excluded=excluded,
+            not_run=not_run,
         )
-
-    means = mean_metrics(rows)
-    write_text(output_dir / "metrics.csv", csv_text(COLUMNS, rows))
-    write_text(output_dir / "metrics_mean.csv", csv_text(COLUMNS[1:], means))
-    write_text(output_dir / "excluded.csv", csv_text(("path", "reason"), excluded))
-    baselines = {row["mode"]: row["psnr"] for row in means if row["window"] == "wide"}
-    total = sum(p.numel() for p in network.parameters())
-    summary = build_summary(
-        bundle=bundle.name,
-        scale="evaluate",
-        seed=config["seed"],
-        data=hashlib.sha256("".join(hashes).encode()).hexdigest(),
-        stages=[],
-        baselines=baselines,
-        parameters={"total": total, "trainable": 0},
-    )
-    write_summary(output_dir, summary)
-    page = write_run_page(output_dir)
-    cases = len({row["case"] for row in rows})
-    return {"metrics": means, "cases": cases, "excluded": len(excluded), "not_run": not_run, "page": str(page)}
 
 
 def _estimate(

@@ -1,4 +1,4 @@
-"""Write what a classifier says of each case: a table, a JSON file, and pictures of where its encoders looked."""
+"""Write what a classifier says of each case: a JSON file, and pictures of where its encoders looked."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer
 from common.inferers.note_attention import note_attention
 from common.visualize.attention import case_figure, token_attention_page
-from common.visualize.case_files import write_case_files, write_case_table
+from common.visualize.case_files import write_case_files
 
 __all__ = ["StudyResults"]
 
 
 class StudyResults:
-    """After each batch of an evaluator (logits, `decollate=False`) write the files of its cases, at the end the table.
+    """After each batch of an evaluator (logits, `decollate=False`) write the files of its cases.
 
-    `predictions.csv` has a row per case, `case` and a probability per label; CASE.json is {"case", "labels": {label:
+    CASE.json is {"case", "labels": {label:
     probability}, "modalities": those that were there}. CASE.png shows the X-ray, the attention of the image encoder
     (saliency of one that has none) and the probabilities, CASE_note.html the attention over the tokens of the note.
 
@@ -51,13 +51,11 @@ class StudyResults:
     ) -> None:
         self.folder, self.labels, self.network, self.pictures = Path(output_dir), tuple(labels), network, pictures
         self.tokenizer, self.dataset = tokenizer, dataset
-        self.found: dict[str, dict[str, float]] = {}
         self.written: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         """Follow an evaluator."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-        engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def _iteration_completed(self, engine: Engine) -> None:
         batch = engine.state.batch
@@ -65,7 +63,6 @@ class StudyResults:
         attention = self._attention(batch, engine.state.device) if self.pictures else None
         for i, case in enumerate(batch["case"]):
             found = {label: round(float(p), 6) for label, p in zip(self.labels, probabilities[i], strict=True)}
-            self.found[case] = found
             here = [name for name, p in zip(MODALITIES, batch["present"][i], strict=True) if p]
             figure, note_page = None, ""
             if self.pictures:
@@ -75,9 +72,6 @@ class StudyResults:
                 note_page = self._note_page(case, int(batch["index"][i])) if "text" in here else ""
             paths = write_case_files(self.folder, case, found, figure, note_page=note_page, modalities=here)
             self.written += [str(path) for path in paths]
-
-    def _completed(self, engine: Engine) -> None:
-        self.written.insert(0, str(write_case_table(self.folder, self.found)))
 
     @torch.no_grad()
     def _attention(self, batch: dict, device: torch.device | str) -> np.ndarray | None:

@@ -1,9 +1,11 @@
-"""The one exception that every reader raises for input it cannot use."""
+"""The one exception that every reader raises for input it cannot use, and how to find it below what MONAI raises."""
 
 from __future__ import annotations
 
 from os import PathLike, fspath
 from pathlib import Path
+
+_WRAPPERS = ("Failed to ", "applying transform ")
 
 
 class BadInput(ValueError):
@@ -23,3 +25,10 @@ class BadInput(ValueError):
     def __str__(self) -> str:
         """Return the sentence `PATH: REASON.`."""
         return f"{self.args[0]}: {self.reason.rstrip('.')}."  # a Path would make s3:/ of s3://
+
+
+def first_error(error: BaseException) -> BaseException:
+    """What MONAI wrapped: it puts whatever fails inside a configuration or a transform into a RuntimeError."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None and str(error).startswith(_WRAPPERS):
+        error = error.__cause__
+    return error

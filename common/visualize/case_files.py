@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,22 @@ __all__ = ["write_case_files", "write_case_table"]
 TABLE = "predictions.csv"
 
 
-def write_case_table(output_dir: str | os.PathLike[str], predictions: Mapping[str, Mapping[str, float]]) -> Path:
-    """Write OUTPUT_DIR/predictions.csv: `case`, then one column per label.
+def write_case_table(output_dir: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]]) -> Path:
+    """Write OUTPUT_DIR/predictions.csv from the files of the cases: `case`, then one column per label.
 
     Args:
-        output_dir: made if it is missing.
-        predictions: case -> label -> probability, the same labels for all.
+        output_dir: where CASE.json lie.
+        files: what was written for the cases, in their order; each `.json` is one that `write_case_files` wrote.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: if there is no case, labels differ between cases, or a value is no probability.
+        ValueError: if there is no case, or labels differ between cases.
     """
     path = Path(output_dir) / TABLE
+    contents = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files if str(file).endswith(".json")]
+    predictions: dict[str, dict[str, float]] = {content["case"]: content["labels"] for content in contents}
     if not predictions:
         raise ValueError(f"{path}: there is no case to write, expected one at least.")
     labels = list(next(iter(predictions.values())))

@@ -15,12 +15,13 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.apps.predict import predict
+from common.apps.run.evaluate import evaluate
 from common.apps.run.recipe import run_recipe
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import write_nifti
 from common.data.virtual.layouts import write_dicom
 from common.data.virtual.patient import make_virtual_patient, thick_reconstruction
-from common.evaluation.slice_interpolation import COLUMNS, COMPARED, evaluate
+from common.evaluation.slice_interpolation import COLUMNS, COMPARED
 from common.io.bad_input import BadInput
 from common.networks.slice_interpolator import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
@@ -82,7 +83,7 @@ def test_every_overlay_changes_something_that_exists(name):
     """An overlay's `a#b` must find its `a` in the files it goes over."""
     if name in ("metadata.json", "recipe.json", "inference.json"):
         return
-    base = config("train") | config("refiner") | config("vae")
+    base = config("train") | config("refiner") | config("vae") | (config("demo") if name == "smoke.json" else {})
     for key in json.loads((CONFIGS / name).read_text()):
         node = base
         for part in key.split("#")[:-1]:
@@ -218,7 +219,7 @@ def test_plain_monai_runs_the_same_inference(run, thick_case, tmp_path):
 
 def test_evaluation_writes_every_mode_and_window(run, tmp_path):
     out = run[0]
-    result = evaluate(BUNDLE, out / "data", tmp_path, ckpt_dir=out / "models", ratio=4, overrides={"sampling_steps": 2})
+    result = evaluate(BUNDLE, out / "data", tmp_path, out / "models", {"ratio": 4, "sampling_steps": 2})
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
@@ -275,10 +276,9 @@ def test_series_folders_named_alike_do_not_overwrite_each_other(tmp_path):
 
 
 def test_samples_can_be_evaluated_without_the_refiner_beside_it(run, tmp_path):
-    settings = {"sampling_steps": 2, "refine_samples": False}
-    modes = ["refiner", "diffusion"]
-    result = evaluate(BUNDLE, run[0] / "data", tmp_path, run[0] / "models", 4, modes, settings, pictures=0)
-    assert {row["mode"] for row in result["metrics"]} == set(modes) and not result["not_run"]
+    settings = {"sampling_steps": 2, "refine_samples": False, "ratio": 4, "modes": "refiner,diffusion", "pictures": 0}
+    result = evaluate(BUNDLE, run[0] / "data", tmp_path, run[0] / "models", settings)
+    assert {row["mode"] for row in result["metrics"]} == {"refiner", "diffusion"} and not result["not_run"]
 
 
 def test_evaluate_json_validates_the_trained_weights(run):

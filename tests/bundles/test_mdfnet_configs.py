@@ -119,7 +119,7 @@ def test_the_documents_hyperparameters():
         assert {key: baseline[key] for key in same} == {key: train[key] for key in same}, name
 
 
-@pytest.mark.parametrize("scale", ["paper", "demo", "covid_cpu", "nih_cpu"])
+@pytest.mark.parametrize("scale", ["paper", "demo", "demo+covid+few_cases", "demo+nih+few_cases"])
 def test_a_search_runs_what_its_trials_build_on(scale):
     """A bug: at a scale without published weights no trial had encoders."""
     bundle = open_bundle(BUNDLE)
@@ -244,7 +244,8 @@ def test_every_overlay_changes_something_that_exists(name):
         pytest.skip("is no overlay")
     overlay = config(name)
     base = config("train") | (config("stage2") if name == "encoders" else {})
-    base |= config(overlay["extends"]) if "extends" in overlay else {}
+    base |= config("demo") if name in ("smoke", "few_cases") else {}
+    base |= config("comparison") if name == "smoke" else {}
     for key in overlay:
         node = base
         for part in key.split("#")[:-1]:
@@ -279,7 +280,7 @@ def test_the_plan_of_both_stages_at_paper_size() -> None:
     assert second["peak"] > 4 * second["weights"] > 100 * first["peak"] / 10
 
 
-@pytest.mark.parametrize("scale", ["demo", "covid_cpu", "nih_cpu"])
+@pytest.mark.parametrize("scale", ["demo", "demo+covid+few_cases", "demo+nih+few_cases"])
 def test_stage_2_of_a_subset_trains_as_that_of_all(scale):
     """A like-for-like comparison; stage 2 has numbers of its own at a scale."""
     whole = stage_config("stage2", scale)

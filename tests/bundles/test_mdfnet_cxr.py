@@ -1,7 +1,6 @@
 """The bundle as a whole: one smoke recipe from data to table, resume, and two processes."""
 
 import csv
-import functools
 import json
 import os
 import re
@@ -22,7 +21,6 @@ from common.apps.run.bundle import first_error, open_bundle
 from common.apps.run.recipe import merged_stage, run_recipe
 from common.data.modalities import MODALITIES
 from common.data.prediction_table import align_predictions, find_predictions, read_predictions, read_truth
-from common.evaluation import comparison as compare_run
 from common.networks.modality_fusion import SUBSETS
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from tests.bundles.test_mdfnet_configs import BUNDLE, CONFIGS, ROOT, STAGES, stage_config
@@ -56,19 +54,18 @@ TINY = SIZES | SHORT | {
     "virtual#spacing": [9, 10, 11],
     "virtual#seed": 0,
     "batch_size": 4,
+    "comparison#draws": 10,
 }  # fmt: skip
 TINY |= {f"stage_overrides#{name}#{key}": SHORT[key] for name in ("encoders", "stage2") for key in SHORT}
 
-RUN = STAGES[: STAGES.index("stage2") + 1]  # of the demo; what comes after them is asked for by name
+RUN = [*STAGES[: STAGES.index("stage2") + 1], "comparison"]  # of the demo; what comes after them is asked for by name
 SCALE = re.compile(r"projections\.(vision|text)\.0\.")  # measured, not trained
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:  # a thousand draws of every figure would take longer than all else
-        patch.setattr(compare_run, "compare_run", functools.partial(compare_run.compare_run, draws=10))
-        first = run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
+    first = run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
     return out, first
 
 
@@ -411,7 +408,7 @@ def test_the_properties_of_a_workflow(run):
 def test_evaluate_json_validates_the_trained_weights(run, name):
     out, _ = run
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / f"{part}.json") for part in ("train", name, "tiny", "demo", "evaluate")])
+    parser.read_config([str(CONFIGS / f"{part}.json") for part in ("train", name, "demo", "evaluate")])
     places = {"dataset_dir": str(out / "data" / "virtual"), "output_dir": str(out), "ckpt_dir": str(out / "models")}
     parser.update(places | SIZES)
     for step in ("initialize", "run"):
@@ -441,7 +438,7 @@ def distributed(run_dir, out, name, processes, **settings):
     sizes["clinical_def"]["dropout"] = 0.0
     sizes["fusion_def"] |= {key: value for key, value in STEADY.items() if key in sizes["fusion_def"]}
     (out / "models" / "network.json").write_text(json.dumps(sizes))
-    names = ["train", name, "tiny", "demo", *(["multi_gpu_train"] if processes == 2 else [])]
+    names = ["train", name, "demo", *(["multi_gpu_train"] if processes == 2 else [])]
     options = SIZES | TWO | {"batch_size": 4 // processes, "feature_dir": str(run_dir / "features")} | settings
     options |= {"bundle_root": str(BUNDLE), "dataset_dir": str(run_dir / "data" / "virtual"), "output_dir": str(out)}
     options |= {"ckpt_dir": str(out / "models")}

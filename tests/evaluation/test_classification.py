@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from common.apps.predict import predict
-from common.apps.run.bundle import open_bundle
+from common.apps.run.evaluate import evaluate
 from common.cli.main import main
 from common.data.datasets.study_files import saved_scaler, saved_tokenizer
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.modalities import MODALITIES
 from common.data.prediction_table import align_predictions, read_predictions, read_truth
-from common.evaluation.classification import evaluate_labels
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text
 from common.metrics.multilabel import choose_thresholds
@@ -204,7 +203,7 @@ def test_a_label_that_prepared_data_lack_is_predicted_and_not_scored(data, weigh
     folder = change_manifest(data, tmp_path / "data", Fracture=None)
     assert predict(BUNDLE, folder, tmp_path / "out", weights, QUICK | {"split": "test"})["cases"] == 8
     with pytest.raises(BadInput, match="manifest.csv: has no column 'Fracture', expected every label of the network"):
-        evaluate_labels(open_bundle(BUNDLE), folder, tmp_path / "scored", weights, draws=2)
+        evaluate(BUNDLE, folder, tmp_path / "scored", weights, {"draws": 2})
     assert not (tmp_path / "scored").exists()
 
 
@@ -239,7 +238,7 @@ def test_weights_of_a_part_that_is_missing_are_not_replaced_by_random_ones(weigh
 @pytest.fixture(scope="module")
 def evaluated(data, weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated")
-    result = evaluate_labels(open_bundle(BUNDLE), data, out, weights, draws=10)
+    result = evaluate(BUNDLE, data, out, weights, {"draws": 10})
     return out, result
 
 
@@ -280,7 +279,7 @@ def test_evaluation_of_a_label_with_one_class_reports_it(data, weights, tmp_path
     table = rows(data / "manifest.csv")
     table = [row | {"Fracture": "0.0"} if row["split"] == "test" else row for row in table]
     (tmp_path / "data" / "manifest.csv").write_text(csv_text(list(table[0]), table))
-    result = evaluate_labels(open_bundle(BUNDLE), tmp_path / "data", tmp_path / "out", weights, draws=5)
+    result = evaluate(BUNDLE, tmp_path / "data", tmp_path / "out", weights, {"draws": 5})
     assert result["undefined"] == {"Fracture": "all 8 labelled cases are negative"}
     page = (tmp_path / "out" / "index.html").read_text()
     assert "No AUROC for Fracture: all 8 labelled cases are negative; it is left out of every mean." in page
@@ -303,7 +302,7 @@ def test_an_evaluation_of_fewer_inputs_is_not_mixed_with_the_one_before_it(evalu
     folder = change_manifest(data, tmp_path / "data", view=["LATERAL"])
     out = shutil.copytree(evaluated[0], tmp_path / "out")
     shutil.copyfile(out / "predictions" / "model_test.csv", out / "predictions" / "mine_test.csv")
-    result = evaluate_labels(open_bundle(BUNDLE), folder, out, of_text, draws=2)
+    result = evaluate(BUNDLE, folder, out, of_text, {"draws": 2})
     assert result["contribution"] == [] and [row["model"] for row in result["models"]] == ["model"]
     assert not (out / "contribution.csv").exists() and not list((out / "predictions").glob("*_without_*"))
     assert [Path(row["path"]).stem for row in rows(out / "excluded.csv")] == ["test00"]
@@ -325,10 +324,10 @@ def test_predict_on_the_prepared_folder_says_the_same(evaluated, data, weights, 
 def test_evaluation_asks_for_prepared_data_and_weights(data, weights, tmp_path, capsys):
     (tmp_path / "x").mkdir()
     with pytest.raises(BadInput, match="holds no manifest.csv, expected a folder that prepare wrote"):
-        evaluate_labels(open_bundle(BUNDLE), tmp_path / "x", tmp_path / "out", weights)
+        evaluate(BUNDLE, tmp_path / "x", tmp_path / "out", weights)
     (tmp_path / "models").mkdir()
     with pytest.raises(MissingWeights, match="--scale demo, then --ckpt_dir RUN/models"):
-        evaluate_labels(open_bundle(BUNDLE), data, tmp_path / "out", tmp_path / "models")
+        evaluate(BUNDLE, data, tmp_path / "out", tmp_path / "models")
     where = ["--ckpt_dir", str(tmp_path / "models"), "--output_dir", str(tmp_path / "out")]
     assert main(["evaluate", str(BUNDLE), "--input", str(data), *where]) == 1
     assert "python -m common run bundles/mdfnet_cxr --scale demo" in capsys.readouterr().err

@@ -12,12 +12,13 @@ from common.data.prediction_table import (
     write_predictions,
     write_truth,
 )
-from common.evaluation.comparison import compare_run
+from common.evaluation.comparison import RunComparison
 from common.io.bad_input import BadInput
 from common.metrics.multilabel import choose_thresholds
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from tests.clients.packed_mdfnet import write_prepared
 
+REFERENCES = ("all", "all_stage1")
 MODELS = ("vision", "clinical", "all_stage1", "all", "all_without_vision")
 
 
@@ -50,7 +51,7 @@ def table(folder):
 
 def test_every_model_of_a_run_on_the_test_cases(data, tmp_path):
     kept = write_run(tmp_path, data)
-    compare_run(tmp_path, data, draws=10)
+    RunComparison(tmp_path, data, REFERENCES, draws=10).run()
     found = table(tmp_path)
     assert found == pytest.approx(
         {model: kept[model, "test"] for model in MODELS if "_without_" not in model}, abs=1e-4
@@ -63,7 +64,7 @@ def test_every_model_of_a_run_on_the_test_cases(data, tmp_path):
 
 def test_thresholds_are_those_of_validation(data, tmp_path):
     write_run(tmp_path, data)
-    found = compare_run(tmp_path, data, draws=10)["thresholds"]
+    found = RunComparison(tmp_path, data, REFERENCES, draws=10).run()["thresholds"]
     for model in ("vision", "all"):
         truth = read_truth(tmp_path / "predictions" / "labels_val.csv")
         p = align_predictions(read_predictions(tmp_path / "predictions" / f"{model}_val.csv"), truth)
@@ -71,13 +72,13 @@ def test_thresholds_are_those_of_validation(data, tmp_path):
     assert json.loads((tmp_path / "comparison" / "thresholds.json").read_text()) == found
     for path in (tmp_path / "predictions").glob("*_val.csv"):
         path.unlink()
-    assert compare_run(tmp_path, data, draws=10)["thresholds"] is None
+    assert RunComparison(tmp_path, data, REFERENCES, draws=10).run()["thresholds"] is None
     assert not (tmp_path / "comparison" / "thresholds.json").exists()
 
 
 def test_a_run_without_test_cases_is_compared_on_validation_cases(data, tmp_path):
     kept = write_run(tmp_path, data, ("val",), ("vision", "text"))
-    compare_run(tmp_path, data, draws=10)
+    RunComparison(tmp_path, data, REFERENCES, draws=10).run()
     assert table(tmp_path) == pytest.approx({model: kept[model, "val"] for model in ("vision", "text")}, abs=1e-4)
 
 
@@ -86,19 +87,26 @@ def test_predictions_of_other_cases_are_named(data, tmp_path):
     path = tmp_path / "predictions" / "vision_test.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(BadInput, match="vision_test.csv: lacks 1 cases such as"):
-        compare_run(tmp_path, data, draws=10)
+        RunComparison(tmp_path, data, REFERENCES, draws=10).run()
 
 
 def test_a_model_older_than_a_stage_before_it_is_left_out(data, tmp_path):
     """A bug: after stage 1 had run again, the predictions of the old stage 2 stayed the reference."""
     write_run(tmp_path, data)
     stages = {"features": None, "vision": "vision", "clinical": "clinical", "stage1": "all_stage1", "stage2": "all"}
-    for stage, minute in zip(stages, (1, 2, 3, 9, 5), strict=True):
+    for i, ((stage, model), minute) in enumerate(zip(stages.items(), (1, 2, 3, 9, 5), strict=True)):
         (tmp_path / stage).mkdir()
-        (tmp_path / stage / "finished.json").write_text(
-            json.dumps({"finished_at": f"2026-01-01T00:0{minute}:00+00:00"})
-        )
-    found = compare_run(tmp_path, data, stages, draws=10)
+        (tmp_path / stage / "config.json").write_text(json.dumps({} if model is None else {"model_name": model}))
+        finish(tmp_path / stage, minute, list(stages)[:i])
+    found = RunComparison(tmp_path, data, REFERENCES, draws=10).run()
     assert set(table(tmp_path)) == {"vision", "clinical", "all_stage1"} and found["reference"] == "all_stage1"
-    (tmp_path / "features" / "finished.json").write_text(json.dumps({"finished_at": "2026-01-01T00:30:00+00:00"}))
-    assert compare_run(tmp_path, data, stages, draws=10) == {}
+    (tmp_path / "vision" / "finished.json").unlink()  # it is being trained again
+    RunComparison(tmp_path, data, REFERENCES, draws=10).run()
+    assert set(table(tmp_path)) == {"clinical", "all_stage1"}
+    finish(tmp_path / "features", 30, [])
+    assert RunComparison(tmp_path, data, REFERENCES, draws=10).run() == {}
+
+
+def finish(folder, minute, before):
+    facts = {"finished_at": f"2026-01-01T00:{minute:02}:00+00:00", "after": before}
+    (folder / "finished.json").write_text(json.dumps(facts))

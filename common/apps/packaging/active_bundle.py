@@ -1,4 +1,4 @@
-"""Keep packed bundles apart that run in one process: each holds this library as its own `scripts.common`."""
+"""Keep bundles apart that run in one process and bring Python of their own as `scripts`, as packed ones do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def activate() -> None:
     MONAI puts a bundle's folder in front when it runs, but Python would still find the modules of the bundle that ran
     before. Those are put aside, and come back as the same modules when their bundle runs again.
     """
-    here = [Path(entry) / "scripts" for entry in sys.path if (Path(entry) / "scripts" / "common").is_dir()]
+    bundles = [Path(entry) for entry in sys.path if (Path(entry) / "configs" / "metadata.json").is_file()]
+    here = [bundle / "scripts" for bundle in bundles if (bundle / "scripts").is_dir()]
     loaded = sys.modules.get("scripts")
     if not here or loaded is None or Path(loaded.__file__).parent.resolve() == here[0].resolve():
         return

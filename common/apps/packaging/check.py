@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from common.apps.packaging.check_code import Finding, check_configs
-from common.apps.packaging.vendored import modules_of_config, vendored_files
+from common.apps.packaging.vendored import imported_files, modules_of_config, vendored_files
 from common.apps.run.bundle import open_bundle
 from common.io.bad_input import BadInput
 
@@ -82,7 +82,7 @@ def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> l
         BadInput: if it is neither a bundle folder nor a zip.
     """
     files = _open(Path(bundle))
-    packed = zipfile.is_zipfile(files.root) or any(name.startswith("scripts/") for name in files.names)
+    packed = zipfile.is_zipfile(files.root) or any(name.startswith("scripts/common/") for name in files.names)
     findings = [*files.problems, *_check_layout(files, packed)]
     configs: dict[str, Any] = {}
     for name in sorted(files.names):
@@ -302,10 +302,14 @@ def _leading_texts(expression: str) -> Iterator[str]:
 
 
 def _check_python(files: Files, configs: Mapping[str, Any], own_scripts: bool) -> Iterator[Finding]:
-    expected = vendored_files({file for config in configs.values() for file in modules_of_config(config)})
+    modules = {file for config in configs.values() for file in modules_of_config(config)}
+    if own_scripts:
+        own = [n for n in files.names if re.match(r"scripts/(?!common/).*\.py$", n) and n != "scripts/__init__.py"]
+        modules |= {file for name in own for file in imported_files(files.read(name))}
+    expected = vendored_files(modules)
     names_scripts = any("scripts.common" in json.dumps(config) for config in configs.values())
     for name in sorted(files.names):
-        vendored = name == "scripts/__init__.py" or name.startswith("scripts/common/")
+        vendored = name.startswith("scripts/common/") or (name == "scripts/__init__.py" and not own_scripts)
         if vendored and name not in expected:
             yield Finding(name, "code", "is not part of what this version would pack")
         elif vendored and files.read(name) != expected[name]:

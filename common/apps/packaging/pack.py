@@ -43,7 +43,8 @@ def pack_bundle(
 ) -> dict[str, Any]:
     """Write `OUT/BUNDLE/` and `OUT/BUNDLE_v<version>.zip`.
 
-    The part of `common` that the configurations use stands there as `scripts/common`, and they name it so; the sizes
+    The part of `common` that the configurations, and Python of the bundle's own under `scripts`, use stands there as
+    `scripts/common`, and they name it so; the sizes
     of the networks in the checkpoint (`network.json`) stand beside it and are merged into the configurations that hold
     them; versions and the checksum of the weights are in the metadata. Packed twice, the zip has the same bytes.
 
@@ -63,7 +64,8 @@ def pack_bundle(
     bundle, out = open_bundle(bundle), Path(out)
     weights = _weights(bundle, None if ckpt_dir is None else Path(ckpt_dir))
     configs = _with_activation(_configs(bundle, weights))
-    code = vendored_files({file for config in configs.values() for file in modules_of_config(config)})
+    own = {path.relative_to(bundle.root).as_posix(): path for path in (bundle.root / "scripts").rglob("*.py")}
+    code = vendored_files({file for config in configs.values() for file in modules_of_config(config)}, own)
     metadata = _metadata(bundle, code, weights)
     target = out / bundle.name
     if target.exists() and not (target / "scripts" / "common").is_dir():

@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = [
     "defines",
+    "imported_files",
     "installed_version",
     "modules_of_config",
     "packages_of",
@@ -81,17 +82,19 @@ def _definitions(path: Path) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
-def vendored_files(modules: Iterable[str]) -> dict[str, bytes]:
+def vendored_files(modules: Iterable[str], own: Mapping[str, Path] | None = None) -> dict[str, bytes]:
     """All that these modules need of `common`, as it stands under `scripts/`.
 
     Args:
         modules: files below `common`, see `modules_of_config`.
+        own: the bundle's own Python, path below the bundle (`scripts/readers.py`) to file.
 
     Returns:
         path below the bundle (`scripts/common/data/manifest.py`) to content; `__init__.py` files included, and the
         data files that a module names (page templates, lexicons).
     """
-    needed, todo = set(), [*modules, "version.py"]
+    own = dict(own or {})
+    needed, todo = set(), [*modules, "version.py", *(file for path in own.values() for file in _imports_of(path))]
     while todo:
         file = todo.pop()
         if file not in needed:
@@ -105,6 +108,7 @@ def vendored_files(modules: Iterable[str]) -> dict[str, bytes]:
         for data in _data_files_of(LIBRARY / file):
             content[f"scripts/common/{data.relative_to(LIBRARY).as_posix()}"] = data.read_bytes()
         content[f"scripts/common/{file}"] = _rewritten(LIBRARY / file)
+    content |= {name: _rewritten(path) for name, path in own.items()}
     return dict(sorted(content.items()))
 
 
@@ -167,10 +171,16 @@ def _file_of(parts: list[str]) -> str | None:
 @cache
 def _imports_of(path: Path) -> list[str]:
     """Files of `common` that a module imports."""
+    return imported_files(path.read_bytes())
+
+
+def imported_files(source: bytes) -> list[str]:
+    """Files of `common` (`data/manifest.py`) that a Python source imports, by its own name or as `scripts.common`."""
     found = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == NAME:
-            parts = node.module.split(".")[1:]
+    for node in ast.walk(ast.parse(source)):
+        module = (isinstance(node, ast.ImportFrom) and node.module) or ""
+        if module.removeprefix("scripts.").split(".")[0] == NAME:
+            parts = module.removeprefix("scripts.").split(".")[1:]
             files = [_file_of([*parts, alias.name]) for alias in node.names]
             found += [file for file in files if file is not None]
     return found

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import os
 import pydoc
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.io.bad_input import BadInput
+from common.apps.packaging.active_bundle import activate
+from common.io.bad_input import BadInput, first_error
 
 if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command line needs none of it
     from monai.bundle import ConfigParser
 
+    from common.apps.run.bundle_config import BundleConfig
+
 _COMPONENT_KEYS = ("_disabled_", "_requires_", "_mode_", "_desc_")  # MONAI's own, valid in every `_target_` section
-_WRAPPERS = ("Failed to ", "applying transform ")
 _MISSING = object()
 
 
@@ -64,10 +66,12 @@ class Bundle:
         """The folder with the bundle's configuration files."""
         return self.root / "configs"
 
-    @property
-    def predicts(self) -> str:
-        """What the bundle makes of its input: "volumes", or "labels" if the id `predicts` of inference.json says so."""
-        return json.loads(self.config_file("inference").read_text(encoding="utf-8")).get("predicts", "volumes")
+    def find_scripts(self) -> None:
+        """Make the package `scripts` that of this bundle, if it brings Python of its own, as MONAI does to run it."""
+        if (self.root / "scripts").is_dir():
+            path = str(self.root.resolve())
+            sys.path[:] = [path, *(entry for entry in sys.path if entry != path)]
+            activate()
 
     def config_file(self, name: str) -> Path:
         """Path of `configs/NAME.json`; the ending may be left out.
@@ -85,7 +89,9 @@ class Bundle:
         *names: str,
         ckpt_dir: str | os.PathLike[str] | None = None,
         overrides: Mapping[str, Any] | None = None,
-    ) -> ConfigParser:
+        changes: Mapping[str, Any] | None = None,
+        places: Mapping[str, str] | None = None,
+    ) -> BundleConfig:
         """Read configuration files into one parser, as `python -m monai.bundle run` would.
 
         `CKPT_DIR/network.json`, which holds the sizes of the networks in the checkpoint, is merged over the files.
@@ -94,6 +100,8 @@ class Bundle:
             names: configuration files, later ones over earlier ones.
             ckpt_dir: folder of the checkpoint; default the bundle's `models`.
             overrides: id -> value, over everything else.
+            changes: an overlay over the files, below the overrides.
+            places: id -> path, which is what it says and no expression whatever it looks like.
 
         Returns:
             A parser whose `bundle_root` and `ckpt_dir` are set.
@@ -105,12 +113,20 @@ class Bundle:
         files = [self.config_file(name) for name in names]
         if ckpt_dir is not None and not Path(ckpt_dir).is_dir():
             raise missing(ckpt_dir, "a folder with model.pt")
+        asked = ckpt_dir is not None
         ckpt_dir = self.root / "models" if ckpt_dir is None else Path(ckpt_dir)
         if (ckpt_dir / "network.json").is_file():
             files.append(ckpt_dir / "network.json")
         parser = merged_config(files)
-        checked = read_overrides(overrides or {}, [parser.config], " + ".join(file.name for file in files))
-        parser.update({"bundle_root": str(self.root), "ckpt_dir": str(ckpt_dir)} | checked)
+        self.find_scripts()
+        if asked and "ckpt_dir" not in parser:
+            raise UsageError(f"--ckpt_dir is nothing that {self.name} has use for (no id ckpt_dir in {files[0].name})")
+        parser.update(dict(changes or {}))
+        where = " + ".join(file.name for file in files)
+        parser.update(read_overrides(overrides or {}, [parser.config], where))
+        for key in places or ():
+            read_overrides({key: None}, [parser.config], where)  # refuses an unknown one
+        parser.provide(bundle_root=str(self.root), ckpt_dir=str(ckpt_dir), **(places or {}))
         if (self.configs / "metadata.json").is_file():
             parser.read_meta(str(self.configs / "metadata.json"))
         return parser
@@ -178,13 +194,6 @@ def missing(path: str | os.PathLike[str], expected: str) -> BadInput:
     return BadInput(path, text if near is None else f"{text}; the nearest is {parent / near}")
 
 
-def first_error(error: BaseException) -> BaseException:
-    """What MONAI wrapped: it puts whatever fails inside a configuration or a transform into a RuntimeError."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None and str(error).startswith(_WRAPPERS):
-        error = error.__cause__
-    return error
-
-
 def resolve(config: ConfigParser, *ids: str) -> list[Any]:
     """Parsed content of some ids; what fails inside the configuration is raised as it was, not as MONAI wraps it."""
     try:
@@ -196,21 +205,21 @@ def resolve(config: ConfigParser, *ids: str) -> list[Any]:
 # ---- configuration -----------------------------------------------------------------------------------------------
 
 
-def merged_config(files: Sequence[str | os.PathLike[str]]) -> ConfigParser:
+def merged_config(files: Sequence[str | os.PathLike[str]]) -> BundleConfig:
     """A parser over configuration files, later ones over earlier ones.
 
     Raises:
         BadInput: if a file is not JSON or changes a section that the files before it lack.
     """
-    from monai.bundle import ConfigParser
+    from common.apps.run.bundle_config import BundleConfig
 
-    parser = ConfigParser()
+    parser = BundleConfig()
     try:
         parser.read_config([str(file) for file in files])
     except (ValueError, KeyError) as error:  # JSONDecodeError is a ValueError
         for file in files:
             try:
-                ConfigParser.load_config_file(str(file))
+                BundleConfig.load_config_file(str(file))
             except ValueError as cause:
                 raise BadInput(file, f"is not a JSON configuration ({cause})") from cause
         names = ", ".join(Path(file).name for file in files)

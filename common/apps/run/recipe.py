@@ -7,14 +7,16 @@
                 {"name": "refiner", "config": ["train.json", "refiner.json"], "overrides": {"id": value}}]}
 
 `config` is merged in order, `overrides` comes over it. An optional stage runs only where `--stages` or the scale names
-it; `"scales": [...]` limits a stage to some scales; `"like": "refiner"` gives it what scale and plan say of that one.
-A scale is an overlay `configs/SCALE.json` over every stage ("paper" is none), in which four more ids are read here:
+it; `"scales": [...]` limits a stage to some scales; `"like": "refiner"` gives it what scale and plan say of that one;
+`"always": true` runs it after any others, such as a comparison of what they made.
+A scale is an overlay `configs/SCALE.json` over every stage; "paper" is none, and `demo+nih` lays nih.json over
+demo.json: a size, then data sets and methods. In overlays three more ids are read here:
 
-    "extends": "tiny"                                                 the overlay that this one is laid over
     "stages": ["refiner"]                                             which stages run at this scale
     "stage_overrides": {"vae": {"train#trainer#max_epochs": 2}}       ids that change for one stage only
     "virtual": {"n": 12, "shape": [48, 96, 96], "spacing": [3, 2, 2], "seed": 0}     see `common.apps.run.run_data`
 
+`"renamed": {"old": "demo+nih"}` beside the stages lets an old name of a scale go on working, with a sentence.
 The id "layout" of train.json names the layout of data that is not prepared yet; without it they are CTs.
 
 Under the output folder: `data/`, `models/`, `STAGE/` with finished.json, `logs/train.log`, summary.json, index.html.
@@ -23,6 +25,7 @@ Under the output folder: `data/`, `models/`, `STAGE/` with finished.json, `logs/
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -37,9 +40,10 @@ from common.apps.run.stage_runner import TRACKERS, Job, StageRunner, settings_of
 from common.io.bad_input import BadInput
 from common.io.output_folder import locked
 
-NO_OVERLAY = "paper"
-PREDICTIONS = "predictions"  # where stages of a classifier leave what they say of cases
-RESERVED = ("data", "cache", "models", "logs", PREDICTIONS, "comparison")  # folders of a run that are no stage
+logger = logging.getLogger("train")
+
+NO_OVERLAY, JOINED = "paper", "+"
+RESERVED = ("data", "cache", "models", "logs", "predictions")  # folders of a run that are no stage
 _NOT_A_SCALE = ("metadata", "recipe", "search", "plan", "train", "multi_gpu_train", "inference", "evaluate")
 _SCALE_IDS = ("stages", "stage_overrides", "virtual")
 
@@ -54,6 +58,7 @@ class Stage:
     overrides: dict[str, Any] = field(default_factory=dict)
     scales: tuple[str, ...] | None = None
     like: str | None = None
+    always: bool = False
 
     def of_name(self, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         """What is said of this stage by its name, or of the one that it is like."""
@@ -76,7 +81,7 @@ def run_recipe(
 
     Args:
         bundle: bundle folder.
-        scale: "paper", or the name of an overlay in the bundle's configs.
+        scale: "paper", or the name of an overlay in the bundle's configs, or several joined by "+".
         stages: only these, a list or "a,b"; default those of the scale.
         dataset_dir: prepared data (with manifest.csv) or a folder of CTs; may be left out if the scale has virtual
             patients. It, `output_dir` and `ckpt_dir` may be URLs.
@@ -88,7 +93,8 @@ def run_recipe(
         tracking: "mlflow" or "wandb", beside TensorBoard.
 
     Returns:
-        The content of summary.json, and `output_dir`, `ckpt_dir`, `page`, `ran` and `skipped` (names of stages).
+        The content of summary.json, and `output_dir`, `ckpt_dir`, `data` (folder of the manifest), `page`, `ran` and
+        `skipped` (names of stages).
 
     Raises:
         BadInput: for a bundle, recipe or data that cannot be used, or a run folder that another run is writing.
@@ -119,13 +125,7 @@ def run_recipe(
         jobs = [_merge(bundle, stage, overlay, of_scale, user, places) for stage in recipe if stage.name in wanted]
         for number, job in enumerate(jobs, 1):
             runner.run(job, f"{number} of {len(jobs)}")
-        if (out / PREDICTIONS).is_dir() and (runner.ran or not (out / "comparison" / "index.html").is_file()):
-            from common.evaluation.comparison import compare_run
-
-            print("comparing the models on cases that they were not trained on", flush=True)
-            named = {job.name: job.config.get("model_name") for job in plain}
-            compare_run(out, data.folder, named, seed)
-        return runner.summarize()
+        return runner.summarize() | {"data": str(data.folder)}
 
 
 # ---- what is to run ----------------------------------------------------------------------------------------------
@@ -139,10 +139,7 @@ def read_recipe(bundle: Bundle) -> list[Stage]:
     """
     path = bundle.config_file("recipe.json")
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["stages"]
-        found = [Stage(**stage) for stage in listed]
-    except json.JSONDecodeError as error:
-        raise BadInput(path, f"is not JSON ({error})") from error
+        found = [Stage(**stage) for stage in _read_recipe(bundle)["stages"]]
     except (KeyError, TypeError) as error:
         raise BadInput(path, f"is not a recipe ({error}), expected stages with name, config, ...") from error
     names = [stage.name for stage in found]
@@ -159,8 +156,16 @@ def read_recipe(bundle: Bundle) -> list[Stage]:
     return found
 
 
+def _read_recipe(bundle: Bundle) -> dict[str, Any]:
+    path = bundle.config_file("recipe.json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadInput(path, f"is not JSON ({error})") from error
+
+
 def scale_names(bundle: Bundle, recipe: Sequence[Stage]) -> list[str]:
-    """Scales a bundle can be run at: "paper", and the overlays that are neither a stage nor a workflow of their own."""
+    """What a scale is made of: "paper", and the overlays that are neither a stage nor a workflow of their own."""
     used = {Path(name).stem for stage in recipe for name in stage.config} | set(_NOT_A_SCALE)
     return [NO_OVERLAY, *sorted(file.stem for file in bundle.configs.glob("*.json") if file.stem not in used)]
 
@@ -208,23 +213,31 @@ def stages_of_scale(bundle: Bundle, scale: str, asked: str | Sequence[str] | Non
     return _choose(recipe, scale, asked, settings.get("stages"))
 
 
+def files_of_scale(bundle: Bundle, scale: str) -> list[Path]:
+    """The configuration files of the first stage at a scale, in the order in which they are merged.
+
+    Raises:
+        UsageError: for an unknown scale.
+    """
+    recipe = read_recipe(bundle)
+    return [bundle.config_file(name) for name in (*recipe[0].config, *_overlay(bundle, recipe, scale))]
+
+
 def _overlay(bundle: Bundle, recipe: Sequence[Stage], scale: str) -> list[str]:
     """Files of a scale in the order in which they are merged."""
     known = scale_names(bundle, recipe)
-    if scale not in known:
-        raise UsageError(f"--scale is {scale!r}, expected one of {', '.join(known)}{hint(scale, known)}")
-    files: list[str] = []
-    name: Any = None if scale == NO_OVERLAY else scale
-    while name is not None:
-        file = bundle.config_file(f"{name}.json")
-        files.insert(0, file.name)
-        try:
-            name = json.loads(file.read_text(encoding="utf-8")).get("extends")
-        except json.JSONDecodeError as error:
-            raise BadInput(file, f"is not JSON ({error})") from error
-        if name is not None and (name not in known or f"{name}.json" in files):
-            raise BadInput(file, f"extends {name!r}, expected another one of {', '.join(known[1:])}")
-    return files
+    renamed = _read_recipe(bundle).get("renamed", {})
+    if scale in renamed:
+        logger.warning("--scale %s is now called %s", scale, renamed[scale])
+        scale = renamed[scale]
+    names = scale.split(JOINED)
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"--scale is {scale!r}, expected one of {', '.join(known)}, or several joined by {JOINED}"
+                f"{hint(name, known)}"
+            )
+    return [f"{name}.json" for name in names if name != NO_OVERLAY]
 
 
 def _scale_settings(config: Mapping[str, Any], user: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -251,7 +264,7 @@ def _choose(recipe: Sequence[Stage], scale: str, asked: str | Sequence[str] | No
         if name not in names:
             source = "--stages" if asked is not None else f"stages of scale {scale}"
             raise UsageError(f"{source} has {name!r}, expected some of {', '.join(names)}{hint(name, names)}")
-    return [name for name in names if name in chosen]
+    return [stage.name for stage in recipe if stage.name in chosen or stage.always]
 
 
 def _merge(

@@ -133,6 +133,7 @@ class StageRunner:
         after = _states(self.models)
         facts = {"stage": job.name, "scale": self.scale, "fingerprint": fingerprint}
         facts |= {"finished_at": datetime.now(UTC).isoformat(), "seconds": round(seconds, 3), "command": command}
+        facts |= {"after": self.order[: self.order.index(job.name)]}
         facts |= {"files": sorted(name for name, state in after.items() if before.get(name) != state)}
         write_text(folder / "finished.json", json.dumps(facts, indent=1) + "\n")
         (folder / "started.json").unlink()
@@ -194,6 +195,7 @@ class StageRunner:
         from monai.utils import set_determinism
 
         set_determinism(self.seed)
+        self.bundle.find_scripts()
         options = dict(job.overrides)
         if self.tracking is not None:
             # MONAI adds to the text of output_dir, which must be an expression for that.

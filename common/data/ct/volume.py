@@ -125,9 +125,17 @@ def find_ct(path: str | os.PathLike[str], kinds: Iterable[str] = ("nifti", "dico
     return sorted(found)
 
 
-def ct_items(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """What `find_ct` finds, as items of a MONAI `Dataset`: `[{"image": PATH}, ...]`."""
-    return [{"image": str(found)} for found in find_ct(path)]
+def ct_cases(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """What `find_ct` finds, as items of a MONAI `Dataset`: `[{"image": PATH, "case": NAME}, ...]`.
+
+    Raises:
+        BadInput: if there is no CT.
+    """
+    paths = find_ct(path)
+    if not paths:
+        raise BadInput(path, "holds no CT, expected NIfTI files or DICOM series")
+    names = case_names(paths, Path(path))
+    return [{"image": str(found), "case": name} for found, name in zip(paths, names, strict=True)]
 
 
 def clip_padding(hu: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ _VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0,
 
 def read_cxr_cases(
     dataset_dir: str | os.PathLike[str],
-    split: str | None,
+    split: str | Sequence[str] | None,
     labels: Sequence[str] = CHEXPERT_LABELS,
     views: Sequence[str] | None = FRONTAL,
     policy: str = "ignore",
@@ -41,7 +41,7 @@ def read_cxr_cases(
 
     Args:
         dataset_dir: a folder that `prepare mimic_cxr|covid|nih` wrote, or its manifest.
-        split: "train", "val" or "test"; None takes all.
+        split: "train", "val" or "test", or several of them; None takes all.
         labels: columns of the manifest, in the order wanted.
         views: which views; None takes all, those not stated too.
         policy: one of `POLICIES`, for -1.
@@ -72,10 +72,13 @@ def read_cxr_cases(
             raise BadInput(manifest, f"has no column {name!r}, expected one of an X-ray layout with that label")
     numbers = _patient_numbers(rows)
     wanted = None if views is None else {view.upper() for view in views}
-    rows = [row for row in rows if split in (None, row["split"]) and (wanted is None or row["view"].upper() in wanted)]
+    splits = [split] if isinstance(split, str) else split
+    rows = [row for row in rows if splits is None or row["split"] in splits]
+    rows = [row for row in rows if wanted is None or row["view"].upper() in wanted]
     if not rows:
         which = "any view" if views is None else f"a view {' or '.join(views)}"
-        raise BadInput(manifest, f"has no row with split {split} and {which}, expected at least one")
+        which = f"{'any split' if splits is None else 'split ' + ' or '.join(splits)} and {which}"
+        raise BadInput(manifest, f"has no row with {which}, expected at least one")
     rows = with_files(rows[:limit])
     studies = {row["study"] for row in rows}
     notes = _notes(manifest.parent / "notes.csv", studies)
@@ -85,6 +88,7 @@ def read_cxr_cases(
             "case": row["case"],
             "patient": numbers[row["patient"]],
             "study": row["study"],
+            "split": row["split"],
             "image": row["image"] or None,
             "note": notes.get(row["study"]),
             "clinical": clinical.get(row["study"]),

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from common.data.cxr.cases import FRONTAL, clinical_values, read_cxr_cases
+from common.data.datasets.case_loader import CaseList
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.manifest import read_manifest
 from common.io.bad_input import BadInput
 from common.io.table import read_columns, read_rows
 
-__all__ = ["other_views", "xray_cases"]
+__all__ = ["xray_cases"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _NOTE, _VALUES = ".txt", ".csv"
@@ -26,9 +27,9 @@ def xray_cases(
     labels: Sequence[str],
     note: str | os.PathLike[str] | None = None,
     clinical: str | os.PathLike[str] | None = None,
-    split: str | None = None,
+    split: str | Sequence[str] | None = None,
     views: Sequence[str] | None = FRONTAL,
-) -> list[dict[str, Any]]:
+) -> CaseList:
     """Cases to predict.
 
     Args:
@@ -38,12 +39,12 @@ def xray_cases(
         note: text of the note of a single case, or a file that holds it; a blank text is no note. A prepared folder has
             its own notes and values, and none is taken beside it.
         clinical: CSV with a column `case` and some of `CLINICAL_COLUMNS`, a row per case.
-        split: of a prepared folder; None takes all.
-        views: of a prepared folder, see `other_views`; None takes all.
+        split: of a prepared folder, or several; None takes all.
+        views: of a prepared folder, such as PA and AP; None takes all.
 
     Returns:
         Items as `common.data.cxr.cases.read_cxr_cases` gives them, a label NaN where it is not known; a case is named
-        by its file without extension.
+        by its file without extension. `excluded` lists the images of a prepared folder that have other views.
 
     Raises:
         BadInput: if there is no X-ray, two have one name, a table is damaged, or a note or values are given beside a
@@ -53,7 +54,7 @@ def xray_cases(
     if (path / "manifest.csv").is_file():
         if note is not None or clinical is not None:
             raise BadInput(path, "has notes.csv and clinical.csv, expected no --note and no --clinical beside them")
-        return _prepared(path, labels, split, views)
+        return CaseList(_prepared(path, labels, split, views), _other_views(path, split, views))
     if not path.exists():
         raise BadInput(path, "does not exist, expected an X-ray or a folder of them")
     images: dict[str, str | None]
@@ -72,36 +73,28 @@ def xray_cases(
     values = {} if clinical is None else _values(Path(clinical), list(images))
     values = {name: row for name, row in values.items() if not np.isnan(row).all()}
     unknown = np.full(len(labels), np.nan, np.float32)
-    return [
+    return CaseList(
         {"case": name, "patient": name, "study": name, "image": image, "note": text, "label": unknown,
          "clinical": values.get(name)}
         for name, image in images.items()
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
-def other_views(
-    path: str | os.PathLike[str], split: str | None = None, views: Sequence[str] | None = FRONTAL
-) -> list[dict[str, str]]:
-    """The images of a prepared folder that `xray_cases` leaves out; arguments as there.
-
-    Returns:
-        `path` and `reason` of each; nothing of an input that was not prepared.
-
-    Raises:
-        BadInput: if the manifest is damaged.
-    """
-    if views is None or not (Path(path) / "manifest.csv").is_file():
+def _other_views(path: Path, split: str | Sequence[str] | None, views: Sequence[str] | None) -> list[dict[str, str]]:
+    """The images of a prepared folder that are left out for their view."""
+    if views is None:
         return []
+    splits = [split] if isinstance(split, str) else split
     wanted, expected = {view.upper() for view in views}, f"expected {' or '.join(views)} (--views)"
     return [
         {"path": row["image"] or row["case"], "reason": f"has the view {row['view']!r}, {expected}"}
         for row in read_manifest(path)
-        if split in (None, row["split"]) and row["view"].upper() not in wanted
+        if (splits is None or row["split"] in splits) and row["view"].upper() not in wanted
     ]
 
 
 def _prepared(
-    path: Path, labels: Sequence[str], split: str | None, views: Sequence[str] | None
+    path: Path, labels: Sequence[str], split: str | Sequence[str] | None, views: Sequence[str] | None
 ) -> list[dict[str, Any]]:
     columns = read_columns(path / "manifest.csv")
     known = [name for name in labels if name in columns]

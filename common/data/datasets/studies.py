@@ -13,8 +13,11 @@ from common.data.datasets.class_weights import class_weights
 from common.data.ehr.clinical_vector import CLINICAL_FEATURES, ClinicalScaler
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer
+from common.io.bad_input import BadInput
 
 __all__ = ["StudyCollate", "StudyDataset"]
+
+_INPUTS = {"vision": "an X-ray", "text": "a note", "clinical": "clinical values"}
 
 
 class StudyDataset(Dataset):
@@ -30,6 +33,7 @@ class StudyDataset(Dataset):
         scaler: of the clinical variables; needed for clinical.
         modalities: which are read at all.
         image_size: of the zeros where there is no image.
+        required: a case without any of these modalities is refused (BadInput) when it is read; none by default.
 
     Raises:
         ValueError: for an unknown modality, or one without its transform or scaler.
@@ -42,6 +46,7 @@ class StudyDataset(Dataset):
         scaler: ClinicalScaler | None = None,
         modalities: Sequence[str] = MODALITIES,
         image_size: int = 518,
+        required: Sequence[str] = (),
     ) -> None:
         unknown = [name for name in modalities if name not in MODALITIES]
         if unknown:
@@ -50,15 +55,11 @@ class StudyDataset(Dataset):
             if name in modalities and needed is None:
                 raise ValueError(f"{name} is read without a {'transform' if name == 'vision' else 'scaler'}")
         self.cases, self.transform, self.modalities = list(cases), transform, tuple(modalities)
-        self.image_size = image_size
+        self.image_size, self.required = image_size, tuple(required)
         self.clinical = np.zeros((len(self.cases), len(CLINICAL_FEATURES)), np.float32)
         raw = {i: case["clinical"] for i, case in enumerate(self.cases) if case["clinical"] is not None}
         if raw and "clinical" in modalities:
             self.clinical[list(raw)] = scaler.transform(np.stack(list(raw.values())))
-
-    def keep(self, indices: Sequence[int]) -> None:
-        """Leave out all other cases."""
-        self.cases, self.clinical = [self.cases[i] for i in indices], self.clinical[list(indices)]
 
     def class_weights(self) -> torch.Tensor:
         """(C,) weights of the labels, see `common.data.datasets.class_weights`."""
@@ -80,6 +81,9 @@ class StudyDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         case, present = self.cases[index], self.present(index)
+        if self.required and not any(p for name, p in zip(MODALITIES, present, strict=True) if name in self.required):
+            expected = " or ".join(_INPUTS[name] for name in self.required)
+            raise BadInput(case["case"], f"has no input of this network, expected {expected}")
         image = torch.zeros(3, self.image_size, self.image_size)
         if present[0]:
             image = self.transform({"image": case["image"], "case": case["case"], "index": index})["image"]

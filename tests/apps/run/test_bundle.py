@@ -49,12 +49,12 @@ def test_config_merges_files_sizes_of_the_checkpoint_and_overrides(toy: Path, tm
     (weights / "network.json").write_text(json.dumps({"layer_def#in_features": 7, "layer_def#out_features": 3}))
     overrides = {"layer_def::out_features": CommandLineText("2"), "mode": "cubic"}
     parser = open_bundle(toy).config("inference", ckpt_dir=weights, overrides=overrides)
-    assert parser["ckpt_dir"] == str(weights) and parser["bundle_root"] == str(toy)
+    assert [parser.get_parsed_content(f"{name}") for name in ("ckpt_dir", "bundle_root")] == [str(weights), str(toy)]
     layer = parser.get_parsed_content("layer_def")
     assert (layer.in_features, layer.out_features) == (7, 2)
     assert parser.get_parsed_content("mode") == "cubic"
     assert parser["_meta_"]["name"] == "toy"
-    assert open_bundle(toy).config("inference")["ckpt_dir"] == str(toy / "models")
+    assert open_bundle(toy).config("inference").get_parsed_content("ckpt_dir") == str(toy / "models")
 
 
 def test_config_refuses_what_is_not_there(toy: Path, tmp_path: Path) -> None:

@@ -203,18 +203,18 @@ def test_a_folder_in_use_is_refused(call: Any, tmp_path: Path) -> None:
     assert call() == (["first", "second"], [])
 
 
-def test_a_scale_over_another_one(call: Any, toy: Path, tmp_path: Path) -> None:
-    (toy / "configs" / "small.json").write_text(json.dumps({"extends": "tiny", "label": "of small"}))
-    job = merged_stage(open_bundle(toy), "first", "small", {})
-    assert job.config["label"] == "of small"
-    assert [Path(file).name for file in job.files][-2:] == ["tiny.json", "small.json"]
-    call(scale="small", stages="first")
-    change(toy / "configs" / "tiny.json", extends="small")
-    with pytest.raises(BadInput, match="tiny.json: extends 'small', expected another one of"):
-        call(scale="small")
-    change(toy / "configs" / "tiny.json", extends="nowhere")
-    with pytest.raises(BadInput, match="extends 'nowhere'"):
-        call(scale="small")
+def test_a_scale_of_several_overlays(call: Any, toy: Path, caplog: Any) -> None:
+    """A size, then data sets and methods; an old name goes on working, with a sentence."""
+    (toy / "configs" / "method.json").write_text(json.dumps({"label": "of method"}))
+    job = merged_stage(open_bundle(toy), "first", "tiny+method", {})
+    assert job.config["label"] == "of method"
+    assert [Path(file).name for file in job.files][-2:] == ["tiny.json", "method.json"]
+    change(toy / "configs" / "recipe.json", renamed={"small": "tiny+method"})
+    assert merged_stage(open_bundle(toy), "first", "small", {}).config == job.config
+    assert "--scale small is now called tiny+method" in caplog.text
+    call(scale="tiny+method", stages="first")
+    with pytest.raises(UsageError, match="--scale is 'tiny.nowhere', expected one of paper, "):
+        call(scale="tiny+nowhere")
 
 
 def test_wrong_scale_and_missing_data(call: Any, toy: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from common.apps.run.stage_runner import StageRunner
 from common.cli.main import main
 from common.data.cxr.cases import read_cxr_cases
 from common.engines.resume import ResumeHandler
-from common.evaluation import comparison as compare_run
 from common.io import remote_folder
 from common.io.remote_folder import fetch
 from common.io.remote_store import Remote
@@ -137,7 +136,6 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Prepared X-rays (data), a run of which the last stage is still to be done (run), the same with it (whole)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("first machine")))
-        patch.setattr(compare_run, "compare_run", lambda *_: None)
         prepare_virtual("memory://xray/data", "mimic_cxr", 12, 0, (16, 32, 32), (9, 10, 11))
         places = {"dataset_dir": "memory://xray/data", "output_dir": "memory://xray/run"}
         assert run_recipe(BUNDLE, "demo", "encoders,features", **places, overrides=SETTINGS)["ran"]
@@ -156,7 +154,6 @@ def test_a_prepared_folder_names_its_files_relative_to_itself(xrays: str) -> Non
 def test_a_killed_run_goes_on_elsewhere_and_ends_alike(
     xrays: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(compare_run, "compare_run", lambda *_: None)
     places = {"dataset_dir": "memory://xray/data", "output_dir": "memory://xray/run"}
     save = ResumeHandler.save
     with monkeypatch.context() as patch:
@@ -173,7 +170,7 @@ def test_a_killed_run_goes_on_elsewhere_and_ends_alike(
     assert "stage1/finished.json" not in left and any(name.startswith("stage1/resume/iteration_") for name in left)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
     again = run_recipe(BUNDLE, "demo", "stage1", **places, overrides=SETTINGS)
-    assert again["ran"] == ["stage1"]
+    assert again["ran"] == ["stage1", "comparison"]
     assert "resumed after iteration 3" in STORE.cat("/xray/run/logs/train.log").decode()
     for name in ("models/model.pt", "stage1/checkpoints/best_mean.pt"):
         found, whole = (torch.load(fetch(f"memory://xray/{run}/{name}"), weights_only=True) for run in ("run", "whole"))
@@ -195,17 +192,10 @@ def test_predict(xrays: str, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_evaluate(xrays: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.evaluation.classification.compare_models", few_draws())
-    words = ["--input", "memory://xray/data", "--ckpt_dir", MODEL, "--output_dir", "memory://xray/eval"]
+    words = ["--input", "memory://xray/data", "--ckpt_dir", MODEL, "--output_dir", "memory://xray/eval", "--draws", "3"]
     assert main(["evaluate", str(BUNDLE), *words]) == 0
     assert {"metrics.csv", "metrics_mean.csv", "summary.json", "index.html"} <= files("memory://xray/eval")
     assert capsys.readouterr().out.splitlines()[-1] == "memory://xray/eval/index.html"
-
-
-def few_draws() -> Any:
-    from common.evaluation.compare_models import compare_models
-
-    return lambda *args, **kwargs: compare_models(*args, **kwargs | {"draws": 3})
 
 
 def test_a_manifest_may_name_its_images_by_urls(xrays: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,100 @@
+"""The cases of an inference: each is read once, and one that cannot be used is listed with the reason."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from monai.data import list_data_collate
+from torch.utils.data import DataLoader, Dataset
+
+from common.io.bad_input import BadInput, first_error
+
+__all__ = ["CaseList", "CaseLoader"]
+
+logger = logging.getLogger("predict")
+
+
+class CaseList(list):
+    """Cases (`{"case": name, "image": path, ...}`), and what was left out when they were listed.
+
+    Attributes:
+        excluded: `{"path", "reason"}` of each input that is no case.
+    """
+
+    def __init__(self, cases: Iterable[Mapping[str, Any]] = (), excluded: Iterable[Mapping[str, str]] = ()) -> None:
+        super().__init__(cases)
+        self.excluded = [dict(row) for row in excluded]
+
+
+class CaseLoader:
+    """Batches of the cases that can be used, in their order.
+
+    A case whose item raises `BadInput` is left out of its batch; the others stay together, so that what a network says
+    of a case does not depend on the cases of other batches. A batch without any usable case is passed over.
+
+    Attributes:
+        excluded: `{"path", "reason"}` of each case that was left out, once the loader has been iterated over.
+
+    Args:
+        dataset: an item per case, in the order of the cases.
+        cases: names them: `image` if there is one, else `case`.
+        batch_size: cases of a batch.
+        collate_fn: makes a batch of a list of items.
+        num_workers: processes that read.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        cases: Sequence[Mapping[str, Any]],
+        batch_size: int = 1,
+        collate_fn: Callable[[list[Any]], Any] = list_data_collate,
+        num_workers: int = 0,
+    ) -> None:
+        if len(dataset) != len(cases):
+            raise ValueError(f"The data set has {len(dataset)} items for {len(cases)} cases, expected one for each.")
+        self.excluded: list[dict[str, str]] = []
+        collate = partial(_usable_batch, collate_fn=collate_fn)
+        guarded = _GuardedDataset(dataset, cases)
+        self._loader = DataLoader(guarded, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.excluded.clear()
+        for batch, excluded in self._loader:
+            for row in excluded:
+                logger.warning("excluded: %s: %s", row["path"], row["reason"])
+            self.excluded += excluded
+            if batch is not None:
+                yield batch
+
+
+class _GuardedDataset(Dataset):
+    """Items of a data set, or the row of `excluded.csv` in place of one that cannot be read."""
+
+    def __init__(self, dataset: Dataset, cases: Sequence[Mapping[str, Any]]) -> None:
+        self.dataset, self.names = dataset, [str(case.get("image") or case["case"]) for case in cases]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except (BadInput, RuntimeError) as error:  # MONAI wraps what a transform raises
+            cause = first_error(error)
+            if not isinstance(cause, BadInput):
+                raise
+            return _Unusable({"path": self.names[index], "reason": cause.reason})
+
+
+class _Unusable(dict):
+    """The row of a case that cannot be used."""
+
+
+def _usable_batch(items: Sequence[Any], collate_fn: Callable[[list[Any]], Any]) -> tuple[Any, list[dict[str, str]]]:
+    usable = [item for item in items if not isinstance(item, _Unusable)]
+    excluded = [dict(item) for item in items if isinstance(item, _Unusable)]
+    return (collate_fn(usable) if usable else None), excluded
