@@ -1,0 +1,1 @@
+"""What this bundle needs beside the library."""
