@@ -76,7 +76,7 @@ def _tells_importances(complete: Sequence[optuna.trial.FrozenTrial]) -> bool:
 def _pixels(size: tuple[float, float], draw: Callable[..., Any], *args: Any, **options: Any) -> np.ndarray:
     """Draw one of Optuna's charts of about this size in inches, and leave pyplot as it was."""
     data = io.BytesIO()
-    with matplotlib.rc_context({"figure.figsize": size, "xtick.labelsize": 7}), warnings.catch_warnings():
+    with matplotlib.rc_context({"figure.figsize": size, "xtick.labelsize": 8}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls its charts experimental, and matplotlib warns of few trials
         figure = np.ravel(draw(*args, **options))[0].figure
         figure.savefig(data, dpi=DPI, bbox_inches="tight", facecolor="white")

@@ -187,7 +187,7 @@ class SharedSearch:
             self.tell(trial, TrialState.FAIL)
             return None
         self.note(trial, worker=f"{socket.gethostname()}:{os.getpid()}", beat=0)
-        return self.storage.get_trial(trial._trial_id)
+        return _safely(lambda: self.storage.get_trial(trial._trial_id))
 
     @contextmanager
     def beating(self, trial: FrozenTrial) -> Iterator[None]:
@@ -247,8 +247,8 @@ class SharedSearch:
         if not self.tell(trial, TrialState.FAIL):
             return False
         if again:
-            ended = copy.deepcopy(self.storage.get_trial(trial._trial_id))
-            _safely(lambda: RetryHeartbeatStaleTrialCallback()(self.optuna_study, ended))
+            ended = _safely(lambda: self.storage.get_trial(trial._trial_id))
+            _safely(lambda: RetryHeartbeatStaleTrialCallback()(self.optuna_study, copy.deepcopy(ended)))
         return again
 
     def revive(self) -> list[int]:

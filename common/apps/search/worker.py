@@ -106,7 +106,7 @@ def _one_trial(shared: SharedSearch, trials: Trials, trial: FrozenTrial, seconds
     spec = trials.spec | {"output_dir": str(folder.resolve())}
     spec["overrides"] = spec["overrides"] | trial.params
     start, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)  # of those who could not end it
-    reported: list[float | None] = trial.user_attrs.get(REPORTED, [])
+    reported: list[float | None] = list(trial.user_attrs.get(REPORTED, []))
     values, state, error, in_time = None, TrialState.FAIL, None, True
     with shared.beating(trial):
         process = TrialProcess(folder, spec)

@@ -6,6 +6,7 @@ from common.apps.search.pruner import REPORTED
 from common.apps.search.shared_search import SharedSearch
 from common.apps.search.space import Dimension, Objective, SearchPlan
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # as need_optuna does
 PLAN = SearchPlan(
     {"lr": Dimension((0.1, 0.5, 0.8, 1.0), 0.1, 1.0), "kind": Dimension(("a", "b"))},
     (Objective("auroc"), Objective("worst")),
