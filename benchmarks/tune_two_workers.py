@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from common.apps.run.bundle import open_bundle  # noqa: E402
 from common.apps.search.setup import need_optuna  # noqa: E402
-from common.apps.search.shared_search import SharedStudy  # noqa: E402
+from common.apps.search.shared_search import SharedSearch  # noqa: E402
 from common.apps.search.space import SearchPlan, read_search_plan  # noqa: E402
 from tests.toy_bundle import make_manifest, make_toy_bundle  # noqa: E402
 
@@ -103,7 +103,7 @@ def trials(out: Path) -> list[dict[str, str]]:
 def alone(plan: SearchPlan, n_trials: int) -> list[list[str]]:
     """The parameters that one worker would be given."""
     need_optuna()  # which keeps it from telling what it does
-    study = SharedStudy(optuna.storages.InMemoryStorage(), "alone", plan, "random", 0, {}, 60)
+    study = SharedSearch(optuna.storages.InMemoryStorage(), "alone", plan, "random", 0, {}, 60)
     given = [study.ask(n_trials).params for _ in range(n_trials)]
     return sorted([str(point[name]) for name in plan.space] for point in given)
 

@@ -23,7 +23,7 @@ def tune(
     objective: str | None = None,
     time_budget: float | None = None,
     trial_hours: float = 12.0,
-    study: str | None = None,
+    search_name: str | None = None,
     heartbeat: float = 60.0,
     **overrides: str,
 ) -> Result:
@@ -40,9 +40,9 @@ def tune(
     Args:
         bundle: folder of a bundle
         search: NAME grid (seeded order), random or bayesian (TPE)
-        n_trials: N of the whole study, by all workers (default: the whole grid, 50 random, 100 bayesian)
+        n_trials: N of the whole search, by all workers (default: the whole grid, 50 random, 100 bayesian)
         storage: URL sqlite:///FILE, any SQL server by its SQLAlchemy URL, or a journal file: a path ending in .log or
-            .journal, or journal:///PATH, which may lie on a network drive (default: study.log in the output folder)
+            .journal, or journal:///PATH, which may lie on a network drive (default: search.log in the output folder)
         output_dir: DIR best_params.json, trials.csv, index.html, plots, trials (default: runs/BUNDLE_tune)
         scale: NAME of each training, as for run
         stages: A,B that each trial runs (default: those of search.json, else of the scale); shared ones run before
@@ -51,7 +51,7 @@ def tune(
         objective: A,B only these metrics of search.json
         time_budget: HOURS that the trials may take together, summed over workers; a trial that this ends is queued
         trial_hours: HOURS that one trial may take, after which it has failed
-        study: NAME in the storage (default: the bundle's name)
+        search_name: NAME in the storage (default: the bundle's name)
         heartbeat: SECONDS between signs of life of a worker; without three in a row it counts as dead
         overrides: changes a value of the configuration in each trial, by its MONAI id
 
@@ -63,9 +63,12 @@ def tune(
     from common.apps.search.tune import tune as run_search
     from common.visualize.tables import cell_text
 
+    if "study" in overrides:
+        print("--study is now called --search_name")
+        search_name = overrides.pop("study")
     result = run_search(
         bundle, search, n_trials, storage, output_dir, scale, stages, dataset_dir, seed, objective, time_budget,
-        trial_hours, study, heartbeat, overrides,
+        trial_hours, search_name, heartbeat, overrides,
     )  # fmt: skip
     best = result["best"]
     counts = ", ".join(f"{count} {state}" for state, count in result["trials"].items() if count)

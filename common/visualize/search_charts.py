@@ -1,255 +1,92 @@
-"""Charts of a search: how it went on, what each value did, which values mattered, and what two objectives trade off."""
+"""Optuna's charts of a search: how it went on, what each value did, which mattered, what two objectives trade off."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+import optuna
+from optuna.visualization import matplotlib as charts
+from PIL import Image
 
-from common.visualize.charts import label
-from common.visualize.figures import GREY, OKABE_ITO
+from common.visualize.figures import DPI
 
-_BEST = OKABE_ITO[4]
-_NAMED = 6  # trials on the front, above which their numbers would cover each other
-_COLOURS = "cividis"  # even in lightness, and the same to every kind of colour blindness
+_ENOUGH = 4  # trials, below which shares of variance say nothing
+_ACROSS = 3  # panels of slices in a row
 
 
-@dataclass(frozen=True)
-class SearchPoint:
-    """A trial that ended with values.
-
-    Attributes:
-        number: of the trial.
-        params: configuration id -> value.
-        values: metric -> value.
-    """
-
-    number: int
-    params: Mapping[str, Any]
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class SearchAxes:
-    """What is searched: metrics with their directions, and ids.
-
-    Attributes:
-        maximize: metric -> whether more is better; the first metric counts.
-        ids: configuration ids in order.
-        linear: ids that were drawn from a range; the others are choices.
-        log: ids that were drawn from a range on a logarithmic scale.
-    """
-
-    maximize: Mapping[str, bool]
-    ids: Sequence[str]
-    linear: Collection[str] = field(default_factory=frozenset)
-    log: Collection[str] = field(default_factory=frozenset)
-
-    def is_range(self, name: str) -> bool:
-        """Whether an id was drawn from a range."""
-        return name in self.linear or name in self.log
-
-
-def search_history(points: Sequence[SearchPoint], axes: SearchAxes) -> Figure:
-    """A panel per metric: each trial, and the best so far.
-
-    Raises:
-        ValueError: without a trial.
-    """
-    _expect(points, 1)
-    figure = Figure(figsize=(7.4, 2.5 * len(axes.maximize) + 0.3), layout="constrained")
-    for panel, (metric, more) in zip(
-        figure.subplots(len(axes.maximize), squeeze=False).flat, axes.maximize.items(), strict=True
-    ):
-        ordered = sorted(points, key=lambda point: point.number)
-        x, y = [p.number for p in ordered], [p.values[metric] for p in ordered]
-        panel.plot(x, y, "o", color=OKABE_ITO[0], markersize=4.5, label="trial")
-        best = (np.maximum if more else np.minimum).accumulate(y)
-        panel.step(x, best, where="post", color=_BEST, linewidth=1.8, label="best so far")
-        panel.set_ylabel(label(metric), fontsize=9)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        _plain(panel)
-    figure.axes[0].legend(fontsize=8.5, frameon=False, loc="best")
-    figure.axes[-1].set_xlabel("trial", fontsize=9)
-    return figure
-
-
-def search_slices(points: Sequence[SearchPoint], axes: SearchAxes) -> Figure:
-    """A panel per id: the first metric over the id's value, three panels a row; the best trial is marked.
-
-    Raises:
-        ValueError: without a trial.
-    """
-    _expect(points, 1)
-    metric, more = next(iter(axes.maximize.items()))
-    across = min(3, len(axes.ids))
-    down = math.ceil(len(axes.ids) / across)
-    figure = Figure(figsize=(3.6 * across, 2.6 * down), layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False, sharey=True)
-    best = (max if more else min)(points, key=lambda point: point.values[metric])
-    for panel, name in zip(grid.flat, axes.ids, strict=False):
-        places, ticks = _places([point.params[name] for point in points], axes.is_range(name))
-        y = [point.values[metric] for point in points]
-        panel.plot(places, y, "o", color=OKABE_ITO[0], markersize=4.5, alpha=0.75)
-        panel.plot(places[points.index(best)], best.values[metric], "D", color=_BEST, markersize=7)
-        if ticks is not None:
-            panel.set_xticks(range(len(ticks)), ticks)
-            panel.set_xlim(-0.5, len(ticks) - 0.5)
-        elif name in axes.log:
-            panel.set_xscale("log")
-        panel.set_title(_short(name), fontsize=10, loc="left")
-        _plain(panel)
-    for panel in grid.flat[len(axes.ids) :]:
-        panel.axis("off")
-    figure.supylabel(label(metric), fontsize=9)
-    return figure
-
-
-def search_parallel(points: Sequence[SearchPoint], axes: SearchAxes) -> Figure:
-    """Parallel coordinates: a line per trial through its values, coloured by the first metric, the best one bold.
-
-    Raises:
-        ValueError: without a trial.
-    """
-    _expect(points, 1)
-    metric, more = next(iter(axes.maximize.items()))
-    y = np.array([point.values[metric] for point in points])
-    margin = 0.0 if y.max() > y.min() else 0.05 * abs(y[0]) or 0.05  # a scale of no length has no ticks
-    colour = ScalarMappable(Normalize(y.min() - margin, y.max() + margin), _COLOURS)
-    figure = Figure(figsize=(max(6.0, 1.3 * len(axes.ids) + 2.2), 3.9), layout="constrained")
-    panel = figure.subplots()
-    columns = []
-    for i, name in enumerate(axes.ids):
-        values = [point.params[name] for point in points]
-        places, ticks = _places(values, axes.is_range(name))
-        scaled = np.log(places) if ticks is None and name in axes.log else np.asarray(places, dtype=float)
-        low, high = (0.0, len(ticks) - 1.0) if ticks is not None else (scaled.min(), scaled.max())
-        columns.append((scaled - low) / (high - low) if high > low else np.full(len(points), 0.5))
-        shown = (
-            dict(zip(ticks, _unit(len(ticks)), strict=True))
-            if ticks
-            else {f"{min(values):.3g}": 0, f"{max(values):.3g}": 1}
-        )
-        for text, height in shown.items():
-            panel.text(i + 0.03, height, text, fontsize=7.5, color=GREY, va="center", zorder=5)
-        panel.axvline(i, color="#bbbbbb", linewidth=0.9)
-    lines = np.stack(columns, 1)
-    best = (np.argmax if more else np.argmin)(y)
-    for row in [*np.argsort(y if more else -y), best]:  # the better ones on top
-        bold = {"linewidth": 3.2, "color": _BEST} if row == best else {"linewidth": 1.2, "alpha": 0.8}
-        panel.plot(range(len(axes.ids)), lines[row], **({"color": colour.to_rgba(y[row])} | bold))
-    panel.set_xticks(range(len(axes.ids)), [_short(name) for name in axes.ids], rotation=20, ha="right", fontsize=8.5)
-    panel.set_xlim(-0.1, len(axes.ids) - 0.6)
-    panel.set_ylim(-0.04, 1.04)
-    panel.set_yticks([])
-    panel.spines[:].set_visible(False)
-    figure.colorbar(colour, ax=panel, label=label(metric), shrink=0.9)
-    return figure
-
-
-def search_importances(importances: Mapping[str, float], metric: str) -> Figure:
-    """Bars, the most important id on top.
+def search_charts(search: optuna.Study, metrics: Sequence[str], ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Draw what the complete trials of a search allow; at least one is needed.
 
     Args:
-        importances: id -> share of the metric's variance, from 0 to 1.
-        metric: that was looked at.
+        search: with one objective per metric.
+        metrics: their names; all charts but the history and the Pareto front show the first one.
+        ids: that are searched.
+
+    Returns:
+        Name -> pixels, uint8 (H, W, 3): `history` (a panel per metric), `slices` (a panel per id),
+        `parallel_coordinates`, `pareto_front` (of the first two metrics, where there are two), and `importances` (by
+        fANOVA: Hutter, Hoos and Leyton-Brown, ICML 2014; where the trials can tell).
     """
-    names = sorted(importances, key=importances.__getitem__)
-    figure = Figure(figsize=(6.4, 0.36 * len(names) + 1.0), layout="constrained")
-    panel = figure.subplots()
-    bars = panel.barh([_short(name) for name in names], [importances[name] for name in names], color=OKABE_ITO[0])
-    panel.bar_label(bars, [f"{importances[name]:.2f}" for name in names], fontsize=8.5, padding=3)
-    panel.set_xlim(0, 1.1)
-    panel.set_xlabel(f"share of the variance of {label(metric)}", fontsize=9)
-    _plain(panel, "x")
-    return figure
+    alone = [_one_objective(search, i) for i in range(len(metrics))]
+    first, name = alone[0], {"target_name": metrics[0]}
+    rows = [list(ids[i : i + _ACROSS]) for i in range(0, len(ids), _ACROSS)]
+    drawn = {
+        "history": [
+            _pixels((7.4, 2.8), charts.plot_optimization_history, one, target_name=metric)
+            for one, metric in zip(alone, metrics, strict=True)
+        ],
+        "slices": [_pixels((9.4 if len(row) > 1 else 5.0, 3.0), charts.plot_slice, first, row, **name) for row in rows],
+        "parallel_coordinates": [
+            _pixels((1.3 * len(ids) + 3.5, 4.2), charts.plot_parallel_coordinate, first, list(ids), **name)
+        ],
+    }
+    if len(metrics) > 1:
+        both = {"target_names": list(metrics[:2]), "targets": lambda trial: trial.values[:2]}
+        drawn["pareto_front"] = [_pixels((5.6, 4.2), charts.plot_pareto_front, search, **both)]
+    if _tells_importances(first.get_trials(states=[optuna.trial.TrialState.COMPLETE])):
+        fanova = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        size = (7.4, 0.36 * len(ids) + 1.3)
+        drawn["importances"] = [_pixels(size, charts.plot_param_importances, first, fanova, **name)]
+    return {name: _stacked(parts) for name, parts in drawn.items()}
 
 
-def search_front(points: Sequence[SearchPoint], axes: SearchAxes, front: Collection[int], best: int) -> Figure:
-    """The first two metrics against each other; the trials that no other beats in both are joined.
+def _one_objective(search: optuna.Study, i: int) -> optuna.Study:
+    """The search as if it had one objective alone: Optuna draws the best so far only then."""
+    alone = optuna.create_study(direction=search.directions[i])
+    for t in search.get_trials(deepcopy=False):  # all of them, which keeps the numbers
+        value = t.values[i] if t.state == optuna.trial.TrialState.COMPLETE else None
+        state = t.state if value is not None else optuna.trial.TrialState.FAIL
+        alone.add_trial(optuna.create_trial(state=state, value=value, params=t.params, distributions=t.distributions))
+    return alone
 
-    Args:
-        points: the trials.
-        axes: with two metrics or more.
-        front: numbers of the trials of the Pareto front.
-        best: number of the trial that was chosen.
 
-    Raises:
-        ValueError: without a trial, or with one metric only.
-    """
-    _expect(points, 1)
-    if len(axes.maximize) < 2:
-        raise ValueError(f"There is one metric, {next(iter(axes.maximize))}, expected two to set against each other.")
-    first, second = list(axes.maximize)[:2]
-    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
-    panel = figure.subplots()
-    panel.plot(
-        [p.values[first] for p in points],
-        [p.values[second] for p in points],
-        "o",
-        color="#9aa5b1",
-        markersize=5,
-        label="trial",
+def _tells_importances(complete: Sequence[optuna.trial.FrozenTrial]) -> bool:
+    values = [trial.value for trial in complete]
+    varied = any(trial.params != complete[0].params for trial in complete)
+    return len(values) >= _ENOUGH and varied and not math.isclose(min(values), max(values))
+
+
+def _pixels(size: tuple[float, float], draw: Callable[..., Any], *args: Any, **options: Any) -> np.ndarray:
+    """Draw one of Optuna's charts of about this size in inches, and leave pyplot as it was."""
+    data = io.BytesIO()
+    with matplotlib.rc_context({"figure.figsize": size, "xtick.labelsize": 8}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its charts experimental, and matplotlib warns of few trials
+        figure = np.ravel(draw(*args, **options))[0].figure
+        figure.savefig(data, dpi=DPI, bbox_inches="tight", facecolor="white")
+        plt.close(figure)
+    return np.asarray(Image.open(data).convert("RGB"))
+
+
+def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures below each other, on white."""
+    width = max(part.shape[1] for part in parts)
+    return np.concatenate(
+        [np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255) for part in parts]
     )
-    on_front = sorted((p for p in points if p.number in front), key=lambda point: point.values[first])
-    x, y = [p.values[first] for p in on_front], [p.values[second] for p in on_front]
-    panel.plot(x, y, "o-", color=OKABE_ITO[0], markersize=6, linewidth=1.3, label="Pareto front")
-    for point in on_front if len(on_front) <= _NAMED else []:
-        panel.annotate(
-            str(point.number),
-            (point.values[first], point.values[second]),
-            textcoords="offset points",
-            xytext=(5, 5),
-            fontsize=8,
-        )
-    chosen = next(point for point in points if point.number == best)
-    panel.plot(chosen.values[first], chosen.values[second], "D", color=_BEST, markersize=8, label="chosen")
-    panel.set_xlabel(label(first), fontsize=9)
-    panel.set_ylabel(label(second), fontsize=9)
-    panel.legend(fontsize=8.5, frameon=False)
-    panel.margins(0.12)
-    _plain(panel)
-    return figure
-
-
-def _places(values: Sequence[Any], is_range: bool) -> tuple[list[float], list[str] | None]:
-    """Where values lie on an axis, and the texts of its ticks if they are choices."""
-    if is_range:
-        return [float(value) for value in values], None
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    different = sorted(set(values)) if numbers else sorted(dict.fromkeys(values), key=str)
-    return [float(different.index(value)) for value in values], [_text(value) for value in different]
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _unit(n: int) -> np.ndarray:
-    return np.linspace(0, 1, n) if n > 1 else np.array([0.5])
-
-
-def _short(name: str) -> str:
-    """The end of a long id, which tells ids apart."""
-    return name if len(name) <= 26 else "..." + name[-24:]
-
-
-def _expect(points: Sequence[SearchPoint], least: int) -> None:
-    if len(points) < least:
-        raise ValueError(f"There are {len(points)} trials with values, expected at least {least}.")
-
-
-def _plain(panel: Axes, grid: str = "y") -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis=grid, color="#dddddd", linewidth=0.7)
-    panel.set_axisbelow(True)
-    panel.tick_params(labelsize=8.5, colors=GREY, labelcolor="black")

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
-from common.apps.search.shared_search import SharedStudy
+from common.apps.search.sampler import first_number
+from common.apps.search.shared_search import SharedSearch
 from common.apps.search.space import SearchPlan
 from common.io.output_folder import csv_text, write_text
 from common.visualize.figures import save_picture
 from common.visualize.html_report import Page, Picture, Section, Table, render_page
 from common.visualize.run_page import duration_text
-from common.visualize.search_charts import (
-    SearchAxes,
-    SearchPoint,
-    search_front,
-    search_history,
-    search_importances,
-    search_parallel,
-    search_slices,
-)
+from common.visualize.search_charts import search_charts
 from common.visualize.tables import json_text
 
-_ENOUGH = 4  # trials, below which shares of variance say nothing
 _SHOWN = 20
 
 
@@ -40,21 +28,21 @@ def write_search(
     out: Path,
     bundle: str,
     search: str,
-    shared: SharedStudy,
+    shared: SharedSearch,
     plan: SearchPlan,
     commands: Sequence[Sequence[str]],
     limit: int,
 ) -> dict[str, Any]:
-    """Write all of it, from what the study holds now; each file is whole at any moment.
+    """Write all of it, from what the search holds now; each file is whole at any moment.
 
     Args:
         out: folder of the search.
         bundle: name of the bundle.
         search: grid, random or bayesian.
-        shared: the study.
+        shared: the search.
         plan: what is searched.
         commands: words that train as the trials do, one after the other; the last one takes the parameters.
-        limit: trials that the study shall have.
+        limit: trials that the search shall have.
 
     Returns:
         `trials` (state -> count), `best` (content of best_params.json or None), `best_params` and `page` (paths).
@@ -63,16 +51,16 @@ def write_search(
     states = {state.name.lower(): sum(t.state == state for t in trials) for state in TrialState}
     best = None
     if complete:
-        front = sorted(shared.front(), key=lambda t: complete.index(next(c for c in complete if c.number == t.number)))
+        front = shared.front()
         best = _facts(complete[0], plan) | {"command": _shell(commands, complete[0].params)}
         if len(plan.objectives) > 1:
-            best["pareto_front"] = [_facts(trial, plan) for trial in front]
+            best["pareto_front"] = [_facts(trial, plan) for trial in complete if trial.number in front]
         write_text(out / "best_params.json", json_text(best, indent=1))
     rows = [_row(trial, plan) for trial in trials]
     columns = ["trial", "state", *(o.metric for o in plan.objectives), *plan.space]
     columns += ["pruned_at", "seconds", "worker", "folder", "error"]
     write_text(out / "trials.csv", csv_text(columns, rows))
-    plots = _plots(out, search, shared, plan) if complete else []
+    plots = _plots(out, shared, plan) if complete else []
     page = out / "index.html"
     title = f"Search of {bundle.replace('_', ' ')}"
     lead = f"{search} search, {sum(states[s] for s in ('complete', 'pruned', 'fail'))} of {limit} trials ended."
@@ -113,63 +101,28 @@ def _row(trial: FrozenTrial, plan: SearchPlan) -> dict[str, Any]:
     if trial.state == TrialState.COMPLETE:
         row |= {o.metric: value for o, value in zip(plan.objectives, trial.values, strict=True)}
     row |= {name: facts.get(name) for name in ("pruned_at", "seconds", "worker", "error")}
-    return row | {"folder": f"trials/{facts.get('first', trial.number):04d}"}
+    return row | {"folder": f"trials/{first_number(trial):04d}"}
 
 
-def _plots(out: Path, search: str, shared: SharedStudy, plan: SearchPlan) -> list[tuple[str, Path]]:
+def _plots(out: Path, shared: SharedSearch, plan: SearchPlan) -> list[tuple[str, Path]]:
     """Draw what the complete trials allow; (title of its section, file)."""
-    metrics = [objective.metric for objective in plan.objectives]
-    complete = shared.complete()
-    points = [
-        SearchPoint(t.number, t.params, dict(zip(metrics, t.values, strict=True)))
-        for t in sorted(complete, key=lambda trial: trial.number)
-    ]
-    ranges = {} if search == "grid" else {n: d.log for n, d in plan.space.items() if d.low is not None}
-    linear, log = ({name for name, is_log in ranges.items() if is_log == wanted} for wanted in (False, True))
-    axes = SearchAxes({o.metric: o.direction == "maximize" for o in plan.objectives}, list(plan.space), linear, log)
+    metrics, best = [objective.metric for objective in plan.objectives], shared.complete()[0].number
     first = metrics[0]
-    drawn: list[tuple[str, str, Figure, str]] = [
-        ("History", "history", search_history(points, axes), "Each trial that ended, and the best until then."),
-        (
-            "Values",
-            "slices",
-            search_slices(points, axes),
-            f"{first} over the value of each id; the best trial is a diamond.",
+    said = {
+        "history": ("History", "Each trial that ended with values, and the best until then."),
+        "slices": ("Values", f"{first} over the value of each id; later trials are darker."),
+        "parallel_coordinates": ("Values", f"A line per trial through its values, darker where {first} is better."),
+        "pareto_front": (
+            "Trade-off",
+            f"A best trial is beaten by no other in every metric; trial {best}, with the best {first}, is chosen.",
         ),
-        (
-            "Values",
-            "parallel_coordinates",
-            search_parallel(points, axes),
-            f"A line per trial through its values, coloured by {first}; the best one is bold.",
-        ),
+        "importances": ("Importance", f"Share of the variance of {first} that each id explains (fANOVA)."),
+    }
+    drawn = search_charts(shared.optuna_study, metrics, list(plan.space))
+    return [
+        (said[name][0], save_picture(pixels, out / "plots" / f"{name}.png", said[name][1]))
+        for name, pixels in drawn.items()
     ]
-    if len(metrics) > 1:
-        numbers = {trial.number for trial in shared.front()}
-        front = search_front(points, axes, numbers, complete[0].number)
-        drawn.append(("Trade-off", "pareto_front", front, "Trials on the line are beaten by no other in both metrics."))
-    shares = importances(shared.study, complete)
-    if shares:
-        text = f"Share of the variance of {first} that each id explains (fANOVA over {len(complete)} trials)."
-        drawn.append(("Importance", "importances", search_importances(shares, first), text))
-    return [(title, save_picture(figure, out / "plots" / f"{name}.png", text)) for title, name, figure, text in drawn]
-
-
-def importances(study: optuna.Study, complete: Sequence[FrozenTrial]) -> dict[str, float]:
-    """Share of the first objective's variance that each id explains; empty where the trials cannot tell.
-
-    fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), seeded, as Optuna has it.
-    """
-    values = [trial.values[0] for trial in complete]
-    varied = {name for trial in complete for name in trial.params if trial.params[name] != complete[0].params[name]}
-    if len(values) < _ENOUGH or math.isclose(min(values), max(values)) or not varied:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's and Optuna's on few trials; the caption says how many
-        return optuna.importance.get_param_importances(
-            study,
-            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-            target=lambda trial: trial.values[0],
-        )
 
 
 def _sections(

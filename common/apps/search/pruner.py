@@ -1,76 +1,48 @@
 """When a search ends a trial early: the best that it has reached is worse than the median of complete trials.
 
-Optuna's pruners take studies with one objective only, so its `MedianPruner` is asked about a study of the first
-objective alone, made from what the trials' validations gave. That stands in the storage, in the user attribute
-`reported` of each trial, in the order of the validations; each value is judged once, by the worker that first reads it.
+Optuna's pruners take one objective only (and its TPE fails on intermediate values of several), so its `MedianPruner` is
+asked about a search of the first objective alone, made from what the trials' validations gave. That stands in the
+storage, in the user attribute `reported` of each trial, in the order of the validations; each value is judged once, by
+the worker that first reads it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from common.apps.search.space import Report
 
 REPORTED = "reported"
+Values = Sequence[float | None]  # of the first objective, one per validation; None for one that is not finite
 
 
-def worse_than_median(
-    values: Sequence[float | None], complete: Sequence[Sequence[float | None]], report: Report, direction: str
-) -> bool:
-    """Whether a trial that has given these values is not worth going on with.
+def pruned_at(values: Values, seen: int, complete: Sequence[Values], report: Report, direction: str) -> int | None:
+    """After how many of these values a trial is not worth going on with; None if it is.
 
-    True if its best value is worse than the median of the complete trials' values at the validation of its last one.
-    False for the first `report.warmup` values, before `report.startup_trials` are complete, and where none of them had
-    as many validations.
+    They are judged one after the other, so how many came at once changes nothing: a trial that a slow look has missed
+    is ended at the same validation. A value ends the trial if the best until then is worse than the median of the
+    complete trials' values at the same validation; not if it is among the first `report.warmup`, before
+    `report.startup_trials` are complete, or where none of them had as many validations.
 
     Args:
-        values: of the first objective, one per validation so far; None for one that is not finite.
-        complete: the same of complete trials.
+        values: all that the trial has given.
+        seen: how many of them were judged before, and let pass.
+        complete: of complete trials.
         report: the plan's.
         direction: "maximize" or "minimize".
     """
-    if not values or values[-1] is None:
-        return False
-    shadow = optuna.create_study(direction=direction)
-    for others in complete:
-        finite = _by_step(others)
-        shadow.add_trial(
-            optuna.create_trial(state=optuna.trial.TrialState.COMPLETE, value=0.0, intermediate_values=finite)
-        )
-    trial = optuna.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=_by_step(values))
-    return optuna.pruners.MedianPruner(report.startup_trials, report.warmup).prune(shadow, trial)
+    first_alone = optuna.create_study(direction=direction)
+    first_alone.add_trials([_trial(TrialState.COMPLETE, others, value=0.0) for others in complete])
+    pruner = optuna.pruners.MedianPruner(report.startup_trials, report.warmup)
+    for n in range(seen + 1, len(values) + 1):
+        if values[n - 1] is not None and pruner.prune(first_alone, _trial(TrialState.RUNNING, values[:n])):
+            return n
+    return None
 
 
-def judged(
-    values: Sequence[float],
-    before: Sequence[float | None],
-    complete: Sequence[Sequence[float | None]],
-    report: Report,
-    direction: str,
-) -> tuple[list[float | None], bool]:
-    """Judge, one after the other, the values that a trial has given since it was judged last.
-
-    How many came at once changes nothing: a trial that a slow look has missed is ended at the same validation.
-
-    Args:
-        values: all that the trial has given; NaN for what is not finite.
-        before: those that were judged before, and let pass.
-        complete: of complete trials.
-        report: the plan's.
-        direction: of the first objective.
-
-    Returns:
-        What has been judged now, up to the value that ends the trial; and whether one does.
-    """
-    finite = [None if math.isnan(value) else value for value in values]
-    for n in range(len(before) + 1, len(finite) + 1):
-        if worse_than_median(finite[:n], complete, report, direction):
-            return finite[:n], True
-    return (finite, False) if len(finite) > len(before) else (list(before), False)
-
-
-def _by_step(values: Sequence[float | None]) -> dict[int, float]:
-    return {step: value for step, value in enumerate(values) if value is not None}
+def _trial(state: TrialState, values: Values, value: float | None = None) -> FrozenTrial:
+    finite = {step: value for step, value in enumerate(values) if value is not None}
+    return create_trial(state=state, value=value, intermediate_values=finite)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ def need_optuna() -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def checked_overrides(
@@ -67,23 +70,13 @@ def meant_for(configs: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]
 
 def virtual_patients(config: Mapping[str, Any], overrides: dict[str, Any]) -> dict[str, Any] | None:
     """The scale's virtual patients; overrides of them are taken out of `overrides`."""
-    virtual = config.get("virtual")
+    from monai.bundle import ConfigParser
+
+    scale = ConfigParser({"virtual": copy.deepcopy(config.get("virtual"))})
     mine = {key: overrides.pop(key) for key in list(overrides) if key.split("#")[0] == "virtual"}
     for key, value in read_overrides(mine, [config], "the scale").items():
-        if key == "virtual":
-            virtual = value
-        else:
-            virtual = _with(virtual, key.split("#")[1:], value)
-    return virtual
-
-
-def _with(node: Any, path: Sequence[str], value: Any) -> Any:
-    """A copy of nested dictionaries and lists in which one place has another value."""
-    if not path:
-        return value
-    if isinstance(node, list):
-        return [_with(item, path[1:], value) if i == int(path[0]) else item for i, item in enumerate(node)]
-    return {**node, path[0]: _with(node[path[0]], path[1:], value)}
+        scale[key] = value
+    return scale.get("virtual")
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

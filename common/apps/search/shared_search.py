@@ -1,32 +1,33 @@
-"""The study that the workers of a search share: its storage, and trials whose worker has died.
+"""The search that several workers share: its storage, and trials whose worker has died.
 
-Optuna keeps trials, parameters and values. Added here: each worker counts up the user attribute `beat` of its running
-trial. A worker that sees another's trial stand still for `STALE_BEATS` intervals, by its own clock, takes that worker
-for dead, and the trial is queued again with the same parameters. This needs no clock that machines share and works in
-every storage; Optuna's own heartbeat needs SQL.
+Optuna keeps trials, parameters and values, and queues a trial again. Added here: each worker counts up the user
+attribute `beat` of its running trial. A worker that sees another's trial stand still for `STALE_BEATS` intervals, by
+its own clock, takes that worker for dead. This needs no clock that machines share and works in every storage. Optuna's
+own heartbeat needs SQL, so that a journal file would have none, and never ends a trial whose worker died before its
+first beat, for which the others would wait for ever.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from common.apps.run.bundle import UsageError
-from common.apps.search.pruner import REPORTED
-from common.apps.search.sampler import GridWalk, distribution, make_sampler
+from common.apps.search.sampler import SURPLUS, distribution, make_sampler
 from common.apps.search.space import SearchPlan
 
 STALE_BEATS = 3
@@ -35,7 +36,7 @@ _TRIES = 6
 # How databases say that another transaction came first; two workers may also create the tables at the same moment.
 _BUSY = ("locked", "deadlock", "exists", "unique", "duplicate")
 _JOURNALS = (".log", ".journal")
-_DEFINITION = "definition"
+_DEFINITION = "search"  # user attribute
 _T = TypeVar("_T")
 
 
@@ -55,7 +56,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     if journal != url or ("://" not in url and url.endswith(_JOURNALS)):
         Path(journal).parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(journal))
-    expected = "expected a SQLAlchemy URL such as sqlite:///study.db, or a path ending in .log or .journal"
+    expected = "expected a SQLAlchemy URL such as sqlite:///search.db, or a path ending in .log or .journal"
     if "://" not in url:
         raise UsageError(f"--storage is {url!r}, {expected}")
     options: dict[str, Any] = {}
@@ -96,23 +97,23 @@ def _safely(call: Callable[[], _T]) -> _T:
     raise AssertionError  # the loop has returned or raised
 
 
-# ---- the study ---------------------------------------------------------------------------------------------------
+# ---- the search --------------------------------------------------------------------------------------------------
 
 
-class SharedStudy:
-    """A study in a storage that other workers may use at the same time.
+class SharedSearch:
+    """A search in a storage that other workers may use at the same time.
 
     Args:
         storage: see `open_storage`.
-        name: of the study in the storage.
+        name: of the search in the storage.
         plan: what is searched.
         search: grid, random or bayesian.
         seed: of the sampling.
-        definition: all that must be the same in each call that works on this study, as JSON has it.
+        definition: all that must be the same in each call that works on this search, as JSON has it.
         beat_seconds: interval at which a worker shows that it is alive.
 
     Raises:
-        UsageError: if the storage has a study of this name with another definition.
+        UsageError: if the storage has a search of this name with another definition.
     """
 
     def __init__(
@@ -126,45 +127,38 @@ class SharedStudy:
         beat_seconds: float,
     ) -> None:
         self.plan, self.beat_seconds = plan, beat_seconds
-        directions = [objective.direction for objective in plan.objectives]
         self.distributions = {key: distribution(dimension, search) for key, dimension in plan.space.items()}
         self._watched: dict[int, tuple[Any, float]] = {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            sampler = make_sampler(search, plan, seed)
-        self.study = _safely(
+        self.optuna_study = _safely(
             lambda: optuna.create_study(
                 storage=storage,
                 study_name=name,
-                directions=self._directions_there(storage, name, definition) or directions,
-                sampler=sampler,
+                directions=[objective.direction for objective in plan.objectives],
+                sampler=make_sampler(search, plan, seed),
                 load_if_exists=True,
             )
         )
-        if _DEFINITION not in self.study.user_attrs:
-            _safely(lambda: self.study.set_user_attr(_DEFINITION, dict(definition)))
-        _refuse_other(name, self.study.user_attrs[_DEFINITION], definition)
-
-    @staticmethod
-    def _directions_there(
-        storage: optuna.storages.BaseStorage, name: str, definition: Mapping[str, Any]
-    ) -> list | None:
-        for summary in optuna.get_all_study_summaries(storage):
-            if summary.study_name == name and _DEFINITION in summary.user_attrs:
-                _refuse_other(name, summary.user_attrs[_DEFINITION], definition)
-                return summary.directions
-        return None
+        self.storage = self.optuna_study._storage  # Optuna's cache of it
+        there = self.optuna_study.user_attrs
+        if "definition" in there:
+            raise UsageError(
+                f"the search {name!r} in this storage was begun by an earlier version, which kept the order of a grid "
+                "and dead trials in another way; expected another --search_name or --storage"
+            )
+        if _DEFINITION not in there:
+            _safely(lambda: self.optuna_study.set_user_attr(_DEFINITION, dict(definition)))
+        _refuse_other(name, self.optuna_study.user_attrs[_DEFINITION], definition)
 
     # --- what there is ---
 
     def trials(self) -> list[FrozenTrial]:
-        """Trials that count: without those that were queued again or were one too many."""
-        everything = _safely(lambda: self.study.get_trials(deepcopy=False))
-        return [t for t in everything if not (t.user_attrs.get("requeued") or t.user_attrs.get("surplus"))]
+        """Trials that count: without those that were queued again or were one too many, which failed for no error."""
+        everything = _safely(lambda: self.optuna_study.get_trials(deepcopy=False))
+        return [t for t in everything if t.state != TrialState.FAIL or "error" in t.user_attrs]
 
     def seconds(self) -> float:
-        """Time that all ended trials took, on all workers, interrupted ones too."""
-        return sum(t.user_attrs.get("seconds", 0.0) for t in self.study.get_trials(deepcopy=False))
+        """Time that all trials took, on all workers, those parts included that were interrupted."""
+        return sum(t.user_attrs.get("seconds", 0.0) for t in self.trials())
 
     def complete(self) -> list[FrozenTrial]:
         """Trials with values, the best first: by the first objective, ties by the next ones, then the earlier trial."""
@@ -172,33 +166,31 @@ class SharedStudy:
         done = [t for t in self.trials() if t.state == TrialState.COMPLETE]
         return sorted(done, key=lambda t: [*(s * v for s, v in zip(signs, t.values, strict=True)), t.number])
 
-    def front(self) -> list[FrozenTrial]:
-        """Complete trials that no other one beats in every objective."""
-        return list(self.study.best_trials) if self.complete() else []
+    def front(self) -> set[int]:
+        """Numbers of the complete trials that no other one beats in every objective."""
+        return {trial.number for trial in self.optuna_study.best_trials}
 
     # --- one trial ---
 
-    def ask(self, n_trials: int) -> optuna.Trial | None:
+    def ask(self, n_trials: int) -> FrozenTrial | None:
         """Begin a trial; one that is queued goes first.
 
         Args:
-            n_trials: of the whole study.
+            n_trials: of the whole search.
 
         Returns:
             The trial with its parameters, or None if other workers have meanwhile begun as many as there shall be.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            trial = _safely(lambda: self.study.ask(self.distributions))
+        trial = _safely(lambda: self.optuna_study.ask(self.distributions))
         if sum(t.number < trial.number for t in self.trials()) >= n_trials:
-            self.note(trial, surplus=True)
+            self.note(trial, **{SURPLUS: True})
             self.tell(trial, TrialState.FAIL)
             return None
         self.note(trial, worker=f"{socket.gethostname()}:{os.getpid()}", beat=0)
-        return trial
+        return _safely(lambda: self.storage.get_trial(trial._trial_id))
 
     @contextmanager
-    def beating(self, trial: optuna.Trial) -> Iterator[None]:
+    def beating(self, trial: FrozenTrial) -> Iterator[None]:
         """Show the others that this trial is alive."""
         stop = threading.Event()
 
@@ -219,32 +211,25 @@ class SharedStudy:
             stop.set()
             thread.join()
 
-    def note(self, trial: optuna.Trial, **facts: Any) -> None:
+    def note(self, trial: optuna.Trial | FrozenTrial, **facts: Any) -> None:
         """Store facts with a running trial."""
         for name, value in facts.items():
-            _safely(lambda name=name, value=value: trial.set_user_attr(name, value))
+            _safely(lambda name=name, value=value: self.storage.set_trial_user_attr(trial._trial_id, name, value))
 
-    def tell(self, trial: optuna.Trial | int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+    def tell(self, trial: optuna.Trial | FrozenTrial, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """End a trial.
 
         Returns:
             Whether it had not been ended before by a worker that took this one for dead.
         """
         try:
-            _safely(lambda: self.study.tell(trial, values, state))
+            _safely(lambda: self.storage.set_trial_state_values(trial._trial_id, state, values))
         except UpdateFinishedTrialError:
-            return False
-        except ValueError as error:  # the same, where Optuna noticed it before it asked the storage
-            if not str(error).startswith("Cannot tell a "):
-                raise
             return False
         return True
 
-    def requeue(self, trial: optuna.Trial | FrozenTrial, died: bool) -> bool:
-        """End a running trial and queue it again with the same parameters.
-
-        One that was killed before it got parameters is queued only in a grid, which knows them; elsewhere a new trial
-        takes its place.
+    def requeue(self, trial: FrozenTrial, died: bool) -> bool:
+        """End a running trial and queue it again, with the same parameters and what is known of it.
 
         Args:
             trial: the trial.
@@ -253,29 +238,17 @@ class SharedStudy:
         Returns:
             Whether it is queued.
         """
-        attrs, params = trial.user_attrs, dict(trial.params)
-        if set(params) != set(self.distributions):
-            walk = self.study.sampler
-            params = walk.point_of(self.study, trial) if isinstance(walk, GridWalk) else None
-        deaths = attrs.get("deaths", 0) + died
+        deaths = trial.user_attrs.get("deaths", 0) + died
         again = deaths < MAX_DEATHS
-        storage, trial_id = self.study._storage, trial._trial_id
-        mark = ("requeued", True) if again else ("error", f"its worker died {deaths} times")
         try:
-            _safely(lambda: storage.set_trial_user_attr(trial_id, *mark))
+            self.note(trial, deaths=deaths, **({} if again else {"error": f"its worker died {deaths} times"}))
         except UpdateFinishedTrialError:
             return False
-        if not self.tell(trial.number, TrialState.FAIL):
+        if not self.tell(trial, TrialState.FAIL):
             return False
-        if again and params is not None:
-            facts = {"first": attrs.get("first", trial.number), "deaths": deaths, REPORTED: attrs.get(REPORTED, [])}
-            waiting = optuna.create_trial(
-                state=TrialState.WAITING,
-                params=params,
-                distributions=self.distributions,
-                user_attrs=facts,
-            )
-            _safely(lambda: self.study.add_trial(waiting))
+        if again:
+            ended = _safely(lambda: self.storage.get_trial(trial._trial_id))
+            _safely(lambda: RetryHeartbeatStaleTrialCallback()(self.optuna_study, copy.deepcopy(ended)))
         return again
 
     def revive(self) -> list[int]:
@@ -299,8 +272,8 @@ def _refuse_other(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) 
     if different:
         key = different[0]
         raise UsageError(
-            f"the study {name!r} in this storage was made with {key} {_short(there.get(key))}, not "
-            f"{_short(here.get(key))}; expected the same command, or another --study or --storage"
+            f"the search {name!r} in this storage was made with {key} {_short(there.get(key))}, not "
+            f"{_short(here.get(key))}; expected the same command, or another --search_name or --storage"
         )
 
 

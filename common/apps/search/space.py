@@ -13,7 +13,7 @@ Each key of `space` is a configuration id. A grid takes `values`; random and bay
 range. The metrics of the objectives are those of a stage in summary.json, of the last stage that has the metric if no
 `stage` is named. `stages` (default: those of the scale) are run by each trial. `shared` are stages of the recipe that a
 trial builds on and that nothing of the space belongs to; those that the scale has are run once, for all trials.
-`report` names what ends a trial early, see `search_pruner`: the metric that stands for the first objective in the
+`report` names what ends a trial early, see `search.pruner`: the metric that stands for the first objective in the
 validations in history.json, of the last stage if no `stage` is named; `startup_trials` complete before it begins, and
 `warmup` validations of each trial are let pass.
 """
@@ -96,18 +96,6 @@ class SearchPlan:
     def grid_size(self) -> int:
         """Number of combinations of a grid search."""
         return math.prod(len(dimension.values or ()) for dimension in self.space.values())
-
-    def grid_point(self, index: int) -> dict[str, Value]:
-        """The combination with this number; the last id changes fastest.
-
-        Args:
-            index: from 0 to `grid_size() - 1`.
-        """
-        point = {}
-        for name, dimension in reversed(self.space.items()):
-            index, place = divmod(index, len(dimension.values))
-            point[name] = dimension.values[place]
-        return dict(reversed(point.items()))
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON has it, to be compared with that of another call."""

@@ -110,8 +110,8 @@ def trial_values(folder: Path, objectives: Sequence[Objective]) -> list[float]:
     return values
 
 
-def reported_values(folder: Path, stage: str, metric: str) -> list[float]:
-    """The values of a metric that a running stage's validations have given so far; those that are not finite are left.
+def reported_values(folder: Path, stage: str, metric: str) -> list[float | None]:
+    """The values of a metric that a running stage's validations have given so far; None where it was not finite.
 
     Raises:
         BadInput: if there was a validation, but not with this metric.
@@ -123,7 +123,7 @@ def reported_values(folder: Path, stage: str, metric: str) -> list[float]:
     for row in validations:
         if metric not in row:
             raise BadInput(path, f"has no {metric!r} in its validations, expected one of {', '.join(row)}")
-    return [math.nan if row[metric] is None else float(row[metric]) for row in validations]
+    return [row[metric] for row in validations]
 
 
 def _end_with_parent(parent: int) -> None:

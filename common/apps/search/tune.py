@@ -3,7 +3,7 @@
 Each trial trains in a process of its own (`search.trial`) in `OUTPUT_DIR/trials/NNNN`, a run folder as `run` writes it.
 Data is prepared, stages that search.json calls shared are run (`search.shared_stages`), and frozen features are
 computed (into `OUTPUT_DIR/cache`, if the bundle has the id `cache_dir`), once for all. Any number of workers
-(`search.worker`), each this command, share a study by its storage (`search.shared_search`). A trial that does worse
+(`search.worker`), each this command, share a search by its storage (`search.shared_search`). A trial that does worse
 than the others did at the same validation is ended early (`search.pruner`). Written to OUTPUT_DIR while it goes on, and
 at its end: best_params.json, trials.csv, index.html, plots/.
 """
@@ -56,17 +56,17 @@ def tune(
     objective: str | None = None,
     time_budget: float | None = None,
     trial_hours: float = 12.0,
-    study: str | None = None,
+    search_name: str | None = None,
     heartbeat: float = 60.0,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run trials until the study has `n_trials`, alone or beside other workers on the same storage.
+    """Run trials until the search has `n_trials`, alone or beside other workers on the same storage.
 
     Args:
         bundle: bundle folder, with `configs/search.json`.
         search: grid, random or bayesian.
-        n_trials: of the whole study, by all workers and calls; default: the whole grid, 50 random, 100 bayesian.
-        storage: SQLAlchemy URL or journal file; default OUTPUT_DIR/study.log.
+        n_trials: of the whole search, by all workers and calls; default: the whole grid, 50 random, 100 bayesian.
+        storage: SQLAlchemy URL or journal file; default OUTPUT_DIR/search.log.
         output_dir: default `runs/BUNDLE_tune`.
         scale: "paper", or the name of an overlay in the bundle's configs.
         stages: "a,b", that each trial runs; default those of search.json, else those of the scale. Those that
@@ -74,18 +74,19 @@ def tune(
         dataset_dir: as for `run`.
         seed: of the search and of each training.
         objective: only these metrics, "a" or "a,b"; default all objectives of search.json.
-        time_budget: hours that all trials of the study may take together, summed over workers.
+        time_budget: hours that all trials of the search may take together, summed over workers.
         trial_hours: hours that one trial may take, after which it has failed.
-        study: name of the study in the storage; default the bundle's name.
+        search_name: name of the search in the storage; default the bundle's name.
         heartbeat: seconds between two signs of life of a worker; after three that fail to come it counts as dead.
         overrides: configuration id -> value, for each trial.
 
     Returns:
-        `study`, `trials` (state -> count), `best` (content of best_params.json), `best_params`, `page`, `output_dir`.
+        `search_name`, `trials` (state -> count), `best` (content of best_params.json), `best_params`, `page`,
+        `output_dir`.
 
     Raises:
         BadInput: for a bundle or data that cannot be used, or if no trial succeeds.
-        UsageError: for an unknown search, scale, stage, metric or id, or a study that was made by another command.
+        UsageError: for an unknown search, scale, stage, metric or id, or a search that was made by another command.
     """
     need_optuna()
     bundle = open_bundle(bundle)
@@ -128,12 +129,12 @@ def tune(
     definition["overrides"] = json.loads(json.dumps({key: str(value) for key, value in overrides.items()}))
 
     from common.apps.search.page import write_search
-    from common.apps.search.shared_search import SharedStudy, open_storage
+    from common.apps.search.shared_search import SharedSearch, open_storage
 
-    place = open_storage(str(out / "study.log") if storage is None else storage)
-    name = study or bundle.name
-    common_study = SharedStudy(place, name, plan, search, seed, definition, heartbeat)
-    _claim(out, {"study": name} | definition)
+    place = open_storage(str(out / "search.log") if storage is None else storage)
+    name = search_name or bundle.name
+    shared_search = SharedSearch(place, name, plan, search, seed, definition, heartbeat)
+    _claim(out, {"name": name} | definition)
     trials = Trials(bundle, plan, wanted, training(wanted, configs), out, trial_hours * 3600)
     commands = [
         run_command(bundle, scale, names, seed, meant_for(with_these, asked), dataset_dir)
@@ -142,27 +143,29 @@ def tune(
     ]
 
     def write() -> dict[str, Any]:
-        written = write_search(out, bundle.name, search, common_study, plan, commands, limit)
+        written = write_search(out, bundle.name, search, shared_search, plan, commands, limit)
         publish(out)
         return written
 
     with terminated_as_interrupted():
         if shared:
             run_shared(out, training(shared, before))
-        work(common_study, trials, limit, None if time_budget is None else time_budget * 3600, write)
+        work(shared_search, trials, limit, None if time_budget is None else time_budget * 3600, write)
     result = write()
     if result["best"] is None:
-        errors = [error_of(trial) for trial in common_study.trials() if "error" in trial.user_attrs]
+        errors = [error_of(trial) for trial in shared_search.trials() if "error" in trial.user_attrs]
         why = f"; the last failed: {errors[-1]}" if errors else ""
         raise BadInput(out, f"has no trial that succeeded, see {out / 'trials.csv'}{why}")
-    return {"study": common_study.study.study_name, **result, "output_dir": str(out)}
+    return {"search_name": name, **result, "output_dir": str(out)}
 
 
-def _claim(out: Path, study: Mapping[str, Any]) -> None:
-    """Keep the trials of two studies from being written into one folder."""
-    path = out / "study.json"
+def _claim(out: Path, definition: Mapping[str, Any]) -> None:
+    """Keep the trials of two searches from being written into one folder."""
+    path = out / "definition.json"
+    if (out / "study.json").is_file():
+        raise UsageError(f"{out} holds a search that an earlier version began, expected another --output_dir")
     if not path.is_file():
-        write_text(path, json_text(study, indent=1))
+        write_text(path, json_text(definition, indent=1))
     there = json.loads(path.read_text(encoding="utf-8"))
-    if there != study:
-        raise UsageError(f"{out} holds the study {there['study']!r} of another command, expected another --output_dir")
+    if there != definition:
+        raise UsageError(f"{out} holds the search {there['name']!r} of another command, expected another --output_dir")

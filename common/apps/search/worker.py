@@ -1,4 +1,4 @@
-"""A worker of a search: it takes trials from the study, runs each as a process, and says how it ended; see `tune`."""
+"""A worker of a search: it takes trials from the search, runs each as a process, and says how it ended; see `tune`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from common.apps.search.trial import TrialProcess, reported_values, trial_values
 from common.io.bad_input import BadInput
 
 if TYPE_CHECKING:  # an extra of the package, see need_optuna
-    import optuna
+    from optuna.trial import FrozenTrial
 
-    from common.apps.search.shared_search import SharedStudy
+    from common.apps.search.shared_search import SharedSearch
 
 _HOPELESS = 5  # failed trials, with none that succeeded, after which the search gives up
 _POLL_SECONDS = 1.0
@@ -44,13 +44,15 @@ class Trials:
     folder: Path
     max_seconds: float
 
-    def folder_of(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> Path:
+    def folder_of(self, trial: FrozenTrial) -> Path:
         """The run folder of a trial; one that was queued again goes on in that of the first."""
-        return self.folder / "trials" / f"{trial.user_attrs.get('first', trial.number):04d}"
+        from common.apps.search.sampler import first_number
+
+        return self.folder / "trials" / f"{first_number(trial):04d}"
 
 
-def work(shared: SharedStudy, trials: Trials, limit: int, budget: float | None, write: Any) -> None:
-    """Run trials as long as the study lacks some and its time budget lasts."""
+def work(shared: SharedSearch, trials: Trials, limit: int, budget: float | None, write: Any) -> None:
+    """Run trials as long as the search lacks some and its time budget lasts."""
     from optuna.trial import TrialState
 
     waited, written, cost = False, 0.0, 0.0
@@ -91,17 +93,20 @@ def work(shared: SharedStudy, trials: Trials, limit: int, budget: float | None, 
                 cost = written - begin
 
 
-def _one_trial(shared: SharedStudy, trials: Trials, trial: optuna.Trial, seconds: float | None) -> bool:
-    """Run one trial and tell the study how it ended; False if the time budget did not let it end."""
+def _one_trial(shared: SharedSearch, trials: Trials, trial: FrozenTrial, seconds: float | None) -> bool:
+    """Run one trial and tell the search how it ended; False if the time budget did not let it end."""
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
+
+    from common.apps.search.pruner import REPORTED
 
     folder = trials.folder_of(trial)
     begin_trial(trials.folder, folder)
     print(f"trial {trial.number}: {_shown(trial.params)}", flush=True)
     spec = trials.spec | {"output_dir": str(folder.resolve())}
     spec["overrides"] = spec["overrides"] | trial.params
-    start = time.monotonic()
+    start, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)  # of those who could not end it
+    reported: list[float | None] = list(trial.user_attrs.get(REPORTED, []))
     values, state, error, in_time = None, TrialState.FAIL, None, True
     with shared.beating(trial):
         process = TrialProcess(folder, spec)
@@ -115,11 +120,11 @@ def _one_trial(shared: SharedStudy, trials: Trials, trial: optuna.Trial, seconds
                 if took > trials.max_seconds:
                     error = f"took longer than {trials.max_seconds / 3600:g} hours"
                     break
-                if _is_hopeless(shared, trials, trial, folder):
+                if _is_hopeless(shared, trials, trial, folder, reported):
                     state = TrialState.PRUNED
                     break
             else:
-                if process.process.returncode == 0 and _is_hopeless(shared, trials, trial, folder):
+                if process.process.returncode == 0 and _is_hopeless(shared, trials, trial, folder, reported):
                     state = TrialState.PRUNED
                 elif process.process.returncode == 0:
                     values = trial_values(folder, trials.plan.objectives)
@@ -133,13 +138,13 @@ def _one_trial(shared: SharedStudy, trials: Trials, trial: optuna.Trial, seconds
             return True
         except KeyboardInterrupt:
             process.stop()
-            shared.note(trial, seconds=time.monotonic() - start)
+            shared.note(trial, seconds=before + time.monotonic() - start)
             shared.requeue(trial, died=False)
             raise
         finally:
             process.stop(grace=0)
         took = time.monotonic() - start
-        facts = {"seconds": round(took, 3)} | ({} if error is None else {"error": error})
+        facts = {"seconds": round(before + took, 3)} | ({} if error is None else {"error": error})
         try:
             shared.note(trial, **facts)
         except UpdateFinishedTrialError:
@@ -151,7 +156,7 @@ def _one_trial(shared: SharedStudy, trials: Trials, trial: optuna.Trial, seconds
         names = [objective.metric for objective in trials.plan.objectives]
         said = {
             TrialState.COMPLETE: lambda: _shown(dict(zip(names, values, strict=True))),
-            TrialState.PRUNED: lambda: f"ended early at validation {trial.user_attrs['pruned_at']}, others did better",
+            TrialState.PRUNED: lambda: f"ended early at validation {len(reported)}, others did better",
             TrialState.FAIL: lambda: f"failed: {error}",
         }[state]()
         best = shared.complete()[:1]
@@ -162,31 +167,33 @@ def _one_trial(shared: SharedStudy, trials: Trials, trial: optuna.Trial, seconds
     return True
 
 
-def _is_hopeless(shared: SharedStudy, trials: Trials, trial: optuna.Trial, folder: Path) -> bool:
-    """Judge what the trial's validations have given since the last look; see `search_pruner`.
+def _is_hopeless(
+    shared: SharedSearch, trials: Trials, trial: FrozenTrial, folder: Path, reported: list[float | None]
+) -> bool:
+    """Judge what the trial's validations have given since the last look, and add it to `reported`; see `search.pruner`.
 
     Also asked after the training has ended, so that what becomes of a trial does not depend on how soon one looked.
     """
-    from common.apps.search.pruner import REPORTED, judged
+    from common.apps.search.pruner import REPORTED, pruned_at
 
     report = trials.plan.report
     if report is None:
         return False
     values = reported_values(folder, report.stage or trials.stages[-1], report.metric)
-    before = trial.user_attrs.get(REPORTED, [])
-    if len(values) <= len(before):
+    if len(values) <= len(reported):  # one that was resumed may not yet be where it was
         return False
     complete = [other.user_attrs.get(REPORTED, []) for other in shared.complete()]
-    seen, hopeless = judged(values, before, complete, report, trials.plan.objectives[0].direction)
-    shared.note(trial, **{REPORTED: seen} | ({"pruned_at": len(seen)} if hopeless else {}))
-    return hopeless
+    n = pruned_at(values, len(reported), complete, report, trials.plan.objectives[0].direction)
+    reported += values[len(reported) : n]
+    shared.note(trial, **{REPORTED: reported} | ({} if n is None else {"pruned_at": n}))
+    return n is not None
 
 
-def _tidy(shared: SharedStudy, trials: Trials) -> None:
+def _tidy(shared: SharedSearch, trials: Trials) -> None:
     """Remove the weights of ended trials that are not among the best; a run keeps gigabytes of them."""
     from optuna.trial import TrialState
 
-    kept = {t.number for t in shared.front()} | {t.number for t in shared.complete()[:1]}
+    kept = shared.front() | {t.number for t in shared.complete()[:1]}
     for trial in shared.trials():
         if trial.state not in (TrialState.RUNNING, TrialState.WAITING) and trial.number not in kept:
             folder = trials.folder_of(trial)
@@ -200,6 +207,6 @@ def _shown(values: Mapping[str, Any]) -> str:
     )
 
 
-def error_of(trial: optuna.trial.FrozenTrial) -> str:
+def error_of(trial: FrozenTrial) -> str:
     """Why a trial failed."""
     return trial.user_attrs.get("error", "for an unknown reason")
