@@ -36,13 +36,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         open_bundle(bundle).config("inference", overrides=overrides)
         return {"outputs": [f"{output_dir}/a.nii.gz"]}
 
-    def evaluate(bundle: str, input: str, output_dir: str, ckpt_dir: str | None, **options: Any) -> dict:
+    def evaluate(bundle: str, input: str, output_dir: str, ckpt_dir: str | None, options: dict) -> dict:
         calls.append((bundle, input, output_dir, ckpt_dir, options))
-        return {"metrics": [{"mode": "linear", "psnr": 30.0}], "not_run": {"refiner": "no weights"}}
+        rows = [{"mode": "linear", "psnr": 30.0}]
+        return {"metrics": rows, "result": rows, "not_run": {"refiner": "no weights"}, "page": "out/index.html"}
 
-    for name, function in (("predict", predict), ("evaluate", evaluate)):
+    for name, function in (("predict", predict), ("run.evaluate", evaluate)):
         module = ModuleType(f"common.apps.{name}")
-        setattr(module, name, function)
+        setattr(module, function.__name__, function)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls
 
@@ -102,7 +103,10 @@ UNKNOWN = "is neither an option nor a configuration id of the stages of this run
 MISTAKES = {
     "run {toy}s": (1, "{toy}s: does not exist, expected a folder with configs/; the nearest is {toy}."),
     "run {toy}": (2, "this scale has no virtual patients, expected --dataset_dir with a folder of data"),
-    "run {toy} --scale tinyy": (2, "--scale is 'tinyy', expected one of paper, demo, short, tiny; the nearest is tiny"),
+    "run {toy} --scale tinyy": (
+        2,
+        "--scale is 'tinyy', expected one of paper, demo, short, tiny, or several joined by +; the nearest is tiny",
+    ),
     "run {toy} --dataset_dir {toy}x": (1, "{toy}x: does not exist, expected a folder of data, or one that prepare"),
     "run {toy} --datset_dir x": (2, f"--datset_dir {UNKNOWN} --dataset_dir"),
     "run {toy} --max_epoch 3": (2, f"--max_epoch {UNKNOWN} --train#trainer#max_epochs"),
@@ -194,7 +198,7 @@ def test_predict(toy: Path, tmp_path: Path, asked: list[Any], capsys: Any) -> No
 def test_evaluate(toy: Path, tmp_path: Path, asked: list[Any], capsys: Any) -> None:
     words = ["evaluate", str(toy), "--input", str(tmp_path), "--output_dir", "out", "--ckpt_dir", str(tmp_path)]
     assert main([*words, "--ratio", "4", "--modes", "linear,refiner", "--n_samples", "2"]) == 0
-    options = {"ratio": 4, "modes": ["linear", "refiner"], "overrides": {"n_samples": "2"}}
+    options = {"ratio": "4", "modes": "linear,refiner", "n_samples": "2"}
     assert asked == [(str(toy), str(tmp_path), "out", str(tmp_path), options)]
     shown = capsys.readouterr().out
     assert "linear" in shown and "refiner was not run: no weights" in shown

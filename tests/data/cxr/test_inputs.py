@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.cxr.inputs import other_views, xray_cases
+from common.data.cxr.inputs import xray_cases
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text
@@ -132,14 +132,15 @@ def test_images_of_other_views_are_listed(tmp_path):
     """A bug: nothing said that laterals, and images without a view, were not predicted."""
     folder = prepared(tmp_path, "PA", "LATERAL", "", "ap", "LL")
     assert [case["case"] for case in xray_cases(folder, LABELS)] == ["0", "3"]
-    found = [(Path(row["path"]).name, row["reason"]) for row in other_views(folder)]
+    found = [(Path(row["path"]).name, row["reason"]) for row in xray_cases(folder, LABELS).excluded]
     said = "expected PA or AP (--views)"
     assert found == [
         ("1.png", f"has the view 'LATERAL', {said}"), ("2.png", f"has the view '', {said}"),
         ("4.png", f"has the view 'LL', {said}"),
     ]  # fmt: skip
-    assert [row["path"][-5:] for row in other_views(folder, "val")] == ["4.png"]
-    assert other_views(folder, views=None) == [] == other_views(picture(tmp_path / "x" / "a.png"))
+    assert [row["path"][-5:] for row in xray_cases(folder, LABELS, split="test").excluded] == ["1.png", "2.png"]
+    assert xray_cases(folder, LABELS, views=None).excluded == []
+    assert xray_cases(picture(tmp_path / "x" / "a.png"), LABELS).excluded == []
     assert [case["case"] for case in xray_cases(folder, LABELS, views=["LL"])] == ["4"]
 
 
