@@ -10,7 +10,6 @@ copies lie in $XDG_CACHE_HOME/thorax-bundles (~/.cache/thorax-bundles), which is
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from common.io.bad_input import BadInput
@@ -53,8 +53,7 @@ def fetch(url: str, required: bool = True) -> Path:
         BadInput: naming the URL, if there is nothing or it cannot be read.
     """
     place = _place(url, "read")
-    with (_locks(place) / "reading").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(_locks(place) / "reading"):
         there = _mirror(url, place, required)
         if not there:
             place.mkdir(parents=True, exist_ok=True)
