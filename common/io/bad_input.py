@@ -1,4 +1,4 @@
-"""The one exception that every reader raises for input it cannot use."""
+"""The one exception that every reader raises for input it cannot use, and the reader of texts, which raises it."""
 
 from __future__ import annotations
 
@@ -23,3 +23,21 @@ class BadInput(ValueError):
     def __str__(self) -> str:
         """Return the sentence `PATH: REASON.`."""
         return f"{self.args[0]}: {self.reason.rstrip('.')}."  # a Path would make s3:/ of s3://
+
+
+def read_text(path: str | PathLike[str], expected: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; line ends stay as they are.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the sentence about one that cannot be read: "a report".
+
+    Raises:
+        BadInput: if it cannot be read, or is no UTF-8.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadInput(path, f"cannot be read ({error.strerror}), expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error

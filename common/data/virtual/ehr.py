@@ -17,9 +17,7 @@ Item ids are not those of the real dictionaries, so that only a reader that look
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +25,7 @@ from pathlib import Path
 
 from common.data.virtual.chart import Chart, Row
 from common.data.virtual.study import VirtualStudy
-from common.io.output_folder import whole
+from common.io.output_folder import csv_text, whole
 
 COLUMNS = {
     "hosp/patients": "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod",
@@ -96,8 +94,5 @@ def _save(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
         whole(path) as part,
         part.open("wb") as file,
         gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
     ):
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        packed.write(csv_text(columns, rows).encode())
