@@ -10,13 +10,11 @@ copies lie in $XDG_CACHE_HOME/thorax-bundles (~/.cache/thorax-bundles), which is
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -24,7 +22,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from common.io.bad_input import BadInput
 from common.io.output_folder import locked, whole
@@ -32,7 +32,7 @@ from common.io.remote_store import Remote, is_url, list_remote, remote_file
 
 __all__ = ["fetch", "fetch_files", "is_url", "publish", "remote_facts", "shown", "working_copy"]
 
-_THREADS = 16
+_BAR = {"max_workers": 16, "tqdm_class": tqdm, "unit": "file", "delay": 1, "leave": False}
 _MARKS = ("finished.json", "iteration_*.pt")  # say that what is beside them is complete, so they are uploaded last
 _TABLES = ("manifest.csv", "excluded.csv")  # name files, by paths of this machine
 _Stat = tuple[int, int]
@@ -53,8 +53,7 @@ def fetch(url: str, required: bool = True) -> Path:
         BadInput: naming the URL, if there is nothing or it cannot be read.
     """
     place = _place(url, "read")
-    with (_locks(place) / "reading").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(_locks(place) / "reading"):
         there = _mirror(url, place, required)
         if not there:
             place.mkdir(parents=True, exist_ok=True)
@@ -82,8 +81,7 @@ def remote_facts(urls: Iterable[str]) -> dict[str, Remote]:
         BadInput: naming the first URL that cannot be read.
     """
     names = sorted(set(urls))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(names, pool.map(remote_file, names), strict=True))
+    return dict(zip(names, thread_map(remote_file, names, desc="look at files", **_BAR), strict=True))
 
 
 @contextmanager
@@ -169,7 +167,7 @@ class _WorkingCopy:
         here = {name: stat for name, stat in _files(self.place).items() if not _stays_here(name)}
         changed = [name for name, stat in here.items() if name not in self.known or self.known[name][0] != stat]
         marks = [name for name in changed if any(fnmatch(Path(name).name, mark) for mark in _MARKS)]
-        _in_threads(self._upload, [name for name in changed if name not in marks], f"upload to {self.url}")
+        thread_map(self._upload, [name for name in changed if name not in marks], desc=f"upload to {self.url}", **_BAR)
         for name in sorted(marks, key=lambda name: here[name][1]):
             self._upload(name)
         for name in [name for name in self.known if name not in here]:
@@ -257,19 +255,7 @@ def _download(files: Sequence[tuple[Remote, Path]], what: str) -> None:
             remote.download(part)
             os.utime(part, ns=(remote.modified, remote.modified))
 
-    _in_threads(one, files, f"fetch {what}")
-
-
-def _in_threads(function: Callable[[Any], None], items: Sequence[Any], what: str) -> None:
-    """Call a function for each item; the first failure is raised, and what has not begun then does not begin."""
-    if not items:
-        return
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        for _ in tqdm(pool.map(function, items), desc=what, total=len(items), unit="file", leave=False):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
+    thread_map(one, files, desc=f"fetch {what}", **_BAR)
 
 
 def _files(folder: Path) -> dict[str, _Stat]:

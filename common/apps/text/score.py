@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.apps.run.bundle import UsageError, hint
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import write_text
 from common.metrics.report.metrics import (
     KINDS,
@@ -127,12 +127,7 @@ def read_reports(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         BadInput: naming the line that is no such object, or holds an id for the second time.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror}), expected a JSON lines file") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 at byte {error.start}, expected a JSON lines file in UTF-8") from error
+    text = read_text(path, "a JSON lines file")
     reports: dict[str, str] = {}
     # Only a line feed ends a line: a report may hold other separators that str.splitlines would cut at.
     for number, line in enumerate(text.rstrip().split("\n") if text.strip() else [], 1):

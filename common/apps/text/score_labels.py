@@ -170,7 +170,7 @@ def _read_prediction(
     missing = [name for name in names if name not in columns]
     if missing:
         raise BadInput(path, f"has no column {missing[0]!r}, expected the {len(names)} labels of {os.fspath(ref)}")
-    found, _ = read_label_values(path, key, names, probabilities=True)
+    found, _ = read_label_values(path, key, names, "both")
     lacking, extra = sorted(set(ids) - found.keys()), sorted(found.keys() - set(ids))
     if lacking or extra:
         said = [

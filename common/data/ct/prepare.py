@@ -8,7 +8,6 @@ What is written under the output folder (never under the input):
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from common.io.bad_input import BadInput
 from common.io.exclusion_list import listed_items
 from common.io.output_folder import csv_text, locked, write_text
 from common.io.parallel import Failure, map_cases
+from common.io.table import read_rows
 
 LAYOUTS = {"nifti": ("nifti",), "dicom": ("dicom",), "ct": ("nifti", "dicom"), "ct_rate": ()}
 """Layout -> the kinds of input it takes from a folder; "ct" takes both, "ct_rate" has its own tree."""
@@ -160,21 +160,14 @@ def _list_items(source: Path, layout: str, excluded: _Excluded) -> list[_Item]:
 
 
 def _read_patients(path: Path) -> dict[str, str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"case", "patient"} <= set(reader.fieldnames or ()):
-                raise BadInput(path, f"has the columns {reader.fieldnames}, expected case,patient")
-            patients: dict[str, str] = {}
-            for row in reader:
-                case, patient = case_name((row["case"] or "").strip()), (row["patient"] or "").strip()
-                if not case or not patient:
-                    raise BadInput(path, f"line {reader.line_num} lacks a case or a patient")
-                if patients.setdefault(case, patient) != patient:
-                    raise BadInput(path, f"line {reader.line_num} gives case {case!r} a second patient")
-            return patients
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error
+    patients: dict[str, str] = {}
+    for line, row in read_rows(path, ("case", "patient")):
+        case, patient = case_name(row["case"].strip()), row["patient"].strip()
+        if not case or not patient:
+            raise BadInput(path, f"line {line} lacks a case or a patient")
+        if patients.setdefault(case, patient) != patient:
+            raise BadInput(path, f"line {line} gives case {case!r} a second patient")
+    return patients
 
 
 def _without_listed(

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.data.ehr.mimic_tables import TableCounts, parse_number, stream_rows
+from common.data.ehr.mimic_tables import parse_number
 from common.io.bad_input import BadInput
+from common.io.table import iter_rows
 
 __all__ = ["CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files", "table_rows"]
 
@@ -84,30 +85,16 @@ def table_rows(
 ) -> Iterator[dict[str, str]]:
     """Yield the rows of a table as column -> text without blanks around it; optional columns it lacks are "".
 
-    Rows that cannot be read are counted, by reason, into one problem each.
+    A row that cannot be read becomes one of the `problems`.
 
     Raises:
         BadInput: if the table is missing, empty, or lacks one of `columns`.
     """
-    counts = TableCounts()
-    header = _header(path)
-    present = [*columns, *(name for name in optional if name in header)]
-    blank = dict.fromkeys(name for name in optional if name not in header)
-    for fields in stream_rows(path, present, counts=counts):
-        row = {name: text.strip() for name, text in zip(present, fields, strict=True)}
-        yield row | dict.fromkeys(blank, "")
-    problems += [BadInput(path, f"has {n} rows that cannot be read: {why}") for why, n in counts.bad.items()]
-
-
-def _header(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            line = file.readline().decode("utf-8-sig")
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror}), expected a CSV table") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start} of the header)") from error
-    return [name.strip().strip('"') for name in line.strip("\r\n").split(",")]
+    for row in iter_rows(path, columns):
+        if isinstance(row, BadInput):
+            problems.append(row)
+        else:
+            yield {name: row[1].get(name, "").strip() for name in (*columns, *optional)}
 
 
 def known_number(text: str, counts: Counter[str], name: str) -> float | None:

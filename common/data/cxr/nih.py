@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.data.cxr.listing import CXRListing, XrayRow, find_cxr_table, named_files, table_rows
 from common.data.ehr.clinical_vector import clinical_row, plausible
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
 from common.text.ed_note import ed_note
 
 __all__ = ["NIH_LABELS", "NIH_TABLES", "find_nih"]
@@ -127,11 +127,7 @@ def _official(root: Path, problems: list[BadInput]) -> dict[str, str]:
         return {}
     split_of: dict[str, str] = {}
     for path in present:
-        try:
-            names = path.read_text(encoding="utf-8-sig").split()
-        except UnicodeDecodeError as error:
-            raise BadInput(path, f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
-        for name in names:
+        for name in read_text(path, "a list of images").split():
             if split_of.setdefault(name, _LISTS[path.name]) != _LISTS[path.name]:
                 problems.append(BadInput(path, f"lists {name}, which the other list has too"))
     return split_of

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common.data.report_table import report_rows
 from common.io.bad_input import BadInput
+from common.io.table import iter_rows
 
 REPORT_COLUMNS = ("uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression")
 PROJECTION_COLUMNS = ("uid", "filename", "projection")
@@ -179,7 +179,7 @@ def _unread(files: list[Path]) -> Iterator[OpenIReport | BadInput]:
 
 
 def _iter_table(path: Path) -> Iterator[OpenIReport | BadInput]:
-    for row in report_rows(path, REPORT_COLUMNS):
+    for row in iter_rows(path, REPORT_COLUMNS):
         if isinstance(row, BadInput):
             yield row
             continue
@@ -204,7 +204,7 @@ def _read_projections(path: Path, uids: set[str]) -> tuple[dict[str, list[OpenII
     of_report: dict[str, list[OpenIImage]] = {}
     problems: list[BadInput] = []
     seen: set[str] = set()
-    for row in report_rows(path, PROJECTION_COLUMNS):
+    for row in iter_rows(path, PROJECTION_COLUMNS):
         if isinstance(row, BadInput):
             problems.append(row)
             continue

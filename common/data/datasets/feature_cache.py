@@ -8,7 +8,7 @@ Layout of a cache folder:
     tmp/                             files being written
 
 Several processes may share a folder. An entry appears whole or not at all (written to `tmp/`, synced, renamed), and
-`flock` makes one process compute while the others wait. Entries may disappear at any time when another process makes
+a lock makes one process compute while the others wait. Entries may disappear at any time when another process makes
 room, hence the `suppress(FileNotFoundError)`. The cache never holds the only copy of anything: an entry that
 cannot be read is computed again.
 """
@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -351,19 +352,8 @@ def _remove_unless_read(path: Path) -> bool:
 @contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file that exists only while it is held or waited for."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        # Whoever held the lock before has removed the file; if a newer one stands there, that one counts.
+    with FileLock(path):
         try:
-            current = os.stat(path).st_ino == os.fstat(handle).st_ino
-        except FileNotFoundError:
-            current = False
-        if current:
-            break
-        os.close(handle)
-    try:
-        yield
-    finally:
-        os.unlink(path)
-        os.close(handle)
+            yield
+        finally:
+            path.unlink()  # who waits for it notices, and takes a new one

@@ -6,7 +6,6 @@ Files appear under their final name only when they are whole.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from common.data.virtual.patient import (
     virtual_person,
 )
 from common.io.output_folder import whole
+from common.io.table import read_rows
 from common.text.ct_template import ct_report
 
 __all__ = [
@@ -199,8 +199,7 @@ def template_report(patient: VirtualPatient) -> dict[str, str]:
 def _read_reports(path: Path) -> dict[str, Row]:
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row.pop("VolumeName"): row for row in csv.DictReader(file)}
+    return {row.pop("VolumeName"): row for _, row in read_rows(path, ["VolumeName"])}
 
 
 def _valid_count(n: int) -> int:

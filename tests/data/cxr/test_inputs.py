@@ -162,7 +162,7 @@ def test_bad_values_are_named(tmp_path, rows, said):
 
 def test_a_note_that_is_no_text_and_a_table_without_rows_are_named(tmp_path):
     (tmp_path / "n.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match="n.txt: is no text in UTF-8"):
+    with pytest.raises(BadInput, match="n.txt: is not UTF-8 text"):
         xray_cases(tmp_path / "n.txt", LABELS)
     (tmp_path / "v.csv").write_text("case,age\n")
     with pytest.raises(BadInput, match="v.csv: holds no row, expected one for each case"):
@@ -172,10 +172,10 @@ def test_a_note_that_is_no_text_and_a_table_without_rows_are_named(tmp_path):
 def test_text_beside_an_xray_that_is_not_utf8_is_named(tmp_path):
     image = picture(tmp_path / "a.png")
     (tmp_path / "n.txt").write_bytes("Ren\u00e9 coughs".encode("latin-1"))
-    with pytest.raises(BadInput, match=r"n\.txt: is no text in UTF-8 \(invalid continuation byte at byte 3\)\.$"):
+    with pytest.raises(BadInput, match=r"n\.txt: is not UTF-8 text \(byte 3\)\.$"):
         xray_cases(image, LABELS, note=str(tmp_path / "n.txt"))
     (tmp_path / "v.csv").write_bytes(b"case,age\na,6\xe9\n")
-    with pytest.raises(BadInput, match=r"v\.csv: is not UTF-8 text \(invalid continuation byte\)\.$"):
+    with pytest.raises(BadInput, match=r"v\.csv: line 2 is not UTF-8 text\.$"):
         xray_cases(image, LABELS, clinical=tmp_path / "v.csv")
 
 
