@@ -55,7 +55,9 @@ def test_help_is_instant_and_needs_no_torch() -> None:
     assert done.returncode == 0 and done.stderr == ""
     for name in VERBS:
         assert f"\n  {name}" in done.stdout
-    code = "import sys; from common.cli.main import main; main(['run', '--help']); sys.exit('torch' in sys.modules)"
+    verbs = [[n, sub] for n, verb in VERBS.items() for sub in (verb.verbs if isinstance(verb, Group) else [""])]
+    code = f"import sys; from common.cli.main import main; [main([*filter(None, w), '--help']) for w in {verbs}]; "
+    code += "sys.exit(bool({'torch', 'monai', 'numpy', 'fire'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True).returncode == 0
 
 
@@ -155,7 +157,7 @@ def test_an_error_inside_a_stage_is_a_sentence_too(toy: Path, tmp_path: Path, ca
 
 
 def test_interrupting_is_no_traceback(toy: Path, monkeypatch: Any, capsys: Any) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(**_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("common.apps.run.recipe.run_recipe", interrupt)
