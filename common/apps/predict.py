@@ -36,7 +36,7 @@ def predict(
 
     Args:
         bundle: bundle folder.
-        input: NIfTI file, DICOM folder or zip, or a folder of them; of a classifier, X-rays.
+        input: NIfTI, NRRD or MetaImage file, DICOM folder or zip, or a folder of them; of a classifier, X-rays.
         output_dir: created if missing.
         ckpt_dir: folder with model.pt; default the bundle's models folder.
         overrides: configuration ids and values, such as ``mode`` or ``target_spacing``.
@@ -105,7 +105,7 @@ def _readable(source: Path) -> tuple[list[Path], list[dict[str, str]]]:
     """The inputs below a path, and those of a folder that cannot be used, with the reason."""
     found, excluded = find_ct(source), []
     if not found:
-        raise BadInput(source, "holds no CT, expected NIfTI files or DICOM series")
+        raise BadInput(source, "holds no CT, expected NIfTI, NRRD or MetaImage files or DICOM series")
     if len(found) == 1:
         return found, []
     usable = []
