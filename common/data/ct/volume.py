@@ -148,6 +148,28 @@ def ct_items(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     return [{"image": str(found)} for found in find_ct(path)]
 
 
+def clip_padding(hu: np.ndarray) -> np.ndarray:
+    """Raise everything below -1024 HU to -1024, in place; high values (metal, above 3071) are kept."""
+    return np.maximum(hu, hu.dtype.type(HU_FLOOR), out=hu)
+
+
+def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Stored values to HU: `slope * stored + intercept`.
+
+    Returns:
+        int16 when that holds every value exactly, else float32; always a new array.
+    """
+    slope, intercept = float(slope), float(intercept)
+    if (slope, intercept) == (1.0, 0.0) and np.can_cast(stored.dtype, np.int16):
+        return stored.astype(np.int16)
+    if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
+        ends = [int(end) * int(slope) + int(intercept) for end in (stored.min(), stored.max())]
+        if min(ends) >= -32768 and max(ends) <= 32767:
+            return (stored.astype(np.int32) * int(slope) + int(intercept)).astype(np.int16)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which `validate_hu` names
+        return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+
+
 def read_file(path: Path, size: int = -1) -> bytes:
     """The first bytes of a file, by default all of them.
 
@@ -212,28 +234,6 @@ def check_length(path: Path, shape: Sequence[int], size: int, held: int) -> None
 
 def _listed(sizes: np.ndarray) -> str:
     return ", ".join(f"{size:g}" for size in sizes)
-
-
-def clip_padding(hu: np.ndarray) -> np.ndarray:
-    """Raise everything below -1024 HU to -1024, in place; high values (metal, above 3071) are kept."""
-    return np.maximum(hu, hu.dtype.type(HU_FLOOR), out=hu)
-
-
-def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """Stored values to HU: `slope * stored + intercept`.
-
-    Returns:
-        int16 when that holds every value exactly, else float32; always a new array.
-    """
-    slope, intercept = float(slope), float(intercept)
-    if (slope, intercept) == (1.0, 0.0) and np.can_cast(stored.dtype, np.int16):
-        return stored.astype(np.int16)
-    if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
-        ends = [int(end) * int(slope) + int(intercept) for end in (stored.min(), stored.max())]
-        if min(ends) >= -32768 and max(ends) <= 32767:
-            return (stored.astype(np.int32) * int(slope) + int(intercept)).astype(np.int16)
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which `validate_hu` names
-        return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
 
 
 def validate_hu(path: str | os.PathLike[str], hu: np.ndarray) -> np.ndarray:
