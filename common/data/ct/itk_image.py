@@ -76,6 +76,9 @@ def load_itk(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
             raise BadInput(path, f"has no {names[0]} for each axis, so its geometry is unknown")
     if header.is_nrrd and reader.GetMetaData("NRRD_space") != "left-posterior-superior":  # ITK turns others into it
         raise BadInput(path, f"is in the space {header.fields['space']!r}, so left and right are unknown")
+    units = set(re.findall(r'"(.*?)"', header.fields.get("space units", "")))
+    if not units <= {"", "mm"}:
+        raise BadInput(path, f"gives its spacing in {', '.join(sorted(units))}, expected mm")
     spacing = checked_spacing(path, reader.GetSpacing()[:3])
     to_lps = np.eye(4)
     to_lps[:3, :3] = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3] * spacing

@@ -91,6 +91,7 @@ def test_slope_of_a_metaimage_and_big_endian_voxels(tmp_path):
         (".nrrd", rb"^space: .*", b"space dimension: 3", "has no space for each axis, so its geometry is unknown"),
         (".nrrd", rb"^space: .*", b"space: 3D-right-handed", "in the space '3D-right-handed', so left and right"),
         (".nrrd", rb"^space directions: .*\n", b"", "has no space directions"),
+        (".nrrd", rb"^kinds", b'space units: "mm" "mm" "m"\nkinds', "gives its spacing in m, mm, expected mm"),
         (".nrrd", rb"\(0,0,2.5\)", b"none", "has no space directions for each axis"),
         (".nrrd", rb"\(0,0,2.5\)", b"(0,0,0)", r"zero spacing \(1.5, 1.5, 0\)"),
         (".nrrd", rb"\(0,0,2.5\)", b"(0,2.5,0)", "singular affine"),
