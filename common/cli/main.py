@@ -27,7 +27,7 @@ VERBS: dict[str, Verb | Group] = {
                 "dicom", "Prepare folders or zips of DICOM series.", "Series become NIfTI in HU."
             ),
             "ct": verbs.prepare_layout(
-                "ct", "Prepare a folder that holds NIfTI and DICOM.", "Series become NIfTI in HU."
+                "ct", "Prepare a folder of NIfTI, NRRD, MetaImage and DICOM.", "All but NIfTI become NIfTI in HU."
             ),
             "ct_rate": verbs.prepare_layout(
                 "ct_rate", "Prepare the tree of CT-RATE.", "One reconstruction per scan is kept."

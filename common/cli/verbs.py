@@ -128,8 +128,9 @@ def predict(
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        input: PATH of CTs, a NIfTI file, a DICOM folder or zip, or a folder of these; of a classifier, an X-ray (jpg,
-            png, dcm), a folder of them or one that prepare wrote, a note (txt) or values (csv)
+        input: PATH of CTs, a NIfTI, NRRD or MetaImage file, a DICOM folder or zip, or a folder of these; of a
+            classifier, an X-ray (jpg, png, dcm), a folder of them or one that prepare wrote, a note (txt) or values
+            (csv)
         output_dir: DIR created
         ckpt_dir: DIR folder with model.pt (default: models of the bundle)
         workers: N processes that share the cases

@@ -23,7 +23,6 @@ __all__ = [
     "LoadReport",
     "MaisiVAE",
     "convert_monai_generative_names",
-    "estimate_scale_factor",
     "freeze",
     "load_vae_weights",
     "weights_hash",
@@ -312,26 +311,3 @@ def weights_hash(module: nn.Module) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def estimate_scale_factor(latents: Tensor) -> float:
-    """The factor that gives latents unit standard deviation: 1 / std over all elements.
-
-    Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (CVPR 2022), appendix G: the factor
-    is estimated once on a first batch and multiplies every latent; samples are divided by it before decoding.
-
-    Args:
-        latents: any shape, e.g. (B, 4, D, H, W); at least two elements.
-
-    Returns:
-        The scale factor, > 0.
-
-    Raises:
-        ValueError: if the latents are constant or not finite.
-    """
-    std = latents.detach().double().std().item()
-    if not 0.0 < std < float("inf"):
-        raise ValueError(
-            f"latents of shape {tuple(latents.shape)} have standard deviation {std}, expected > 0 and finite."
-        )
-    return 1.0 / std

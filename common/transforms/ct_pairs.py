@@ -38,7 +38,7 @@ def read_pair(path: str | os.PathLike[str], ratio: int, resolution: int | None =
     """Read a thin CT and simulate its thick slices.
 
     Args:
-        path: NIfTI file, DICOM folder or zip.
+        path: as `common.data.ct.reader.read_ct` takes it.
         ratio: thin slices per thick slice, at least 2; a remainder at the end is dropped.
         resolution: longest side in plane after resizing; None leaves it.
 

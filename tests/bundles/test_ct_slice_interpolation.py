@@ -11,6 +11,7 @@ import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser
 
@@ -273,6 +274,23 @@ def test_series_folders_named_alike_do_not_overwrite_each_other(tmp_path):
     result = predict(BUNDLE, tmp_path / "in" / "dicom", tmp_path / "out", overrides=settings)
     assert len({Path(path).name for path in result["outputs"]}) == 2
     assert all(nib.load(path).shape == (24, 24, 16) for path in result["outputs"])
+
+
+def test_every_format_side_by_side_is_predicted_alike(tmp_path):
+    (patient,) = write_dicom(tmp_path / "in", 1, seed=0, shape=(8, 24, 24), spacing=(10, 8, 8))
+    folder = (tmp_path / "in" / patient["image"]).parent
+    volume = read_ct(tmp_path / "in" / patient["image"])
+    write_nifti(folder / "a.nii", volume.hu, volume.affine)
+    image = sitk.ReadImage(str(folder / "a.nii"))
+    for name in ("a.nrrd", "b.nhdr", "a.mha", "c.mhd", "d.nii.gz"):
+        sitk.WriteImage(image, str(folder / name))
+    result = predict(BUNDLE, folder, tmp_path / "out", overrides={"mode": "linear", "target_spacing": 5.0})
+    names = ["a_mha", "a_nii", "a_nrrd", "b", "c", "d", "series_001"]
+    assert [Path(path).name for path in result["outputs"]] == [f"{name}.nii.gz" for name in names]
+    first, *others = (nib.load(path) for path in result["outputs"])
+    for other in others:
+        assert np.array_equal(other.get_fdata(), first.get_fdata())
+        assert np.allclose(other.affine, first.affine, atol=1e-5)
 
 
 def test_samples_can_be_evaluated_without_the_refiner_beside_it(run, tmp_path):

@@ -11,7 +11,6 @@ from torch import nn
 from common.networks.maisi_vae import (
     MaisiVAE,
     convert_monai_generative_names,
-    estimate_scale_factor,
     freeze,
     load_vae_weights,
     weights_hash,
@@ -208,11 +207,3 @@ def test_weights_hash():
     assert weights_hash(a) != weights_hash(copy.deepcopy(a).bfloat16())
     with torch.device("meta"), pytest.raises(ValueError, match="meta device"):
         weights_hash(tiny())
-
-
-def test_scale_factor():
-    torch.manual_seed(0)
-    latents = torch.randn(2, 4, 8, 8, 8) * 2.5 + 1
-    assert (latents * estimate_scale_factor(latents)).std().item() == pytest.approx(1, abs=1e-6)
-    with pytest.raises(ValueError, match="standard deviation"):
-        estimate_scale_factor(torch.ones(2, 4))

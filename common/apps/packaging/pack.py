@@ -44,9 +44,9 @@ def pack_bundle(
     """Write a self-contained copy of a bundle, and its zip, for programs that know MONAI but not this library.
 
     The part of the library that the configurations, and Python of the bundle's own in scripts/, use is put into the
-    copy as scripts/common, and they name it so; the sizes of the networks in the checkpoint (network.json) stand beside it and are merged into the
-    configurations that hold them; versions and the checksum of the weights are in the metadata. Packed twice, the zip
-    has the same bytes.
+    copy as scripts/common, and they name it so; the sizes of the networks in the checkpoint (network.json) stand beside
+    it and are merged into the configurations that hold them; versions and the checksum of the weights are in the
+    metadata. Packed twice, the zip has the same bytes.
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation

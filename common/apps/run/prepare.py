@@ -42,7 +42,7 @@ def prepare(
     """Validate, convert and split a folder of CTs (see `common.data.ct.prepare.prepare_ct`), or labelled X-rays.
 
     Args:
-        layout: "nifti", "dicom", "ct" (both) or "ct_rate"; "mimic_cxr", "covid" or "nih" as `prepare_xrays` by default.
+        layout: "nifti", "dicom", "ct" (all) or "ct_rate"; "mimic_cxr", "covid" or "nih" as `prepare_xrays` by default.
         input: a folder, or a single input; never written to.
         output_dir: created; not inside the input.
         strict: refuse if any input is bad, instead of listing it in excluded.csv.

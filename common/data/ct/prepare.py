@@ -2,7 +2,7 @@
 
 What is written under the output folder (never under the input):
     manifest.csv    one row per usable case            prepare.json    counts, versions, data hash
-    excluded.csv    path and reason of everything else images/         DICOM and plain CT-RATE volumes, as NIfTI in HU
+    excluded.csv    path and reason of everything else images/         what is not NIfTI in HU, as NIfTI in HU
     .prepare/       one result per input, so that a run that was interrupted or repeated validates nothing twice
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.data.ct.ct_rate import CT_RATE_LABELS, CT_RATE_REPORT, CTRateImage, list_ct_rate, read_ct_rate
-from common.data.ct.reader import read_ct
-from common.data.ct.volume import case_name, case_names, find_ct, is_nifti, write_nifti
+from common.data.ct.reader import input_files, read_ct
+from common.data.ct.volume import case_name, case_names, find_ct, is_image, is_nifti, write_nifti
 from common.data.splits import SPLITS, split_by_patient
 from common.io.bad_input import BadInput
 from common.io.exclusion_list import listed_items
@@ -28,15 +28,15 @@ from common.io.output_folder import csv_text, locked, write_text
 from common.io.parallel import Failure, map_cases
 from common.io.table import read_rows
 
-LAYOUTS = {"nifti": ("nifti",), "dicom": ("dicom",), "ct": ("nifti", "dicom"), "ct_rate": ()}
-"""Layout -> the kinds of input it takes from a folder; "ct" takes both, "ct_rate" has its own tree."""
+LAYOUTS = {"nifti": ("nifti",), "dicom": ("dicom",), "ct": ("nifti", "itk", "dicom"), "ct_rate": ()}
+"""Layout -> the kinds of input it takes from a folder; "ct" takes all, "ct_rate" has its own tree."""
 
 MANIFEST_COLUMNS = (
     "case", "patient", "split", "image",
     "spacing_x", "spacing_y", "spacing_z", "shape_x", "shape_y", "shape_z", "sha256",
 )  # fmt: skip
-_CHECKS = 1  # raised whenever the checks change, so that results of older checks are not reused
-_LIBRARIES = ("numpy", "nibabel", "pydicom")
+_CHECKS = 2  # raised whenever the checks change, so that results of older checks are not reused
+_LIBRARIES = ("numpy", "nibabel", "pydicom", "SimpleITK")
 _DECODERS = ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "python-gdcm", "pyjpegls")
 
 
@@ -90,15 +90,16 @@ def prepare_ct(
 ) -> PrepareResult:
     """Validate, convert and split the CTs of a folder; running it again resumes and gives the same bytes.
 
-    NIfTI images are referenced where they lie, and may hold padding below -1024 that `read_ct` clips. DICOM series and
-    images of plain CT-RATE folders are converted once. Patients come from `patients.csv` (case,patient) beside the
-    inputs or the case name for NIfTI, from PatientID for DICOM, from the name for CT-RATE.
+    NIfTI images are referenced where they lie, and may hold padding below -1024 that `read_ct` clips. NRRD, MetaImage,
+    DICOM series and images of plain CT-RATE folders are converted once. Patients come from `patients.csv`
+    (case,patient) beside the inputs or the case name for image files, from PatientID for DICOM, from the name for
+    CT-RATE.
 
     Args:
         input: a folder, or a single input.
         output_dir: created; not inside the input.
-        layout: "nifti", "dicom", "ct" (both) or "ct_rate". For the last, the folders train and valid give the splits
-            train and val, and one reconstruction per scan is kept.
+        layout: "nifti", "dicom", "ct" (both, and NRRD and MetaImage) or "ct_rate". For the last, the folders train and
+            valid give the splits train and val, and one reconstruction per scan is kept.
         seed: of the split.
         strict: raise, after listing all of them, if any input is bad.
         workers: processes that validate.
@@ -146,9 +147,9 @@ def _list_items(source: Path, layout: str, excluded: _Excluded) -> list[_Item]:
     patients = _read_patients(patients_csv) if patients_csv.is_file() else None
     items = []
     for path, unique in zip(paths, case_names(paths, source), strict=True):
-        # Two NIfTI files of one name are a mistake that the user should see; series folders are often named alike.
-        case, patient = case_name(path) if is_nifti(path) else unique, None
-        if patients is not None and is_nifti(path):
+        # Two files of one name are a mistake that the user should see; series folders are often named alike.
+        case, patient = case_name(path) if is_image(path) else unique, None
+        if patients is not None and is_image(path):
             patient = patients.get(case)
             if patient is None:
                 excluded.add(path, f"has no row for case {case!r} in {patients_csv.name}")
@@ -263,8 +264,7 @@ def _prepare_one(item: _Item, out: Path, settings: dict) -> dict:
 
 
 def _fingerprint(path: Path) -> list[list]:
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in input_files(path)]
 
 
 def _is_file_of(path: Path, size: int) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import CTImageStorage
 from tqdm import tqdm
 
 from common.data.virtual.files import VERSION, claim, save_csv, virtual_uid
@@ -231,44 +231,38 @@ def _save_labels(path: Path, key: str, rows: Iterable[tuple[str, Sequence[str]]]
 
 def _save_series(folder: Path, patient: VirtualPatient) -> None:
     """Write one CT Image Storage file per slice; names are shuffled, instances count from the top."""
+    import SimpleITK as sitk  # here, since its quarter of a second is nothing that other layouts should wait for
+
     key = (patient.case, patient.ct.shape, patient.spacing, VERSION)
     slices = patient.ct.shape[2]
     names = stream(patient.seed, "dicom names").permutation(slices)
-    sz, sy, sx = patient.spacing
-    left, back, up = patient.affine[:3, 3] * (-1, -1, 1)
+    volume = sitk.GetImageFromArray(patient.ct.T)
+    volume.SetSpacing(patient.spacing[::-1])
+    volume.SetOrigin(patient.affine[:3, 3] * (-1, -1, 1))
+    about = {
+        "SOPClassUID": CTImageStorage, "StudyInstanceUID": virtual_uid(*key, "study"),
+        "SeriesInstanceUID": virtual_uid(*key, "series"), "FrameOfReferenceUID": virtual_uid(*key, "frame"),
+        "PatientID": patient.case, "PatientName": f"Virtual^{patient.seed:06d}", "PatientSex": patient.sex,
+        "PatientAge": f"{patient.age:03d}Y", "StudyDate": 20210101, "StudyTime": 120000, "StudyID": 1,
+        "AccessionNumber": patient.seed, "Modality": "CT", "Manufacturer": "Virtual",
+        "ManufacturerModelName": "virtual_patient", "ImageType": "ORIGINAL\\PRIMARY\\AXIAL", "SeriesNumber": 1,
+        "AcquisitionNumber": 1, "SeriesDescription": "Chest thin", "BodyPartExamined": "CHEST",
+        "PatientPosition": "HFS", "KVP": 120, "XRayTubeCurrent": 180, "ConvolutionKernel": patient.kernel.upper(),
+        "SliceThickness": patient.spacing[0], "SpacingBetweenSlices": patient.spacing[0], "RescaleSlope": 1,
+        "RescaleIntercept": -1024, "RescaleType": "HU", "WindowCenter": "-600\\40",
+        "WindowWidth": "1500\\400", "PositionReferenceIndicator": "",
+    } | ({"ContrastBolusAgent": "iodine"} if patient.contrast else {})  # fmt: skip
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
     for k in range(slices):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = virtual_uid(*key, "slice", k)
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.ImplementationClassUID = virtual_uid("virtual patient")
-        d = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        d.SOPClassUID, d.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        d.StudyInstanceUID, d.SeriesInstanceUID = virtual_uid(*key, "study"), virtual_uid(*key, "series")
-        d.FrameOfReferenceUID = virtual_uid(*key, "frame")
-        d.PatientID, d.PatientName = patient.case, f"Virtual^{patient.seed:06d}"
-        d.PatientSex, d.PatientAge, d.PatientBirthDate = patient.sex, f"{patient.age:03d}Y", ""
-        d.StudyDate, d.StudyTime, d.StudyID, d.AccessionNumber = "20210101", "120000", "1", f"{patient.seed}"
-        d.ReferringPhysicianName = d.PositionReferenceIndicator = ""
-        d.Modality, d.Manufacturer, d.ManufacturerModelName = "CT", "Virtual", "virtual_patient"
-        d.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        d.SeriesNumber, d.AcquisitionNumber, d.InstanceNumber = 1, 1, slices - k
-        d.SeriesDescription, d.BodyPartExamined, d.PatientPosition = "Chest thin", "CHEST", "HFS"
-        d.KVP, d.XRayTubeCurrent, d.ConvolutionKernel = 120, 180, patient.kernel.upper()
-        if patient.contrast:
-            d.ContrastBolusAgent = "iodine"
-        d.SliceThickness, d.SpacingBetweenSlices, d.PixelSpacing = sz, sz, [sy, sx]
-        height = round(float(up + k * sz), 6)
-        d.ImagePositionPatient = [round(float(left), 6), round(float(back), 6), height]
-        d.ImageOrientationPatient, d.SliceLocation = [1, 0, 0, 0, 1, 0], height
-        d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
-        d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 0
-        d.RescaleSlope, d.RescaleIntercept, d.RescaleType = 1, -1024, "HU"
-        d.WindowCenter, d.WindowWidth = [-600, 40], [1500, 400]
-        pixels = np.ascontiguousarray(patient.ct[:, :, k].T + np.int16(1024)).astype("<u2")
-        d.Rows, d.Columns = pixels.shape
-        d.PixelData = pixels.tobytes()
-        d.save_as(folder / f"IM{names[k]:05d}.dcm", enforce_file_format=True)
+        image = volume[:, :, k : k + 1]
+        own = {"SOPInstanceUID": virtual_uid(*key, "slice", k), "InstanceNumber": slices - k}
+        own["SliceLocation"] = round(image.GetOrigin()[2], 6)
+        for keyword, value in (about | own).items():
+            tag = tag_for_keyword(keyword)
+            image.SetMetaData(f"{tag >> 16:04x}|{tag & 0xFFFF:04x}", str(value))
+        writer.SetFileName(str(folder / f"IM{names[k]:05d}.dcm"))
+        writer.Execute(image)  # stores (HU - intercept) / slope, and position, orientation and size of the pixels
 
 
 def _ct_rate_scans(n: int, seed: int) -> Iterator[tuple[str, str, list[tuple[int, str, int, int]]]]:
