@@ -73,14 +73,8 @@ class Layout:
 
         Raises:
             BadInput: if the folder is none of this layout, or a table in it cannot be read.
-            ValueError: for an option that this layout lacks, or a value that an option does not take.
+            TypeError: for an option that this layout lacks.
         """
-        known = {option.name: option for option in self.options if option is not VALIDATE}
-        for name, value in options.items():
-            if name not in known:
-                raise ValueError(f"{name} is no option of this layout, expected one of {', '.join(known) or 'none'}")
-            if known[name].choices and value not in known[name].choices:
-                raise ValueError(f"--{name} is {value!r}, expected {' or '.join(known[name].choices)}")
         return resolve_name(self.lister)(source, **self.fixed, **options)
 
 

@@ -71,8 +71,6 @@ class Listing(ABC):
     """An entry of an exclusion list counts as this name too."""
     libraries: ClassVar[Sequence[str]]
     """Packages whose versions are recorded, and decide whether a check is done again; those not installed are none."""
-    checks: ClassVar[int] = 1
-    """Raised whenever the checks change, so that results of older checks are not used again."""
     chunk: ClassVar[int] = 1
     """How many inputs a process checks at a time."""
     fractions: ClassVar[Sequence[float] | None] = None

@@ -32,6 +32,8 @@ from common.io.parallel import Failure, map_cases
 
 __all__ = ["PrepareResult", "prepare_data"]
 
+_CHECKS = 2  # raised whenever the checks change, so that results of older ones are not used again
+
 
 @dataclass(frozen=True)
 class PrepareResult:
@@ -124,7 +126,7 @@ def _usable(
 ) -> list[tuple[Input, dict[str, Any]]]:
     """The first usable input of every group with what its check told, in the order of the listing."""
     known = _read_records(out / ".prepare")
-    settings = [listing.checks, _versions(listing.libraries), validate]
+    settings = [_CHECKS, _versions(listing.libraries), validate]
     groups: dict[str, list[Input]] = {}
     for row in listing.rows:
         groups.setdefault(row.group, []).append(row)
@@ -137,7 +139,7 @@ def _usable(
         chunks = [todo[i : i + listing.chunk] for i in range(0, len(todo), listing.chunk)]
         check = partial(_check_chunk, out=out, validate=validate)
         with tqdm(total=len(todo), unit=listing.one, desc="prepare", dynamic_ncols=True) as bar:
-            step = lambda bar=bar: bar.update(min(listing.chunk, bar.total - bar.n))  # noqa: E731
+            step = partial(bar.update, min(listing.chunk, len(todo)))
             results = map_cases(check, chunks, workers, engine, address, step)
         for chunk, result in zip(chunks, results, strict=True):
             told = [{"reason": result.reason}] * len(chunk) if isinstance(result, Failure) else result
@@ -190,7 +192,8 @@ def _check_chunk(chunk: Sequence[tuple[Input, str]], out: Path, validate: bool) 
         except BadInput as error:
             told.append({"reason": error.reason})
     lines = "".join(json.dumps([key, facts]) + "\n" for (_, key), facts in zip(chunk, told, strict=True))
-    write_text(out / ".prepare" / f"{chunk[0][1][:32]}.jsonl", lines)
+    name = hashlib.sha256("".join(key for _, key in chunk).encode()).hexdigest()[:32]
+    write_text(out / ".prepare" / f"{name}.jsonl", lines)
     return told
 
 

@@ -25,6 +25,7 @@ from common.io.output_folder import content_hash, csv_text, locked, write_text
 from common.io.parallel import ENGINES
 
 SHAPE, SPACING = (96, 192, 192), (1.5, 1.0, 1.0)
+_EVERYWHERE = ("seed", "exclusion_list", "address")
 _FOLDER_OPTIONS = {option.name for layout in LAYOUTS.values() for option in layout.options if option.folders}
 
 
@@ -36,24 +37,18 @@ def prepare(
     strict: bool = False,
     workers: int = 1,
     engine: str = "local",
-    seed: int = 0,
-    exclusion_list: str | os.PathLike[str] | None = None,
-    address: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Check a data set, convert what needs it, and split it by patient (see `common.data.prepare.prepare_data`).
+    """Check a data set, convert what needs it, and split it by patient.
 
     Args:
         layout: a name in `common.data.layouts.LAYOUTS`.
-        input: a folder, or a single input; never written to.
+        input: as all that follows, see `common.data.prepare.prepare_data`.
         output_dir: created; not inside the input.
         strict: refuse if any input is bad, instead of listing it in excluded.csv.
         workers: processes that check.
         engine: where they run, "local" or "ray".
-        seed: of the split by patient, where there is no official one.
-        exclusion_list: text file of cases or paths to leave out.
-        address: of a Ray cluster; None starts one on this machine.
-        options: of the layout, as the registry lists them.
+        options: seed, exclusion_list, address; and those of the layout, as the registry lists them.
 
     Returns:
         The content of prepare.json, and the paths of `manifest` and `excluded`.
@@ -63,16 +58,16 @@ def prepare(
         UsageError: for an unknown layout, engine, option or value of one, or a number of workers below 1.
     """
     _check_layout(layout, LAYOUTS)
-    known = {option.name: option for option in LAYOUTS[layout].options}
+    known = {option.name: option.choices for option in LAYOUTS[layout].options} | dict.fromkeys(_EVERYWHERE, ())
     for name, value in options.items():
         if name not in known:
             raise UsageError(f"prepare {layout} has no option --{name}{hint(name, known, '--')}")
-        if (choices := known[name].choices) and value not in choices:
-            raise UsageError(f"--{name} is {value!r}, expected {' or '.join(choices)}{hint(value, choices)}")
+        if known[name] and value not in known[name]:
+            raise UsageError(f"--{name} is {value!r}, expected {' or '.join(known[name])}{hint(value, known[name])}")
     check_engine(engine, workers)
     if not Path(input).exists():
         raise missing(input, f"{LAYOUTS[layout].expects} (--input)")
-    result = prepare_data(input, output_dir, layout, seed, strict, workers, exclusion_list, engine, address, **options)
+    result = prepare_data(input, output_dir, layout, strict=strict, workers=workers, engine=engine, **options)
     return result.summary | {"manifest": str(result.manifest), "excluded": str(result.excluded)}
 
 

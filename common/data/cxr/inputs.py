@@ -32,7 +32,7 @@ def xray_cases(
     """Cases to predict.
 
     Args:
-        path: an X-ray, a folder of them, or a folder that `prepare mimic_cxr|covid|nih` wrote. Without an X-ray: the
+        path: an X-ray, a folder of them, or a folder of X-rays that `prepare` wrote. Without an X-ray: the
             note of one case (.txt), or clinical values as `clinical` (.csv), of which every row is a case.
         labels: names; a prepared folder's own labels are read, those that it has.
         note: text of the note of a single case, or a file that holds it; a blank text is no note. A prepared folder has
