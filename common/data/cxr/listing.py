@@ -22,10 +22,11 @@ from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 
 __all__ = [
-    "CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files", "of_one_split", "table_rows",
-    "write_study_tables",
+    "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files", "of_one_split",
+    "only_file", "table_rows", "write_study_tables",
 ]  # fmt: skip
 
+XRAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _Row = TypeVar("_Row", bound=Any)
 
 
@@ -213,12 +214,25 @@ def of_one_split(rows: Sequence[_Row], problems: list[BadInput]) -> list[_Row]:
     return [row for row in rows if len(splits[row.patient]) == 1]
 
 
-def named_files(root: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    """File name -> where files of that name lie below a folder, sorted; hidden ones are passed over."""
+def named_files(root: Path) -> dict[str, list[Path]]:
+    """Name of an X-ray -> where files of that name lie below a folder, sorted; hidden ones are passed over."""
     found: dict[str, list[Path]] = {}
     for parent, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+            if not name.startswith(".") and Path(name).suffix.lower() in XRAY_SUFFIXES:
                 found.setdefault(name, []).append(Path(parent, name))
     return found
+
+
+def only_file(path: Path, files: Mapping[str, list[Path]]) -> Path:
+    """The one file of a row of a table, among `named_files`.
+
+    Raises:
+        BadInput: if there is none of that name, or more.
+    """
+    paths = files.get(path.name, [])
+    if len(paths) != 1:
+        why = "exists more than once below it, expected one file" if paths else "does not exist, but has a row"
+        raise BadInput(path, why)
+    return paths[0]

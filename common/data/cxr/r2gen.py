@@ -20,7 +20,6 @@ from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
 __all__ = ["ANNOTATION", "find_r2gen"]
 
 ANNOTATION = "annotation.json"
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 _PAIR = ("PA", "LATERAL")
 
 
@@ -68,7 +67,7 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
                 view = _PAIR[k] if len(files) == len(_PAIR) else ""
                 listing.rows.append(XrayRow(case, patient, split, file, study, view, labels, more))
     listing.rows = of_one_split(listing.rows, listing.problems)
-    for file in sorted(path for paths in named_files(root, _SUFFIXES).values() for path in paths):
+    for file in sorted(path for paths in named_files(root).values() for path in paths):
         if _real(file) not in named:
             listing.problems.append(BadInput(file, f"has no entry in {annotation.name}"))
     return listing
