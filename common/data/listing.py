@@ -35,6 +35,15 @@ class Input(Protocol):
     columns: Mapping[str, Any]
     identity: Any
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """What it is made of; one of them that changes makes it be checked again.
+
+        Raises:
+            OSError: if it cannot be looked at.
+        """
+        ...
+
     def check(self, out: Path, thorough: bool) -> dict[str, Any]:
         """Open it, and convert it below the output folder where it must be.
 

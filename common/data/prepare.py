@@ -162,8 +162,7 @@ def _usable(
 def _key(row: Input, settings: list[Any]) -> str:
     """Under which the result of a check is kept: another one if the input or what is known of it has changed."""
     try:
-        files = [row.path] if not row.path.is_dir() else sorted(file for file in row.path.iterdir() if file.is_file())
-        state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in row.files]
     except OSError:
         state = None  # the check says why
     identity = [settings, str(row.path), row.case, row.patient, row.identity, state]

@@ -206,7 +206,7 @@ def test_patients_csv(tmp_path):
     reasons = [row["reason"] for row in rows(result.excluded)]
     assert reasons == ["has no row for case 'c' in patients.csv", "row 'd' has no image in the input"]
     for text, match in [
-        ("case,who\n", "expected case,patient"),
+        ("case,who\n", "has no column 'patient'"),
         ("case,patient\na,1\na,2\n", "a second patient"),
         ("case,patient\na,\n", "line 2 lacks"),
     ]:

@@ -7,7 +7,6 @@ or the case name for NIfTI, from PatientID for DICOM, from the name for CT-RATE.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from common.data.ct.volume import case_name, case_names, find_ct, is_nifti, writ
 from common.data.listing import Listing
 from common.io.bad_input import BadInput
 from common.io.output_folder import content_hash
+from common.io.table import read_rows
 
 __all__ = ["MANIFEST_COLUMNS", "CTInput", "CTListing", "list_folder", "list_scans"]
 
@@ -44,6 +44,11 @@ class CTInput:
     def split(self) -> str:
         """Of CT-RATE, from the folder."""
         return self.rate.split if self.rate else ""
+
+    @property
+    def files(self) -> list[Path]:
+        """The file, or those of the series."""
+        return sorted(file for file in self.path.iterdir() if file.is_file()) if self.path.is_dir() else [self.path]
 
     @property
     def names(self) -> tuple[str | Path, ...]:
@@ -154,18 +159,11 @@ def list_scans(source: str | os.PathLike[str]) -> CTListing:
 
 
 def _read_patients(path: Path) -> dict[str, str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"case", "patient"} <= set(reader.fieldnames or ()):
-                raise BadInput(path, f"has the columns {reader.fieldnames}, expected case,patient")
-            patients: dict[str, str] = {}
-            for row in reader:
-                case, patient = case_name((row["case"] or "").strip()), (row["patient"] or "").strip()
-                if not case or not patient:
-                    raise BadInput(path, f"line {reader.line_num} lacks a case or a patient")
-                if patients.setdefault(case, patient) != patient:
-                    raise BadInput(path, f"line {reader.line_num} gives case {case!r} a second patient")
-            return patients
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error
+    patients: dict[str, str] = {}
+    for line, row in read_rows(path, ("case", "patient")):
+        case, patient = case_name(row["case"].strip()), row["patient"].strip()
+        if not case or not patient:
+            raise BadInput(path, f"line {line} lacks a case or a patient")
+        if patients.setdefault(case, patient) != patient:
+            raise BadInput(path, f"line {line} gives case {case!r} a second patient")
+    return patients

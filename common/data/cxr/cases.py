@@ -40,7 +40,7 @@ def read_cxr_cases(
     """Read the cases of one split, in the order of the manifest.
 
     Args:
-        dataset_dir: a folder that `prepare` wrote from a layout of X-rays, or its manifest.
+        dataset_dir: a folder that `prepare mimic_cxr|covid|nih` wrote, or its manifest.
         split: "train", "val" or "test"; None takes all.
         labels: columns of the manifest, in the order wanted.
         views: which views; None takes all, those not stated too.

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from common.data.cxr.cases import FRONTAL, clinical_values, read_cxr_cases
-from common.data.cxr.listing import XRAY_SUFFIXES
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.manifest import read_manifest
 from common.io.bad_input import BadInput
@@ -18,6 +17,7 @@ from common.io.table import read_columns, read_rows
 
 __all__ = ["other_views", "xray_cases"]
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _NOTE, _VALUES = ".txt", ".csv"
 
 
@@ -32,7 +32,7 @@ def xray_cases(
     """Cases to predict.
 
     Args:
-        path: an X-ray, a folder of them, or a folder of X-rays that `prepare` wrote. Without an X-ray: the
+        path: an X-ray, a folder of them, or a folder that `prepare mimic_cxr|covid|nih` wrote. Without an X-ray: the
             note of one case (.txt), or clinical values as `clinical` (.csv), of which every row is a case.
         labels: names; a prepared folder's own labels are read, those that it has.
         note: text of the note of a single case, or a file that holds it; a blank text is no note. A prepared folder has
@@ -114,9 +114,9 @@ def _prepared(
 
 def _images(path: Path) -> dict[str, str | None]:
     """Case -> X-ray."""
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in XRAY_SUFFIXES) if path.is_dir() else [path]
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
-        raise BadInput(path, f"holds no X-ray, expected files that end in {', '.join(XRAY_SUFFIXES)}")
+        raise BadInput(path, f"holds no X-ray, expected files that end in {', '.join(SUFFIXES)}")
     found: dict[str, str | None] = {}
     for file in files:
         if file.stem in found:

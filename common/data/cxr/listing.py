@@ -62,6 +62,11 @@ class XrayRow:
         return self.image
 
     @property
+    def files(self) -> list[Path]:
+        """The image alone."""
+        return [self.image]
+
+    @property
     def group(self) -> str:
         """Every image stands for itself."""
         return str(self.image)
