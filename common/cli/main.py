@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Sequence
 
 from common.apps.run.bundle import UnknownKey, UsageError
-from common.cli import prepare as xray
-from common.cli import search, verbs
+from common.cli import prepare, search, verbs
 from common.cli.parse import Call, Group, Verb, parse_call
+from common.data.layouts import LAYOUTS
 from common.io.bad_input import first_error
 
 VERBS: dict[str, Verb | Group] = {
@@ -19,38 +19,14 @@ VERBS: dict[str, Verb | Group] = {
     "prepare": Group(
         "Validate CTs or X-rays and split them by patient, or write virtual patients in the layout of real data.",
         {
-            "virtual": Verb(verbs.prepare_virtual, "prepare virtual"),
-            "nifti": verbs.prepare_layout(
-                "nifti", "Prepare a folder of NIfTI files.", "Files are used where they lie."
-            ),
-            "dicom": verbs.prepare_layout(
-                "dicom", "Prepare folders or zips of DICOM series.", "Series become NIfTI in HU."
-            ),
-            "ct": verbs.prepare_layout(
-                "ct", "Prepare a folder of NIfTI, NRRD, MetaImage and DICOM.", "All but NIfTI become NIfTI in HU."
-            ),
-            "ct_rate": verbs.prepare_layout(
-                "ct_rate", "Prepare the tree of CT-RATE.", "One reconstruction per scan is kept."
-            ),
+            "virtual": Verb(prepare.prepare_virtual, "prepare virtual"),
+            **{name: prepare.layout_verb(name) for name in LAYOUTS},
             "reports": Verb(
                 "common.apps.text.prepare_reports:prepare_reports",
                 "prepare reports",
                 show=lambda result: print(
                     ", ".join(f"{n} {name}" for name, n in result["counts"].items()), *result["reports"], sep="\n"
                 ),
-            ),
-            "mimic_cxr": Verb(xray.prepare_mimic_cxr, "prepare mimic_cxr"),
-            "covid": xray.prepare_labelled(
-                "covid",
-                "Prepare covid-chestxray-dataset: COVID-19 against every other named finding.",
-                "Rows without a finding are left out; notes keep what was known before the image.",
-                "metadata.csv",
-            ),
-            "nih": xray.prepare_labelled(
-                "nih",
-                "Prepare NIH ChestX-ray14: 14 findings and No Finding.",
-                "The official lists of test patients are followed where they are there.",
-                "Data_Entry_2017_v2020.csv",
             ),
         },
     ),

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.apps.run.bundle import UsageError, missing, open_bundle
-from common.cli.parse import Verb
+from common.apps.run.bundle import missing, open_bundle
 
 Result = dict[str, Any]
 
@@ -36,79 +35,6 @@ def demo(bundle: str = "ct_slice_interpolation", output_dir: str = "runs/demo") 
     from common.apps.run.demo import run_demo
 
     return run_demo(bundle, output_dir)
-
-
-def prepare_virtual(
-    output_dir: str,
-    layout: str = "nifti",
-    n: int = 20,
-    seed: int = 0,
-    shape: str = "96,192,192",
-    spacing: str = "1.5,1,1",
-) -> Result:
-    """Write seeded virtual patients in the layout of a real data set.
-
-    The same call always writes the same patients, and goes on with what an interrupted one left. manifest.csv,
-    excluded.csv and prepare.json are written beside them, as for real data.
-
-    Args:
-        output_dir: DIR created
-        layout: NAME nifti (with masks and labels), dicom (shuffled series), ct_rate (its tree, with reports), or
-            X-rays of the patients with their reports: mimic_cxr (with MIMIC-IV and -ED tables), open_i, r2gen
-        n: N number of patients
-        seed: N of the first patient; patient i has seed + i
-        shape: Z,Y,X voxels of a volume
-        spacing: Z,Y,X millimetres of a voxel
-
-    Examples:
-        python -m common prepare virtual --layout nifti --output_dir data/virtual --n 20
-        python -m common prepare virtual --layout dicom --output_dir data/series --n 4 --shape 48,96,96 --spacing 3,2,2
-        python -m common prepare virtual --layout mimic_cxr --output_dir data/cxr --n 8
-    """
-    from common.apps.run.prepare import prepare_virtual as write
-
-    size = _numbers("shape", shape, int)
-    return _prepared(write(output_dir, layout, n, seed, size, _numbers("spacing", spacing, float)))
-
-
-def prepare_layout(layout: str, title: str, details: str) -> Verb:
-    """The verb that prepares one data layout; they differ in their help only."""
-
-    def prepare(
-        input: str,
-        output_dir: str,
-        strict: bool = False,
-        workers: int = 1,
-        engine: str = "local",
-        seed: int = 0,
-        exclusion_list: str | None = None,
-        address: str | None = None,
-    ) -> Result:
-        from common.apps.run.prepare import prepare as write
-
-        _must_exist("input", input, "a folder of CTs")
-        return _prepared(write(layout, input, output_dir, strict, workers, engine, seed, exclusion_list, address))
-
-    prepare.__doc__ = f"""{title}
-
-    {details} The input is never changed. Every case is validated first and the split, by patient, is made after.
-    A second call reads nothing twice and writes the same bytes.
-
-    Args:
-        input: PATH folder, or a single case
-        output_dir: DIR created, outside the input: manifest.csv, excluded.csv (path,reason), prepare.json, images/
-        strict: refuse, with exit code 1, if anything had to be excluded as bad
-        workers: N processes that validate
-        engine: NAME where they run: local, or ray (pip install 'thorax-bundles[cluster]')
-        seed: N of the split
-        exclusion_list: FILE cases or paths to leave out, one per line
-        address: HOST of a Ray cluster, whose machines see the same files (default: one on this machine)
-
-    Examples:
-        python -m common prepare {layout} --input data/raw --output_dir data/prepared
-        python -m common prepare {layout} --input data/raw --output_dir data/prepared --workers 4 --strict
-    """
-    return Verb(prepare, f"prepare {layout}")
 
 
 def predict(
@@ -258,31 +184,11 @@ def allowed_modules(words: Sequence[str]) -> str:
     return textwrap.fill("Modules that may be named: " + ", ".join(ALLOWED_MODULES), 110, subsequent_indent="  ")
 
 
-def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
-    try:
-        values = tuple(kind(part) for part in text.strip("()[] ").split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        what = "whole numbers" if kind is int else "numbers"
-        raise UsageError(f"--{name} is {text!r}, expected three {what} Z,Y,X")
-    return values
-
-
 def _must_exist(name: str, path: str, expected: str) -> None:
     from common.io.remote_folder import is_url
 
     if not is_url(path) and not Path(path).exists():
         raise missing(path, f"{expected} (--{name})")
-
-
-def _prepared(summary: Result) -> Result:
-    counts = summary["counts"]
-    splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
-    print(f"{counts['kept']} cases of {counts['patients']} patients ({splits}): {summary['manifest']}")
-    if counts["excluded"]:
-        print(f"{counts['excluded']} left out, with reasons: {summary['excluded']}")
-    return summary
 
 
 def scales_and_stages(words: Sequence[str]) -> str:

@@ -7,7 +7,9 @@ from common.io.remote_folder import fetch_files, is_url
 from common.io.table import read_rows
 
 REQUIRED = ("case", "split", "image")
-PATHS = ("image", "regions", "lesions")
+VOLUMES = ("image", "regions", "lesions")
+PATHS = (*VOLUMES, "report")
+"""Columns that name files; `report` the one that holds the text, such as a table."""
 
 
 def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
@@ -57,14 +59,14 @@ def scored_splits(manifest: str | Path) -> list[str]:
 
 
 def with_files(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The same rows, in which each URL of a file (`s3://bucket/image.jpg`) is replaced by its local copy.
+    """The same rows, in which each URL of an image or mask (`s3://bucket/image.jpg`) is replaced by its local copy.
 
     Raises:
         BadInput: naming a URL that cannot be read.
     """
-    urls = {row[name] for row in rows for name in PATHS if is_url(row.get(name))}
+    urls = {row[name] for row in rows for name in VOLUMES if is_url(row.get(name))}
     copies = fetch_files(urls) if urls else {}
-    return [row | {name: str(copies[row[name]]) for name in PATHS if row.get(name) in copies} for row in rows]
+    return [row | {name: str(copies[row[name]]) for name in VOLUMES if row.get(name) in copies} for row in rows]
 
 
 def source_weights(rows: list[dict[str, str]], virtual_share: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import shutil
@@ -53,6 +54,24 @@ def whole_text(path: Path) -> Iterator[IO[str]]:
     # A file name that is no UTF-8 goes out as the bytes it came in.
     with whole(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         yield file
+
+
+def content_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, or of the names and bytes of a folder's files."""
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        digest.update(f"{file.name}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where this user's files lie that can be made or fetched again: $THORAX_CACHE, else in the system's cache."""
+    system = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "thorax-bundles"
+    return Path(os.environ.get("THORAX_CACHE") or system).expanduser().resolve()
 
 
 def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

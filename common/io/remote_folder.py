@@ -5,7 +5,7 @@
         ...; publish(folder)                                # uploads what has changed since
 
 A copy has the size and the modification time of its original, as with `rsync -t`, so no list of versions is kept. The
-copies lie in $XDG_CACHE_HOME/thorax-bundles (~/.cache/thorax-bundles), which is safe to delete between runs.
+copies lie in `common.io.output_folder.cache_folder()` (~/.cache/thorax-bundles), which is safe to delete between runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from common.io.bad_input import BadInput
-from common.io.output_folder import locked, whole
+from common.io.output_folder import cache_folder, locked, whole
 from common.io.remote_store import Remote, is_url, list_remote, remote_file
 
 __all__ = ["fetch", "fetch_files", "is_url", "publish", "remote_facts", "shown", "working_copy"]
@@ -145,7 +145,7 @@ def shown(value: Any) -> Any:
         return type(value)(shown(item) for item in value)
     if isinstance(value, str):
         return re.sub(
-            rf"{re.escape(str(_cache()))}/(?:read|write)/([^/\s]+)/(_/)?",
+            rf"{re.escape(str(cache_folder()))}/(?:read|write)/([^/\s]+)/(_/)?",
             lambda found: f"{found[1]}://{'/' if found[2] else ''}",
             value,
         )
@@ -207,22 +207,18 @@ class _WorkingCopy:
 # ---- copies ------------------------------------------------------------------------------------------------------
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "thorax-bundles"
-
-
 def _place(url: str, kind: str) -> Path:
     """Where the local copy of a URL lies; what is read and what is written are kept apart. `shown` turns it back."""
     protocol, _, path = url.partition("://")
     parts = [part for part in path.split("/") if part]
     if not parts or ".." in parts:
         raise BadInput(url, "names no folder or file, expected PROTOCOL://BUCKET/PATH")
-    return _cache().joinpath(kind, protocol, *(["_"] if path.startswith("/") else []), *parts)
+    return cache_folder().joinpath(kind, protocol, *(["_"] if path.startswith("/") else []), *parts)
 
 
 def _locks(place: Path) -> Path:
     """A folder for the locks of a local copy."""
-    folder = _cache() / "locks" / sha256(str(place).encode()).hexdigest()[:16]
+    folder = cache_folder() / "locks" / sha256(str(place).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -122,8 +122,21 @@ def list_open_i(
         of_report, bad = _read_projections(root / PROJECTIONS_CSV, {report.uid for report in reports})
         problems += bad
         reports = [replace(report, images=tuple(of_report.get(report.uid, ()))) for report in reports]
-    reports, bad = _with_files(root, reports, _image_folder(root, images))
+    reports, bad = _with_files(root, reports, image_folder(root, images))
     return reports, problems + bad
+
+
+def image_folder(root: Path, images: str | os.PathLike[str] | None = None) -> Path | None:
+    """The folder of the PNG files; None where it is not given and none of `IMAGE_FOLDERS` is there.
+
+    Raises:
+        BadInput: if the folder that is given is none.
+    """
+    if images is not None:
+        if not Path(images).is_dir():
+            raise BadInput(images, "is no folder, expected the PNG images of Open-i")
+        return Path(images)
+    return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
 
 
 def read_open_i_xml(path: str | os.PathLike[str]) -> OpenIReport:
@@ -225,14 +238,6 @@ def _read_projections(path: Path, uids: set[str]) -> tuple[dict[str, list[OpenII
             of_report.setdefault(uid, []).append(OpenIImage(file, projection))
         seen.add(file)
     return of_report, problems
-
-
-def _image_folder(root: Path, images: str | os.PathLike[str] | None) -> Path | None:
-    if images is not None:
-        if not Path(images).is_dir():
-            raise BadInput(images, "is no folder, expected the PNG images of Open-i")
-        return Path(images)
-    return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
 
 
 def _with_files(

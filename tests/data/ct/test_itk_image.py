@@ -9,9 +9,9 @@ import SimpleITK as sitk
 from monai.data import ITKReader
 
 from common.data.ct.itk_image import load_itk
-from common.data.ct.prepare import prepare_ct
 from common.data.ct.reader import input_files, read_ct
 from common.data.ct.volume import find_ct
+from common.data.prepare import prepare_data
 from common.io.bad_input import BadInput
 from tests.data.ct.bad_ct import AFFINE, tiny_hu, tiny_series, write_series, write_volume
 
@@ -181,9 +181,9 @@ def test_a_header_and_its_data_are_one_input(tmp_path):
 
 def test_changed_voxels_of_a_header_are_prepared_again(tmp_path):
     path = write(tmp_path / "in" / "a.mhd")
-    first = prepare_ct(tmp_path / "in", tmp_path / "out", "ct").summary["data_hash"]
+    first = prepare_data(tmp_path / "in", tmp_path / "out", "ct").summary["data_hash"]
     path.with_suffix(".raw").write_bytes(np.ascontiguousarray(tiny_hu(3).T).tobytes())
-    assert prepare_ct(tmp_path / "in", tmp_path / "out", "ct").summary["data_hash"] != first
+    assert prepare_data(tmp_path / "in", tmp_path / "out", "ct").summary["data_hash"] != first
     np.testing.assert_array_equal(read_ct(tmp_path / "out" / "images" / "a.nii.gz").hu, tiny_hu(3))
 
 
@@ -196,7 +196,7 @@ def test_every_format_side_by_side_prepares_to_the_same(tmp_path):
         write(folder / f"{ending[1:]}{ending}", packed=ending != ".mhd")
     shutil.copy(folder / "mha.mha", folder / "dicom" / "inside.mha")  # beside slices, and no slice
     (folder / "broken.nrrd").write_bytes((folder / "nrrd.nrrd").read_bytes()[:2000])
-    result = prepare_ct(folder, tmp_path / "out", "ct")
+    result = prepare_data(folder, tmp_path / "out", "ct")
     rows = result.manifest.read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["dicom", "inside", "mha", "mhd", "nhdr", "nii", "niigz", "nrrd"]
     assert result.summary["counts"]["bad"] == 1 and 'broken.nrrd,"is truncated' in result.excluded.read_text()
