@@ -17,7 +17,7 @@ from common.transforms.ct_pairs import read_pair
 from common.transforms.slabs import interpolate_slices, project_to_measurement
 from common.transforms.windows import unscale_window
 from tests.data.ct.thin_ct import write_manifest
-from tests.inferers.test_frozen_encoders import latent_writer, tiny_vae
+from tests.inferers.test_slice_latents import latent_writer, tiny_vae
 
 
 @pytest.fixture(scope="module")
