@@ -176,12 +176,12 @@ def test_a_second_run_does_nothing_and_a_change_reruns_what_follows(run):
 def test_latents_are_encoded_once(run):
     out, _, _ = run
     metrics = json.loads((out / "latents" / "history.json").read_text())["metrics"]
-    assert metrics["misses"] == metrics["encode_calls"] > 0
+    assert metrics["misses"] == metrics["volumes_encoded"] > 0
     (out / "latents" / "finished.json").unlink()
     tiny = {key: value for key, value in TINY.items() if not key.startswith(("patch", "refiner"))}
     run_recipe(BUNDLE, "demo", stages="latents", output_dir=out, overrides=tiny)
     again = json.loads((out / "latents" / "history.json").read_text())["metrics"]
-    assert again["encode_calls"] == 0 and again["hits"] == metrics["misses"]
+    assert again["volumes_encoded"] == 0 and again["hits"] == metrics["misses"]
 
 
 @pytest.mark.parametrize("mode", ["linear", "refiner", "diffusion"])

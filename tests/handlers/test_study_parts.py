@@ -11,7 +11,8 @@ from common.io.bad_input import BadInput
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.slice_interpolator import MissingWeights
 from common.networks.study_encoders import build_network, saved_network
-from tests.engines.test_study_features import LABELS, make_network
+from tests.data.datasets.tiny_study import LABELS
+from tests.networks.tiny_mdfnet import make_network
 
 
 def state(folder, name="model"):

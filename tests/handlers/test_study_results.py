@@ -19,7 +19,7 @@ from common.networks.modality_fusion import FusionHead
 from common.networks.vision_encoder import VisionEncoder
 from common.transforms.xray_io import xray_tensor
 from tests.data.datasets.tiny_study import LABELS, NOTES, make_cases, make_scaler
-from tests.engines.test_study_features import make_network
+from tests.networks.tiny_mdfnet import make_network
 
 
 @pytest.fixture(scope="module")

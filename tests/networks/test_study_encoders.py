@@ -8,7 +8,8 @@ from common.io.bad_input import BadInput
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.slice_interpolator import MissingWeights, save_parts
 from common.networks.study_encoders import build_network, frozen_encoders, saved_network
-from tests.engines.test_study_features import LABELS, make_network
+from tests.data.datasets.tiny_study import LABELS
+from tests.networks.tiny_mdfnet import make_network
 
 COMMAND = "python -m common run bundles/mdfnet_cxr --scale demo"
 

@@ -151,14 +151,14 @@ class FeatureCache:
             self._put(key, tensors)
         return tensors
 
-    def get(self, key: FeatureKey | tuple[str, str, Any]) -> dict[str, Tensor] | None:
-        """The cached output for `key`, or None if there is none that can be read."""
-        key = FeatureKey(*key)
-        path = self._path(key.digest())
+    def get(self, key: FeatureKey | tuple[str, str, Any] | str) -> dict[str, Tensor] | None:
+        """The cached output for `key` or its digest, or None if there is none that can be read."""
+        digest = key if isinstance(key, str) else FeatureKey(*key).digest()
+        path = self._path(digest)
         try:
             with open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)  # eviction skips entries that are being read
-                tensors = _parse(file.read(), key)
+                tensors = _parse(file.read(), digest)
         except FileNotFoundError:
             return None
         except _CorruptEntryError as error:
@@ -321,8 +321,8 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return str(crc)
 
 
-def _parse(data: bytes, key: FeatureKey) -> dict[str, Tensor]:
-    """The tensors of an entry, if it is intact and belongs to `key`."""
+def _parse(data: bytes, digest: str) -> dict[str, Tensor]:
+    """The tensors of an entry, if it is intact and belongs to the key of this digest."""
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
@@ -332,7 +332,7 @@ def _parse(data: bytes, key: FeatureKey) -> dict[str, Tensor]:
     metadata = header.get("__metadata__", {})
     if metadata.get("crc32") != _checksum(tensors):
         raise _CorruptEntryError("checksum differs")
-    if metadata.get("key") != key.to_json():
+    if hashlib.sha256(metadata["key"].encode()).hexdigest() != digest:
         raise _CorruptEntryError("stored under another key")
     return tensors
 
