@@ -22,8 +22,8 @@ from common.data.datasets.latents import INDEX_NAME
 from common.data.manifest import read_split
 from common.inferers.chunked_vae import ChunkedVAE
 from common.io.output_folder import write_text
-from common.networks.maisi_vae import weights_hash
 from common.networks.slice_unet import ratio_condition
+from common.networks.weights import weights_hash
 from common.transforms.ct_pairs import SlicePair, read_pair
 from common.transforms.slabs import interpolate_slices
 from common.transforms.windows import scale_window

@@ -21,10 +21,10 @@ from common.data.datasets.studies import StudyDataset
 from common.data.note_tokenizer import NoteTokenizer
 from common.handlers.startup_report import is_out_of_memory, out_of_memory_sentence
 from common.io.output_folder import whole, write_text
-from common.networks.maisi_vae import weights_hash
 from common.networks.mdfnet import MDFNet
 from common.networks.text_encoder import TextEncoder
 from common.networks.vision_encoder import VisionEncoder
+from common.networks.weights import weights_hash
 
 __all__ = ["FeatureWriter"]
 

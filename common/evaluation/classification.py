@@ -22,8 +22,7 @@ from common.handlers.study_predictions import StudyPredictions
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 from common.io.table import read_columns
-from common.networks.mdfnet import MAKE_WEIGHTS
-from common.networks.slice_interpolator import MissingWeights
+from common.networks.weights import missing_weights
 from common.visualize.run_summary import build_summary
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def predict_labels(
     """
     values = {"input": str(input), "output_dir": str(output_dir)} | dict(overrides)
     config = bundle.config("inference", ckpt_dir=ckpt_dir, overrides=values)
-    _check_weights(config["ckpt_dir"])
+    _check_weights(config)
     cases, modalities = resolve(config, "cases", "modalities")
     usable, excluded = [], []
     for case in tqdm(cases, desc="check", unit="case"):
@@ -117,7 +116,7 @@ def evaluate_labels(
     for split in splits:
         values = {"input": str(input), "output_dir": str(out), "split": split} | dict(overrides or {})
         config = bundle.config("inference", ckpt_dir=ckpt_dir, overrides=values)
-        _check_weights(config["ckpt_dir"])
+        _check_weights(config)
         _check_labels(Path(input) / "manifest.csv", *resolve(config, "labels"))
         network, loader, prepare, inferer, labels, device, modalities = resolve(
             config, "network", "dataloader", "evaluator#prepare_batch", "inferer", "labels", "device", "modalities"
@@ -154,12 +153,11 @@ def evaluate_labels(
     return result | {"metrics": result["models"], "not_run": {}, "excluded": excluded}
 
 
-def _check_weights(ckpt_dir: str) -> None:
+def _check_weights(config: ConfigParser) -> None:
     """Say so before anything else is missed."""
-    if not (Path(ckpt_dir) / "model.pt").is_file():
-        raise MissingWeights(
-            f"{Path(ckpt_dir) / 'model.pt'} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models"
-        )
+    path = Path(config["ckpt_dir"]) / "model.pt"
+    if not path.is_file():
+        raise missing_weights(f"{path} does not exist", *resolve(config, "make_weights"))
 
 
 def _check_inputs(case: Mapping[str, Any], modalities: Sequence[str]) -> None:

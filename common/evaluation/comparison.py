@@ -14,7 +14,7 @@ from common.data.prediction_table import find_predictions
 from common.evaluation.compare_models import compare_models
 from common.evaluation.error_attention import StudyEncoders, saved_encoders
 from common.evaluation.error_cases import case_details
-from common.networks.slice_interpolator import MissingWeights
+from common.networks.weights import MissingWeights
 
 __all__ = ["compare_run"]
 

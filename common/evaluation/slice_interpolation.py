@@ -22,7 +22,8 @@ from common.inferers.slice_interpolation import SliceInterpolationInferer
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 from common.metrics.image_quality import histogram_distance, psnr, ssim
-from common.networks.slice_interpolator import PARTS_OF_MODE, MissingWeights, SliceInterpolator, read_state
+from common.networks.slice_interpolator import PARTS_OF_MODE, SliceInterpolator
+from common.networks.weights import MissingWeights, read_state
 from common.transforms.ct_io import to_axial
 from common.transforms.slabs import consistency_error, simulate_thick
 from common.transforms.windows import WINDOWS, window_bounds
@@ -78,7 +79,9 @@ def evaluate(
     """
     output_dir, bundle = Path(output_dir), open_bundle(bundle)
     config = bundle.config("inference", ckpt_dir=ckpt_dir, overrides=overrides)
-    names, not_run = _modes_to_run(modes, Path(config["ckpt_dir"]) / "model.pt", config["refine_samples"])
+    names, not_run = _modes_to_run(
+        modes, Path(config["ckpt_dir"]) / "model.pt", config["refine_samples"], *resolve(config, "make_weights")
+    )
     # the widest mode builds every part that the others need
     config["mode"] = "diffusion" if "diffusion" in names else "refiner" if "refiner" in names else "linear"
     if "refiner" in names:
@@ -185,7 +188,7 @@ def mean_metrics(rows: list[dict]) -> list[dict]:
 
 
 def _modes_to_run(
-    modes: Sequence[str] | None, checkpoint: Path, refine_samples: bool
+    modes: Sequence[str] | None, checkpoint: Path, refine_samples: bool, make_weights: str
 ) -> tuple[list[str], dict[str, str]]:
     """Modes that can run, and for each other one why it was not run."""
     unknown = [name for name in modes or () if name not in COMPARED]
@@ -195,7 +198,7 @@ def _modes_to_run(
     needed = {name: PARTS_OF_MODE[COMPARED[name][0]] for name in wanted}
     if not any(needed.values()):
         return wanted, {}
-    present = {name.split(".")[0] for name in read_state(checkpoint)}
+    present = {name.split(".")[0] for name in read_state(checkpoint, make_weights)}
     not_run = {}
     for name, parts in needed.items():
         absent = [p for p in parts if p not in present and (p != "refiner" or name == "refiner" or refine_samples)]

@@ -128,7 +128,7 @@ class EMAHandler:
 
 
 class EMAWeights:
-    """The average of an `EMAHandler` under the network's names, e.g. for a checkpoint saver."""
+    """The average of an `EMAHandler` under the network's names and with its definition, for a saver."""
 
     def __init__(self, handler: EMAHandler) -> None:
         self._handler = handler
@@ -136,3 +136,7 @@ class EMAWeights:
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
         """Names, with a prefix, to tensors."""
         return {f"{prefix}{name}": tensor for name, tensor in self._handler.average.items()}
+
+    def definition(self) -> dict[str, Any]:
+        """That of the network."""
+        return self._handler.network.definition()

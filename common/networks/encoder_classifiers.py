@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from common.data.modalities import MODALITIES
+from common.networks.mdfnet import part_definitions
 from common.networks.modality_fusion import present_columns
 
 __all__ = ["EncoderClassifiers"]
@@ -97,6 +98,14 @@ class EncoderClassifiers(nn.Module):
         else:
             features = norm(features)
         return out.masked_scatter(rows[:, None], self.heads[name](features).to(out.dtype))
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The encoders, which are what is kept of it, by the names that their weights begin with."""
+        return {name: getattr(self, name) for name in self.modalities}
+
+    def definitions(self, parts: Sequence[str]) -> dict[str, Any]:
+        """See `part_definitions`."""
+        return part_definitions({name: getattr(self, name) for name in parts})
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by learning rate: "encoders" and "head"."""

@@ -9,8 +9,9 @@ from common.data.datasets.latents import LatentDataset
 from common.engines.latents import LatentWriter
 from common.inferers.chunked_vae import ChunkedVAE
 from common.io.bad_input import BadInput
-from common.networks.maisi_vae import MaisiVAE, estimate_scale_factor, freeze
+from common.networks.maisi_vae import MaisiVAE, estimate_scale_factor
 from common.networks.slice_unet import ratio_condition
+from common.networks.weights import freeze
 from common.transforms.ct_pairs import read_pair
 from common.transforms.slabs import interpolate_slices
 from common.transforms.windows import scale_window

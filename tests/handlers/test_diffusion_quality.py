@@ -13,8 +13,9 @@ from common.handlers.diffusion_quality import DiffusionQuality
 from common.inferers.chunked_vae import ChunkedVAE
 from common.inferers.diffusion_samplers import DDIMSampler, SamplingInferer
 from common.metrics.image_quality import psnr, ssim
-from common.networks.maisi_vae import MaisiVAE, freeze
+from common.networks.maisi_vae import MaisiVAE
 from common.networks.slice_unet import SliceUNet
+from common.networks.weights import freeze
 from common.transforms.ct_pairs import read_pair
 from common.transforms.slabs import interpolate_slices, project_to_measurement
 from common.transforms.windows import unscale_window

@@ -6,7 +6,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
 
 from common.handlers.ema import EMAHandler
-from common.networks.slice_interpolator import read_state, save_parts
+from common.networks.weights import read_state, save_parts
 
 
 def network(seed=0):
