@@ -58,8 +58,8 @@ class ResumeHandler:
 
     Args:
         save_dir: folder of the checkpoints, created.
-        objects: name -> anything with `state_dict` and `load_state_dict`: network, EMA, optimizer, scheduler, ...;
-            None is left out.
+        objects: name -> anything with `state_dict` and `load_state_dict`: network (or `ChosenWeights` of it, where the
+            rest is frozen), EMA, optimizer, scheduler, ...; None is left out.
         settings: name -> what the result depends on; a checkpoint with other settings is refused.
         validator: evaluator whose best metric is part of the state, and by whose key metric the best are kept.
         interval: iterations between two checkpoints.

@@ -13,6 +13,7 @@ from ignite.engine import Events
 from common.engines.resume import ResumeHandler, differences
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
 from common.io.bad_input import BadInput
+from common.networks.weights import ChosenWeights, freeze
 from tests.engines.resumable import EPOCHS, LENGTH, make, result
 from tests.handlers.small_engines import make_trainer
 
@@ -121,6 +122,24 @@ def test_a_checkpoint_written_before_epochs_could_differ_is_taken_up(tmp_path, u
         trainer = make(tmp_path / str(iteration))
         trainer.run()
         same(result(trainer), uninterrupted)
+
+
+def test_what_is_frozen_is_not_saved(tmp_path):
+    def begin(name, *handlers):
+        trainer = make(tmp_path / name, handlers)
+        trainer.resume.objects["network"] = ChosenWeights(trainer.network, ["2.*"])
+        freeze(trainer.network[0])
+        return trainer
+
+    whole = begin("whole")
+    whole.run()
+    with pytest.raises(Killed):
+        begin("parts", kill_at(8)).run()
+    trainer = begin("parts")
+    saved = read_state_file(trainer.resume.newest())["objects"]["network"]
+    assert saved.keys() == {"2.weight", "2.bias"}
+    trainer.run()
+    same(result(trainer), result(whole))
 
 
 def test_accumulation_needs_epochs_of_one_length(tmp_path):
