@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from common.data.modalities import MODALITIES
-from common.networks.mdfnet import part_definitions
+from common.networks.mdfnet import StudyParts
 from common.networks.modality_fusion import present_columns
 
 __all__ = ["EncoderClassifiers"]
@@ -18,7 +18,7 @@ __all__ = ["EncoderClassifiers"]
 _NOTE = ("input_ids", "attention_mask")
 
 
-class EncoderClassifiers(nn.Module):
+class EncoderClassifiers(StudyParts):
     """Each encoder learns the labels by itself, through batch normalisation and one linear layer.
 
     A fusion would let the note's encoder rest on the image's. A head without hidden layers, on features of equal
@@ -102,10 +102,6 @@ class EncoderClassifiers(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """The encoders, which are what is kept of it, by the names that their weights begin with."""
         return {name: getattr(self, name) for name in self.modalities}
-
-    def definitions(self, parts: Sequence[str]) -> dict[str, Any]:
-        """See `part_definitions`."""
-        return part_definitions({name: getattr(self, name) for name in parts})
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by learning rate: "encoders" and "head"."""

@@ -13,12 +13,34 @@ from common.data.modalities import MODALITIES
 from common.networks.modality_fusion import FusionHead, present_columns
 from common.networks.weights import freeze, load_exactly, read_state, unfreeze
 
-__all__ = ["FeatureMDFNet", "MDFNet", "parameter_groups", "part_definitions"]
+__all__ = ["FeatureMDFNet", "MDFNet", "StudyParts", "parameter_groups"]
 
 _ENCODERS = ("vision", "text")
 
 
-class MDFNet(nn.Module):
+class StudyParts(nn.Module):
+    """A network of parts called `vision`, `text`, `clinical` and `fusion`, as `ModelPartSaver` takes it."""
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts that are there, by the names that their weights begin with."""
+        return dict(self.named_children())
+
+    def definitions(self, parts: Sequence[str]) -> dict[str, Any]:
+        """Sections of a configuration that build these parts, and the modalities if the head is one of them.
+
+        Returns:
+            `vision_def`, ..., each with a `_target_`, switched off where `modalities` lacks it; JSON values.
+        """
+        found: dict[str, Any] = {}
+        for name in parts:
+            part = getattr(self, name)
+            absent = {} if name == "fusion" else {"_disabled_": f"$'{name}' not in @modalities"}
+            target = f"{type(part).__module__}.{type(part).__name__}"
+            found[f"{name}_def"] = {"_target_": target} | absent | part.definition()
+        return found | ({"modalities": list(self.modalities)} if "fusion" in parts else {})
+
+
+class MDFNet(StudyParts):
     """Chest X-ray, emergency-department note and clinical vector to labels.
 
     Any of the three may be left out; the fusion head must be built for the same modalities. `load_state_dict` also
@@ -149,19 +171,11 @@ class MDFNet(nn.Module):
         """Arguments of the parts that build the same network without weights, None for absent ones."""
         return dict.fromkeys(MODALITIES) | {name: part.definition() for name, part in self.parts().items()}
 
-    def parts(self) -> dict[str, nn.Module]:
-        """The parts that are there, by the names that their weights begin with."""
-        return dict(self.named_children())
-
-    def definitions(self, parts: Sequence[str]) -> dict[str, Any]:
-        """See `part_definitions`."""
-        return part_definitions({name: getattr(self, name) for name in parts})
-
     def _pretrained(self) -> list[nn.Module]:
         return [e for e in (self.vision, self.text) if e is not None]
 
 
-class FeatureMDFNet(nn.Module):
+class FeatureMDFNet(StudyParts):
     """What stage 1 trains: clinical encoder and fusion, on features of the frozen encoders computed once.
 
     Its state dict has the names that `MDFNet` gives the same parts.
@@ -212,31 +226,6 @@ class FeatureMDFNet(nn.Module):
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """As `MDFNet.groups`, without encoders."""
         return _groups(self.clinical, self.fusion)
-
-    def parts(self) -> dict[str, nn.Module]:
-        """As `MDFNet.parts`."""
-        return dict(self.named_children())
-
-    def definitions(self, parts: Sequence[str]) -> dict[str, Any]:
-        """See `part_definitions`."""
-        return part_definitions({name: getattr(self, name) for name in parts})
-
-
-def part_definitions(parts: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """Sections of a configuration that build parts of an MDF-Net, and the modalities if its head is one of them.
-
-    Args:
-        parts: name to module.
-
-    Returns:
-        `vision_def`, ..., each with a `_target_`, switched off where `modalities` lacks it; JSON values.
-    """
-    found: dict[str, Any] = {}
-    for name, part in parts.items():
-        absent = {} if name == "fusion" else {"_disabled_": f"$'{name}' not in @modalities"}
-        target = f"{type(part).__module__}.{type(part).__name__}"
-        found[f"{name}_def"] = {"_target_": target} | absent | part.definition()
-    return found | ({"modalities": list(parts["fusion"].modalities)} if "fusion" in parts else {})
 
 
 def parameter_groups(network: MDFNet | FeatureMDFNet, rates: Mapping[str, float]) -> list[dict[str, Any]]:
