@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
-from common.networks.maisi_vae import weights_hash
+from common.networks.weights import weights_hash
 
 __all__ = ["FrozenEncoder", "ImageFeatures", "NetworkFeatures"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
 from common.inferers.chunked_vae import ChunkedVAE
 from common.inferers.frozen_encoders import FrozenEncoder
-from common.networks.maisi_vae import weights_hash
 from common.networks.slice_unet import ratio_condition
+from common.networks.weights import weights_hash
 from common.transforms.ct_pairs import PairReader
 from common.transforms.slabs import interpolate_slices
 from common.transforms.windows import scale_window

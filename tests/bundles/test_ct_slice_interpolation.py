@@ -24,7 +24,7 @@ from common.data.virtual.layouts import write_dicom
 from common.data.virtual.patient import make_virtual_patient, thick_reconstruction
 from common.evaluation.slice_interpolation import COLUMNS, COMPARED
 from common.io.bad_input import BadInput
-from common.networks.slice_interpolator import MissingWeights, read_state
+from common.networks.weights import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ from common.data.prediction_table import align_predictions, read_predictions, re
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text
 from common.metrics.multilabel import choose_thresholds
-from common.networks.slice_interpolator import MissingWeights
 from common.networks.study_encoders import saved_network
+from common.networks.weights import MissingWeights
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.transforms.xray_io import xray_tensor
 from tests.clients.packed_mdfnet import BUNDLE, SIZE, write_prepared, write_weights, write_xray

@@ -22,7 +22,7 @@ from common.apps.packaging.vendored import (
 from common.apps.run.bundle import Bundle, has_id, merged_config, missing, open_bundle
 from common.apps.run.remote_paths import takes_urls
 from common.io.bad_input import BadInput
-from common.networks.checkpoint_file import read_checkpoint
+from common.networks.weights import read_checkpoint
 from common.version import __version__
 
 if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command line needs none of it

@@ -51,7 +51,7 @@ class FeatureKey(NamedTuple):
     """What the output of a frozen network depends on; a change in any part is another entry.
 
     Attributes:
-        weights: hash of the network's weights (`common.networks.maisi_vae.weights_hash`).
+        weights: hash of the network's weights (`common.networks.weights.weights_hash`).
         input: hash of the input (`hash_array`, `FeatureCache.hash_file`).
         transform: everything else that changes the output (preprocessing, dtype, layer, settings that are not weights),
             as JSON types: str, int, float, bool, None, lists and dicts with str keys.
