@@ -1,5 +1,6 @@
 """manifest.csv of a prepared folder: one row per case."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.io.bad_input import BadInput
@@ -46,6 +47,15 @@ def read_split(manifest: str | Path, split: str, limit: int | None = None) -> li
     if not rows:
         raise BadInput(manifest, f"has no row with split {split}, expected at least one")
     return with_files(rows[:limit])
+
+
+def read_splits(manifest: str | Path, splits: Sequence[str]) -> dict[str, list[dict[str, str]]]:
+    """Split -> its rows, as `read_split` gives them.
+
+    Raises:
+        BadInput: as `read_split`.
+    """
+    return {split: read_split(manifest, split) for split in splits}
 
 
 def scored_splits(manifest: str | Path) -> list[str]:

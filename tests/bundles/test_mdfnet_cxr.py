@@ -94,7 +94,7 @@ def test_the_final_model_is_written_before_the_weights_of_the_best_validation_re
     """MONAI's federated client asks for it by its name."""
     final, model = weights(run[0] / "models", "model_final"), weights(run[0] / "models")
     assert final.keys() == model.keys()
-    names = [name.replace("::", "#") for name in stage_config(stage)["train"]["handlers"][1]["handlers"]]
+    names = [name.replace("::", "#") for name in stage_config(stage)["train"]["following"]["handlers"]]
     assert names.index("@train#final_part") < names.index("@best")
     assert not list((run[0] / "models" / "baselines").rglob("model_final*"))
 

@@ -17,7 +17,9 @@ from common.io.bad_input import BadInput
 from common.io.table import read_columns, read_rows
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
-__all__ = ["FRONTAL", "NOT_MENTIONED", "POLICIES", "clinical_values", "label_vector", "read_cxr_cases"]
+__all__ = [
+    "FRONTAL", "NOT_MENTIONED", "POLICIES", "clinical_values", "label_vector", "read_cxr_cases", "read_cxr_splits",
+]  # fmt: skip
 
 FRONTAL = ("PA", "AP")
 POLICIES = ("ignore", "zeros", "ones", "lsr")
@@ -96,6 +98,20 @@ def read_cxr_cases(
         }
         for row in rows
     ]
+
+
+def read_cxr_splits(
+    dataset_dir: str | os.PathLike[str],
+    labels: Sequence[str] = CHEXPERT_LABELS,
+    views: Sequence[str] | None = FRONTAL,
+    policy: str = "ignore",
+    limit: int | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Split ("train", "val", "test") -> its cases, see `read_cxr_cases`; the policy is for training cases alone."""
+    return {
+        split: read_cxr_cases(dataset_dir, split, labels, views, policy if split == "train" else "ignore", limit)
+        for split in ("train", "val", "test")
+    }
 
 
 def label_vector(

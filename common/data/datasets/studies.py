@@ -15,7 +15,7 @@ from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer
 from common.io.bad_input import BadInput
 
-__all__ = ["StudyCollate", "StudyDataset"]
+__all__ = ["StudyCollate", "StudyDataset", "study_splits"]
 
 _INPUTS = {"vision": "an X-ray", "text": "a note", "clinical": "clinical values"}
 
@@ -106,6 +106,24 @@ class StudyDataset(Dataset):
             "patient": case["patient"],
             "index": index,
         }
+
+
+def study_splits(
+    cases: Mapping[str, Sequence[Mapping[str, Any]]],
+    transform: Callable[[dict], dict] | None,
+    train_transform: Callable[[dict], dict] | None = None,
+    **options: Any,
+) -> dict[str, StudyDataset]:
+    """Split -> its data set.
+
+    Args:
+        cases: split -> cases.
+        transform: of the images.
+        train_transform: of those of "train", which may change them at random; None for `transform`.
+        options: further arguments of `StudyDataset`.
+    """
+    chosen = {split: (train_transform or transform) if split == "train" else transform for split in cases}
+    return {split: StudyDataset(rows, chosen[split], **options) for split, rows in cases.items()}
 
 
 class StudyCollate:
