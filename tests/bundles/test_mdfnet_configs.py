@@ -27,6 +27,11 @@ BUNDLE = ROOT / "bundles" / "mdfnet_cxr"
 CONFIGS = BUNDLE / "configs"
 SCHEMA = ROOT.parent / "shared" / "data" / "monai_schema" / "meta_schema_20240725.json"
 STAGES = [stage.name for stage in read_recipe(open_bundle(BUNDLE))]
+OVER_DEMO = ("few_cases", "smoke")  # they change what the demo says of stages
+SCALES = [
+    f"demo+{name}" if name in OVER_DEMO else name
+    for name in scale_names(open_bundle(BUNDLE), read_recipe(open_bundle(BUNDLE)))
+]
 NO_PLACES = {"dataset_dir": "data", "output_dir": "out", "ckpt_dir": "models"}
 
 
@@ -192,7 +197,7 @@ def test_metadata_is_valid():
     jsonschema.validate(meta, json.loads(SCHEMA.read_text()))
 
 
-@pytest.mark.parametrize("scale", scale_names(open_bundle(BUNDLE), read_recipe(open_bundle(BUNDLE))))
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_parses_at_every_scale(name, scale):
     """Every reference of the merged files finds what it names."""
@@ -204,7 +209,7 @@ def test_every_stage_parses_at_every_scale(name, scale):
         assert resolved is not None, key
 
 
-@pytest.mark.parametrize("scale", scale_names(open_bundle(BUNDLE), read_recipe(open_bundle(BUNDLE))))
+@pytest.mark.parametrize("scale", SCALES)
 def test_every_subset_has_its_own_inputs_at_every_scale(scale):
     """A bug: an overlay named all three, and four models of the table were one."""
     for name in SUBSETS[:-1]:
