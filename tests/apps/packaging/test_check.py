@@ -148,11 +148,11 @@ CASES = {
         "import",
     ),
     "import of a module of the library": (
-        imports("import common.io.output_folder", "common.io.output_folder.os.remove('x')"),
+        imports("import common.data.ct.volume", "common.io.output_folder.os.remove('x')"),
         "attribute",
     ),
     "import of a module of the library as a value": (
-        imports("import common.io.output_folder as tool", "[tool]"),
+        imports("import common.data.ct.volume as tool", "[tool]"),
         "name",
     ),
     "target that is computed": (target("$'os.' + 'system'"), "target"),
