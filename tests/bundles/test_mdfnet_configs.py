@@ -234,7 +234,7 @@ def test_every_tokenizer_adds_the_same_background(name):
         assert found["train"]["settings"]["background_passages"] == "@background_passages"
 
 
-@pytest.mark.parametrize("name", [p.stem for p in CONFIGS.glob("*.json")])
+@pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.json")))
 def test_every_overlay_changes_something_that_exists(name):
     """An overlay's `a#b` must find its `a` in the files it goes over."""
     if name in ("metadata", "recipe", "inference", "search"):

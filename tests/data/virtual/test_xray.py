@@ -302,7 +302,7 @@ def crowd_of_healthy(look):
     return np.mean(people[:15], 0), np.std(people[:15], 0) + 0.05, people[15:]
 
 
-@pytest.mark.parametrize("label", SOURCES.keys() - {"Fracture"})
+@pytest.mark.parametrize("label", sorted(SOURCES.keys() - {"Fracture"}))
 def test_looking_unlike_the_healthy_tells_a_label_from_its_absence(look, crowd_of_healthy, label):
     mean, spread, healthy = crowd_of_healthy
 

@@ -1,0 +1,44 @@
+"""One thread for every process, set before torch is imported: `make test` fills the cores with processes instead."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+MOST_WORKERS = 8  # each holds about a gigabyte
+
+# For this process and those that tests start.
+os.environ |= dict.fromkeys(THREADS, "1") | {"HF_HUB_OFFLINE": "1"}
+
+
+@pytest.hookimpl(optionalhook=True)  # there is no such hook without pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: a process for each core that this one may use."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], tuple[Path, Any]]:
+    """Make a folder once per test run, whichever worker asks first, and share it with all: for reading alone.
+
+    `made_once(name, make)` calls `make(folder)` unless another test has, and gives the folder and what `make`
+    returned (as JSON keeps it).
+    """
+    folder = tmp_path_factory.getbasetemp()
+    shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "made_once"
+    shared.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
+        place, result = shared / name, shared / f"{name}.json"
+        with FileLock(shared / f"{name}.lock"):
+            if not result.is_file():
+                place.mkdir()
+                result.write_text(json.dumps(make(place)))
+        return place, json.loads(result.read_text())
+
+    return get
