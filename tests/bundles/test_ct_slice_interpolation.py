@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,11 +125,15 @@ TINY = {
 }
 
 
+def smoke_run(out):
+    return run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    first = run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
-    return out, TINY, first
+def run(made_once, tmp_path_factory):
+    """The folder of the smoke recipe, a copy that this module may change, its settings and what the recipe returned."""
+    out, first = made_once("ct_slice_interpolation", smoke_run)
+    return shutil.copytree(out, tmp_path_factory.mktemp("run"), dirs_exist_ok=True), TINY, first
 
 
 @pytest.fixture(scope="module")

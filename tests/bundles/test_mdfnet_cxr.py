@@ -63,13 +63,16 @@ RUN = STAGES[: STAGES.index("stage2") + 1]  # of the demo; what comes after them
 SCALE = re.compile(r"projections\.(vision|text)\.0\.")  # measured, not trained
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
+def smoke_run(out):
     with pytest.MonkeyPatch.context() as patch:  # a thousand draws of every figure would take longer than all else
         patch.setattr(compare_run, "compare_run", functools.partial(compare_run.compare_run, draws=10))
-        first = run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
-    return out, first
+        return run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
+
+
+@pytest.fixture(scope="module")
+def run(made_once):
+    """The folder of the smoke recipe, which others read too, and what the recipe returned."""
+    return made_once("mdfnet_cxr", smoke_run)
 
 
 def weights(folder, name="model"):
