@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -25,6 +22,7 @@ from common.io.bad_input import BadInput
 from common.networks.slice_interpolator import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
 from tests.bundles.meta_schema import schema_errors
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ct_slice_interpolation"
@@ -209,10 +207,10 @@ def test_several_samples_give_an_uncertainty_map(run, thick_case, tmp_path):
 def test_plain_monai_runs_the_same_inference(run, thick_case, tmp_path):
     predict(BUNDLE, thick_case[0], tmp_path / "ours", ckpt_dir=run[0] / "models", overrides={"target_spacing": 6.0})
     files = [str(CONFIGS / "inference.json"), str(run[0] / "models" / "network.json")]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(BUNDLE)]
+    command = ["-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(BUNDLE)]
     command += ["--input", str(thick_case[0]), "--output_dir", str(tmp_path / "monai"), "--target_spacing", "6.0"]
     command += ["--ckpt_dir", str(run[0] / "models")]
-    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True)
+    run_python(command, {}, tmp_path, tmp_path / "log")
     ours, monai = (nib.load(tmp_path / d / "case.1.nii.gz") for d in ("ours", "monai"))
     np.testing.assert_array_equal(ours.get_fdata(), monai.get_fdata())
     np.testing.assert_array_equal(ours.affine, monai.affine)
