@@ -22,7 +22,7 @@ from common.io.bad_input import BadInput
 from common.networks.slice_interpolator import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
 from tests.bundles.meta_schema import schema_errors
-from tests.processes import run_python
+from tests import processes
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ct_slice_interpolation"
@@ -210,7 +210,7 @@ def test_plain_monai_runs_the_same_inference(run, thick_case, tmp_path):
     command = ["-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(BUNDLE)]
     command += ["--input", str(thick_case[0]), "--output_dir", str(tmp_path / "monai"), "--target_spacing", "6.0"]
     command += ["--ckpt_dir", str(run[0] / "models")]
-    run_python(command, {}, tmp_path, tmp_path / "log")
+    processes.run_python(command, {}, tmp_path, tmp_path / "log")
     ours, monai = (nib.load(tmp_path / d / "case.1.nii.gz") for d in ("ours", "monai"))
     np.testing.assert_array_equal(ours.get_fdata(), monai.get_fdata())
     np.testing.assert_array_equal(ours.affine, monai.affine)
