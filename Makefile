@@ -20,7 +20,7 @@ demo: install
 
 # A process for each core, each on one thread (tests/conftest.py).
 test: install
-	$(PY) -m pytest -n auto --dist worksteal
+	$(PY) -m pytest -n auto
 
 test-slow: install
 	$(PY) -m pytest -m slow

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 MOST_WORKERS = 8  # each holds about a gigabyte
+TESTS = Path(__file__).parent
 
 # For this process and those that tests start.
 os.environ |= dict.fromkeys(THREADS, "1") | {"HF_HUB_OFFLINE": "1"}
@@ -20,6 +21,26 @@ os.environ |= dict.fromkeys(THREADS, "1") | {"HF_HUB_OFFLINE": "1"}
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: a process for each core that this one may use."""
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a module go to one worker, as they share fixtures; those of the contract bundle by bundle."""
+    if config.getvalue("dist") != "load":  # asked for by name
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    places = (TESTS.parent / "bundles", TESTS / "bundles")
+    bundles = [path.parents[1].name for place in places for path in place.glob("*/configs/metadata.json")]
+
+    class ByModuleAndBundle(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module, _, name = nodeid.partition("::")
+            named = [bundle for bundle in bundles if bundle in name] if module.endswith("test_contract.py") else []
+            return "::".join([module, *named[:1]])
+
+    config.option.loadscopereorder = False  # the long ones, apps and bundles, are the first in the alphabet
+    return ByModuleAndBundle(config, log)
 
 
 @pytest.fixture(scope="session")
