@@ -21,8 +21,8 @@ from common.evaluation.slice_interpolation import COLUMNS, COMPARED, evaluate
 from common.io.bad_input import BadInput
 from common.networks.slice_interpolator import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
-from tests.bundles.meta_schema import schema_errors
 from tests import processes
+from tests.bundles.meta_schema import schema_errors
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ct_slice_interpolation"
