@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,20 +45,33 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], tuple[Path, Any]]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run, the same in every worker."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "made_once"
+    shared.mkdir(exist_ok=True)
+    return shared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_this_run(shared_folder: Path) -> None:
+    """No test reads or fills the cache of the user who runs it."""
+    os.environ["THORAX_CACHE"] = str(shared_folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def made_once(shared_folder: Path) -> Callable[[str, Callable[[Path], Any]], tuple[Path, Any]]:
     """Make a folder once per test run, whichever worker asks first, and share it with all: for reading alone.
 
     `made_once(name, make)` calls `make(folder)` unless another test has, and gives the folder and what `make`
     returned (as JSON keeps it).
     """
-    folder = tmp_path_factory.getbasetemp()
-    shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "made_once"
-    shared.mkdir(exist_ok=True)
 
     def get(name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
-        place, result = shared / name, shared / f"{name}.json"
-        with FileLock(shared / f"{name}.lock"):
+        place, result = shared_folder / name, shared_folder / f"{name}.json"
+        with FileLock(shared_folder / f"{name}.lock"):
             if not result.is_file():
+                shutil.rmtree(place, ignore_errors=True)  # what a failed call left
                 place.mkdir()
                 result.write_text(json.dumps(make(place)))
         return place, json.loads(result.read_text())
