@@ -39,7 +39,9 @@ def cached_epoch(cases: int, labels: list[str]) -> float:
         tensors |= {"present": torch.ones(cases, 3, dtype=torch.bool), "label": torch.rand(cases, len(labels)).round()}
         save_file(tensors, Path(folder) / "train.safetensors")
         names = [f"case_{i}" for i in range(cases)]
-        (Path(folder) / "train.json").write_text(json.dumps({"labels": labels, "cases": names, "patients": names}))
+        index = {"labels": labels, "scale_factor": 1.0, "features": ["vision", "text"], "maps": {}}
+        index |= {"columns": {"case": names, "patient": names}, "cache_dir": "../cache"}
+        (Path(folder) / "train.json").write_text(json.dumps(index))
         loader = DataLoader(FeatureDataset(folder, "train"), batch_size=16, shuffle=True)
         network = FeatureMDFNet(ClinicalEncoder(), FusionHead(labels=len(labels)))
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)

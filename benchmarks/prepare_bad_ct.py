@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.data.ct.prepare import prepare_ct  # noqa: E402
+from common.data.prepare import prepare_data  # noqa: E402
 from tests.data.ct.bad_ct import BAD_KEYWORDS, write_bad_ct, write_good_ct  # noqa: E402
 
 
@@ -31,11 +31,11 @@ def main() -> None:
         write_bad_ct(source)
         before = digest(source)
         start = time.perf_counter()
-        result = prepare_ct(source, out, layout="ct")
+        result = prepare_data(source, out, layout="ct")
         seconds = time.perf_counter() - start
         files = [result.manifest, result.excluded, result.summary_file]
         first = [path.read_bytes() for path in files]
-        prepare_ct(source, out, layout="ct")
+        prepare_data(source, out, layout="ct")
         text = result.excluded.read_text()
         print(text.replace(str(source), "IN"))
         named = sum(1 for name, keyword in BAD_KEYWORDS.items() if name in text and keyword in text)

@@ -70,7 +70,7 @@ CONFIGS = {
     "second": {"stage": "second", "train#trainer#max_epochs": 2, "only_second": 1},
     "extra": {"stage": "extra"},
     "tiny": {"virtual": VIRTUAL},
-    "demo": {"virtual": VIRTUAL, "held_out": {"n": 2, "ratio": 3}},
+    "demo": {"virtual": VIRTUAL, "held_out": {"n": 2, "input": "images", "ratio": 3}},
     "short": {"stages": ["second"], "virtual": VIRTUAL, "stage_overrides": {"second": {"train#trainer#max_epochs": 5}}},
     "metadata": {"version": "0.0.1", "name": "toy"},
     "recipe": {

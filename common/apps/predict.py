@@ -11,6 +11,7 @@ A bundle's inference.json says what there is to do, by these ids beside MONAI's 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from common.apps.run.remote_paths import takes_urls
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 from common.io.parallel import Failure, map_cases
+
+logger = logging.getLogger("predict")
 
 _IDS = ("input", "output_dir", "cases", "outputs", "excluded", "run")
 _ROUNDS = 4  # groups of cases per worker, so that none waits long for the last
@@ -77,21 +80,24 @@ def predict(
     groups = [cases[first : first + size] for first in range(0, len(cases), max(size, 1))]
     threads = None if here else cpu_count() // workers
     run = partial(_predict_cases, bundle=found, settings=settings, threads=threads)
+    results = map_cases(run, groups, workers, engine, address, start_method="spawn")
     outputs: list[str] = []
     unusable: Excluded = []
-    for group, result in zip(groups, map_cases(run, groups, workers, engine, address, "spawn"), strict=True):
+    for group, result in zip(groups, results, strict=True):
         if isinstance(result, Failure):
             unusable += [{"path": str(case.get("image") or case["case"]), "reason": result.reason} for case in group]
         else:
             outputs += result[0]
             unusable += result[1]
-    _write_excluded(Path(output_dir), excluded + unusable)
     if len(unusable) == len(cases):
         rows = excluded + unusable
         first = rows[0] if rows else {"path": input, "reason": "holds no case"}
         if len(rows) > 1:
             raise BadInput(input, f"holds no usable case, the first of {len(rows)}: {first['reason']}")
         raise BadInput(first["path"], first["reason"])
+    if excluded + unusable:
+        logger.warning("%d inputs are left out, with reasons in excluded.csv", len(excluded + unusable))
+    _write_excluded(Path(output_dir), excluded + unusable)
     if "finalize" in config:
         config.provide(outputs=outputs)
         outputs = [*(str(path) for path in resolve(config, "finalize")[0] if path is not None), *outputs]
@@ -111,8 +117,7 @@ def _predict_cases(
         torch.set_num_threads(max(1, threads))
     config = bundle.config("inference", **settings)
     config.provide(cases=cases)
-    if "initialize" in config:
-        resolve(config, "initialize")
+    resolve(config, *(name for name in ("network", "initialize") if name in config))  # weights are missed first
     _, outputs, excluded = resolve(config, "run", "outputs", "excluded")
     return [str(path) for path in outputs], list(excluded)
 

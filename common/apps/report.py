@@ -21,18 +21,24 @@ _FIRST = ["run", "bundle", "scale", "seed", "stage", "seconds", "parameters", "t
 
 
 @takes_urls(reads=["runs"], writes=["output_dir"])
-def compare_runs(runs: Sequence[str | os.PathLike[str]], output_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write `index.html` and `results_summary.csv` about run folders (of `run`, `demo` or `evaluate`).
+def compare_runs(
+    runs: Sequence[str | os.PathLike[str]], output_dir: str | os.PathLike[str] = "runs/report"
+) -> dict[str, Any]:
+    """Compare runs: a page with their metrics and curves side by side, and a table for other programs.
 
     Args:
-        runs: their folders; each is named by what distinguishes its path from the others'.
-        output_dir: created; may not be one of the runs.
+        runs: DIR ... folders of run, demo or evaluate; each is named by what distinguishes its path from the others'
+        output_dir: DIR created, none of the runs; gets index.html and results_summary.csv
 
     Returns:
         `page`, `table` (paths) and `rows` (content of the table).
 
     Raises:
         BadInput: if a folder holds no summary.json, is given twice or is the output folder.
+
+    Examples:
+        python -m common report runs/a runs/b
+        python -m common report runs/* --output_dir comparison
     """
     folders = [Path(run) for run in runs]
     resolved = [folder.resolve() for folder in folders]

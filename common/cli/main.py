@@ -5,62 +5,73 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 
 from common.apps.run.bundle import UnknownKey, UsageError
-from common.cli import prepare as xray
-from common.cli import search as train
-from common.cli import text, verbs
-from common.cli.parse import Call, Group, Verb, parse_call, sentence
+from common.cli import prepare, search, verbs
+from common.cli.parse import Call, Group, Verb, parse_call
+from common.data.layouts import LAYOUTS
+from common.io.bad_input import first_error
 
 VERBS: dict[str, Verb | Group] = {
     "demo": Verb(verbs.demo, "demo"),
     "prepare": Group(
         "Validate CTs or X-rays and split them by patient, or write virtual patients in the layout of real data.",
         {
-            "virtual": Verb(verbs.prepare_virtual, "prepare virtual"),
-            "nifti": verbs.prepare_layout(
-                "nifti", "Prepare a folder of NIfTI files.", "Files are used where they lie."
-            ),
-            "dicom": verbs.prepare_layout(
-                "dicom", "Prepare folders or zips of DICOM series.", "Series become NIfTI in HU."
-            ),
-            "ct": verbs.prepare_layout(
-                "ct", "Prepare a folder that holds NIfTI and DICOM.", "Series become NIfTI in HU."
-            ),
-            "ct_rate": verbs.prepare_layout(
-                "ct_rate", "Prepare the tree of CT-RATE.", "One reconstruction per scan is kept."
-            ),
-            "reports": Verb(text.prepare_reports, "prepare reports"),
-            "mimic_cxr": Verb(xray.prepare_mimic_cxr, "prepare mimic_cxr"),
-            "covid": xray.prepare_labelled(
-                "covid",
-                "Prepare covid-chestxray-dataset: COVID-19 against every other named finding.",
-                "Rows without a finding are left out; notes keep what was known before the image.",
-                "metadata.csv",
-            ),
-            "nih": xray.prepare_labelled(
-                "nih",
-                "Prepare NIH ChestX-ray14: 14 findings and No Finding.",
-                "The official lists of test patients are followed where they are there.",
-                "Data_Entry_2017_v2020.csv",
+            "virtual": Verb(prepare.prepare_virtual, "prepare virtual"),
+            **{name: prepare.layout_verb(name) for name in LAYOUTS},
+            "reports": Verb(
+                "common.apps.text.prepare_reports:prepare_reports",
+                "prepare reports",
+                show=lambda result: print(
+                    ", ".join(f"{n} {name}" for name, n in result["counts"].items()), *result["reports"], sep="\n"
+                ),
             ),
         },
     ),
-    "run": Verb(verbs.run, "run", verbs.scales_and_stages),
-    "tune": Verb(train.tune, "tune", train.search_of),
+    "run": Verb(
+        "common.apps.run.recipe:run_recipe",
+        "run",
+        verbs.scales_and_stages,
+        show=lambda result: print(
+            f"{len(result['ran'])} stages run, {len(result['skipped'])} skipped, see {result['page']}"
+        ),
+    ),
+    "tune": Verb("common.apps.search.tune:tune", "tune", search.search_of, show=search.show_search),
     "predict": Verb(verbs.predict, "predict", verbs.inference_keys),
     "evaluate": Verb(verbs.evaluate, "evaluate", verbs.evaluation_keys),
-    "sections": Verb(text.sections, "sections"),
-    "label": Verb(text.label, "label"),
+    "sections": Verb(
+        "common.apps.text.sections:write_sections",
+        "sections",
+        show=lambda result: print(f"{result['reports']} reports, {result['excluded']} left out: {result['out']}"),
+    ),
+    "label": Verb("common.apps.text.label:label_table", "label", show=verbs.show_labels),
     "score": Group(
         "Score reports or labels against real ones, with bootstrap intervals.",
-        {"report": Verb(text.score_report, "score report"), "labels": Verb(text.score_labels, "score labels")},
+        {
+            "report": Verb("common.apps.text.score:score_reports", "score report", show=verbs.show_json),
+            "labels": Verb("common.apps.text.score_labels:score_labels", "score labels", show=verbs.show_json),
+        },
     ),
-    "plan": Verb(verbs.plan, "plan"),
-    "report": Verb(verbs.report, "report"),
-    "job": Verb(verbs.job, "job"),
-    "pack": Verb(verbs.pack, "pack"),
+    "plan": Verb("common.apps.run.plan:plan_bundle", "plan", show=verbs.show_plan),
+    "report": Verb(
+        "common.apps.report:compare_runs",
+        "report",
+        show=lambda result: print(result["page"], result["table"], sep="\n"),
+    ),
+    "job": Verb(
+        "common.apps.run.cluster_jobs:render_job",
+        "job",
+        show=lambda result: print(result["file"] or result["job"].rstrip("\n")),
+    ),
+    "pack": Verb(
+        "common.apps.packaging.pack:pack_bundle",
+        "pack",
+        show=lambda result: print(
+            f"{result['folder']} ({result['files']} files)\n{result['zip']} (sha256 {result['sha256']})"
+        ),
+    ),
     "check": Verb(verbs.check, "check", verbs.allowed_modules, verbs.check_failed),
 }
 
@@ -93,14 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(call: Call) -> int:
-    parameters = call.verb.parameters
-    overrides = {key: value for key, value in call.arguments.items() if key not in parameters}
-    arguments = {key: value for key, value in call.arguments.items() if key in parameters}
     with contextlib.redirect_stdout(sys.stderr) if call.json else contextlib.nullcontext():
         try:
-            result = call.verb.function(*arguments.pop(call.verb.listed, ()), **arguments, **overrides)
+            result = call.verb.call(call.arguments)
         except UnknownKey as error:  # the nearest may be an option of the verb
-            raise UnknownKey(error.key, [*parameters, *error.known], error.where) from error
+            raise UnknownKey(error.key, [*call.verb.parameters, *error.known], error.where) from error
+        call.verb.show(result)
     if call.json:
         from common.visualize.tables import json_text
 
@@ -109,3 +118,24 @@ def _execute(call: Call) -> int:
     if problem is not None:
         print(problem, file=sys.stderr)
     return 0 if problem is None else 1
+
+
+def sentence(error: BaseException) -> str:
+    """One line that says what went wrong."""
+    from common.io.remote_folder import shown
+
+    error = first_error(error)
+    text = shown(" ".join(str(error).split()))
+    if isinstance(error, OSError) or _is_ours(error):
+        return text
+    return f"{type(error).__name__}{f': {text}' if text else ''}; --debug shows where"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this library raised it itself, as a sentence; an IndexError for instance is a fault, wherever it is."""
+    if type(error).__module__.startswith("common."):
+        return True
+    if not isinstance(error, (ValueError, NotImplementedError)):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("common.")

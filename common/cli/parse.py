@@ -1,30 +1,36 @@
 """From the words of a command line to a call, or to help or one sentence; the verbs are in `common.cli.main`.
 
-fire splits the words into arguments. It is kept from guessing types (`000123` and `a,b` stay text), from running a
-verb before all words are understood, and from printing its own help and errors.
+argparse reads the words by the signature of the function that the verb calls, whose docstring is the help.
 """
 
 from __future__ import annotations
 
+import argparse
+import ast
 import contextlib
 import inspect
-import io
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
-
-import fire
+from functools import cached_property, partial
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, NoReturn
 
 from common.apps.run.bundle import CommandLineText, UsageError, hint, nearest
-from common.io.bad_input import first_error
 
 PROGRAM = "python -m common"
 _WIDTH = 110
-_OPTION = re.compile("--|-[A-Za-z]")  # what fire takes for an option; -3 is a number
-_BY_POSITION = ("bundle", "kind", "table", "path")  # shown without their names
+_OPTION = re.compile("^(?:--|-(?=[A-Za-z]))([^=]+)")  # -3 is a number
+_BY_POSITION = ("bundle", "kind", "table", "path", "runs")  # shown without their names
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+_TYPES = {
+    "bool": (lambda text: _BOOLEANS[text.lower()], "true or false"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+}
 _EVERYWHERE = {
     "--json": "print the result as JSON, and nothing else on stdout",
     "--debug": "show the traceback of an error",
@@ -34,39 +40,74 @@ _EVERYWHERE = {
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: the function it calls, whose docstring (Google style) is its help, and its name.
+    """A verb: the function it calls, whose signature and docstring (Google style) are its options and its help.
 
-    Parameters without a default may be given by position, `*names` takes all further words, `**overrides` every unknown
-    `--key value`.
-    In the docstring an argument's description may start with a placeholder in capitals.
+    Parameters without a default may be given by position, one of them that is a Sequence takes all words that are left;
+    `overrides` gets every unknown `--key value`. In the docstring an argument's description may start with a
+    placeholder in capitals.
 
     Attributes:
-        function: takes what its annotations say (str, int, float, bool, or one of them or None).
+        function: takes what its annotations say: bool, int or float, else text. One that is costly to import is named,
+            as "module:function", and imported when it is called.
         name: as typed, such as "prepare nifti".
         more_help: gives lines to add to the help, from the words that were given.
         failed: gives the sentence with which a result means exit code 1, None for a result that is fine.
+        show: prints a result.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., Any] | str
     name: str
-    more_help: Callable[[Sequence[str]], str] | None = None
+    more_help: Callable[[Sequence[str]], str] = lambda words: ""
     failed: Callable[[Any], str | None] = lambda result: None
+    show: Callable[[Any], None] = lambda result: None
+
+    @cached_property
+    def _described(self) -> tuple[Mapping[str, inspect.Parameter], str]:
+        if callable(self.function):
+            return inspect.signature(self.function).parameters, inspect.getdoc(self.function)
+        module, name = self.function.split(":")
+        source = Path(find_spec(module).origin).read_text(encoding="utf-8")
+        head = re.search(rf'^def {name}\(.*?\n    """.*?"""\n', source, re.DOTALL | re.MULTILINE)[0]
+        node = ast.parse(head).body[0]
+        words, defaults = node.args.args + node.args.kwonlyargs, node.args.defaults + node.args.kw_defaults
+        values = [inspect.Parameter.empty] * (len(words) - len(defaults)) + [*map(ast.literal_eval, defaults)]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return {
+            word.arg: inspect.Parameter(word.arg, kind, default=value, annotation=ast.unparse(word.annotation))
+            for word, value in zip(words, values, strict=True)
+        }, ast.get_docstring(node)
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """Its parameters but `**overrides`."""
-        found = inspect.signature(self.function, eval_str=True).parameters
-        return {name: p for name, p in found.items() if p.kind is not p.VAR_KEYWORD}
-
-    @property
-    def listed(self) -> str | None:
-        """The parameter that takes all further words (`*runs`), if it has one."""
-        return next((name for name, p in self.parameters.items() if p.kind is p.VAR_POSITIONAL), None)
+        """Its parameters but `overrides`."""
+        return {name: p for name, p in self._described[0].items() if name != "overrides"}
 
     @property
     def takes_overrides(self) -> bool:
-        """Whether it has `**overrides`."""
-        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.function).parameters.values())
+        """Whether it takes `--key value` of a configuration."""
+        return "overrides" in self._described[0]
+
+    @property
+    def about(self) -> str:
+        """One line on what it does."""
+        return self._described[1].splitlines()[0]
+
+    def sections(self) -> tuple[list[str], dict[str, str], str]:
+        """Paragraphs, notes on the arguments, and the examples of its docstring."""
+        text, *parts = re.split(r"\n(Args|Returns|Raises|Examples):\n", self._described[1])
+        parts = dict(zip(parts[::2], parts[1::2], strict=True))
+        entries = (entry.partition(":") for entry in re.split(r"\n(?= {4}\w)", "\n" + parts["Args"])[1:])
+        notes = {name.strip(): " ".join(note.split()) for name, _, note in entries}
+        paragraphs = [textwrap.fill(" ".join(part.split()), _WIDTH) for part in text.split("\n\n")]
+        return paragraphs, notes, textwrap.dedent(parts.get("Examples", "")).strip()
+
+    def call(self, values: Mapping[str, Any]) -> Any:
+        """Call the function with arguments and overrides, which are all values that are no parameter."""
+        arguments = {key: value for key, value in values.items() if key in self.parameters}
+        overrides = {key: value for key, value in values.items() if key not in self.parameters}
+        if callable(self.function):
+            return self.function(**arguments, **overrides)
+        return resolve_name(self.function)(**arguments, **{"overrides": overrides} if self.takes_overrides else {})
 
 
 @dataclass(frozen=True)
@@ -95,6 +136,27 @@ class Call:
     help: str | None = None
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """A row per argument, which begins with its metavar."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return str(action.metavar)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our sentences, for which only a minus before a letter or another minus begins an option."""
+
+    def __init__(self) -> None:
+        rows = partial(_Help, max_help_position=40, width=_WIDTH)
+        super().__init__(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS, formatter_class=rows)
+        self.rows = self.add_argument_group("Arguments")
+        self._negative_number_matcher = re.compile("-[^A-Za-z-]")  # argparse's own knows -3, but not -1e-4 and -1,2
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ").replace("expected one argument", "needs a value")
+        raise UsageError(message.replace(": ", " ", 1))
+
+
 def parse_call(words: Sequence[str], verbs: Verbs) -> Call:
     """Understand a command line.
 
@@ -108,239 +170,119 @@ def parse_call(words: Sequence[str], verbs: Verbs) -> Call:
     Raises:
         UsageError: if a verb or option is unknown, an argument is missing, or a value has the wrong type.
     """
-    if "--" in words and set(words[words.index("--") :]) & {"-h", "--help"}:
-        words = [word for word in words if word != "--"]  # fire's own spelling, `-- --help`
-    wants_help = "-h" in words or "--help" in words
-    as_json, words = _take_json([word for word in words if word not in ("-h", "--help")])
+    wants_help = not {"-h", "--help"}.isdisjoint(words)
+    words = [word for word in words if word not in ("-h", "--help")]
+    pairs = zip(words, [*words[1:], ""], strict=False)
+    words = [f"{word}=true" if word == "--json" and after.lower() not in _BOOLEANS else word for word, after in pairs]
+    anywhere = _Parser()
+    anywhere.add_argument("--json", type=partial(_read, "bool"), default=False)
+    known, words = anywhere.parse_known_args(words)
     if not words:
         return Call(help=help_of_all(verbs))
-    verb, words = _find(words, verbs, wants_help)
-    if isinstance(verb, str):
-        return Call(help=verb)
-    if wants_help:
-        return Call(help=help_of(verb, words))
-    return Call(verb, _arguments(verb, words), as_json)
-
-
-def _take_json(words: Sequence[str]) -> tuple[bool, list[str]]:
-    wanted, rest = False, []
-    skip = False
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        if skip:
-            skip = False
-        elif word == "--json":
-            skip = following.lower() in ("true", "false")
-            wanted = following.lower() != "false"
-        elif word.lower() in ("--json=true", "--json=false"):
-            wanted = word.lower().endswith("true")
-        else:
-            rest.append(word)
-    return wanted, rest
-
-
-def _find(words: list[str], verbs: Verbs, wants_help: bool) -> tuple[Verb | str, list[str]]:
-    """The verb that the first word or two name, or a help text; and the words after it."""
     name, *rest = words
     if name not in verbs:
         raise UsageError(f"{name!r} is no verb, expected one of {', '.join(verbs)}{hint(name, verbs)}")
-    if isinstance(verbs[name], Verb):
-        return verbs[name], rest
-    found = verbs[name].verbs
-    if not rest or rest[0].startswith("-"):
-        if wants_help:
-            return help_of_group(name, verbs[name]), []
-        raise UsageError(f"{name} needs one of {', '.join(found)}, as in: {PROGRAM} {name} {next(iter(found))} --help")
-    if rest[0] not in found:
-        raise UsageError(f"{name} has no {rest[0]!r}, expected one of {', '.join(found)}{hint(rest[0], found)}")
-    return found[rest[0]], rest[1:]
+    verb = verbs[name]
+    if isinstance(verb, Group):
+        subs = verb.verbs
+        if wants_help and (not rest or rest[0].startswith("-")):
+            return Call(help=help_of_all(subs, f" {name}", verb.about))
+        if not rest or rest[0].startswith("-"):
+            raise UsageError(
+                f"{name} needs one of {', '.join(subs)}, as in: {PROGRAM} {name} {next(iter(subs))} --help"
+            )
+        if rest[0] not in subs:
+            raise UsageError(f"{name} has no {rest[0]!r}, expected one of {', '.join(subs)}{hint(rest[0], subs)}")
+        verb, rest = subs[rest[0]], rest[1:]
+    return Call(help=help_of(verb, rest)) if wants_help else Call(verb, _arguments(verb, rest), known.json)
 
 
 def _arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     """The arguments of a verb's function, with the types that its annotations say."""
-    parameters = verb.parameters
-    texts = _split(verb, _explicit(verb, words))
-    lacking = [name for name, p in parameters.items() if p.default is p.empty and name not in texts]
-    unknown = [name for name in texts if name not in parameters]
-    if unknown and not verb.takes_overrides:
-        raise UsageError(f"{verb.name} has no option --{unknown[0]}{hint(unknown[0], parameters, '--')}")
-    for name in unknown:
-        if nearest(name, lacking):  # a misspelt option, not an override
+    parameters, see = verb.parameters, f"see {PROGRAM} {verb.name} --help"
+    booleans = [name for name, p in parameters.items() if _type(p) == "bool"]
+    negated = {f"--{no}{name}": f"--{name}=false" for name in booleans for no in ("no", "no_")}
+    words = [_OPTION.sub(lambda option: "--" + option[1].replace("-", "_"), word) for word in words]
+    words = [negated.get(word, word) for word in words]
+    named = [option[1] for option in map(_OPTION.match, words) if option]
+    parser = _parser(verb, named)
+    for name in named:
+        if named.count(name) > 1:
+            raise UsageError(f"--{name} is given twice")
+        if name not in parameters and not verb.takes_overrides:
+            raise UsageError(f"{verb.name} has no option --{name}{hint(name, parameters, '--')}")
+        if name not in parameters:
+            parser.add_argument(f"--{name}", nargs="?", const="True", type=CommandLineText, dest=name)
+    known, extra = parser.parse_known_intermixed_args(words)
+    if extra or "--" in words:
+        raise UsageError(f"{verb.name} has no use for {'--' if '--' in words else extra[0]!r}, {see}")
+    values = {name: value for name, value in vars(known).items() if value not in (None, [])}
+    lacking = [name for name, p in parameters.items() if p.default is p.empty and name not in values]
+    for name in named:
+        if name not in parameters and nearest(name, lacking):  # a misspelt option, not an override
             raise UsageError(f"{verb.name} has no option --{name}{hint(name, lacking, '--')}")
     if lacking:
-        raise UsageError(f"{verb.name} needs {_shown(parameters[lacking[0]])}, see {PROGRAM} {verb.name} --help")
-    listed = {name: [str(word) for word in texts.pop(name)] for name in [verb.listed] if name in texts}
-    return listed | {
-        name: _typed(name, text, parameters[name].annotation) if name in parameters else CommandLineText(text)
-        for name, text in texts.items()
-    }
+        raise UsageError(f"{verb.name} needs {_shown(parameters[lacking[0]])}, {see}")
+    return values
 
 
-def _explicit(verb: Verb, words: Sequence[str]) -> list[str]:
-    """Write every option that stands alone as `--name=True` or `--name=False`, so that nothing is left to guess."""
-    parameters = verb.parameters
-    result, seen = [], set()
-    for word, following in zip(words, [*words[1:], "--end"], strict=False):
-        if word in ("-", "--"):  # fire would split the command there
-            raise UsageError(f"{verb.name} has no use for {word!r}, see {PROGRAM} {verb.name} --help")
-        if _OPTION.match(word):
-            name = word.lstrip("-").split("=", 1)[0].replace("-", "_")
-            if "=" not in word and _OPTION.match(following):
-                negated = re.sub("^no_?", "", name)
-                if name in parameters and parameters[name].annotation is not bool:
-                    raise UsageError(f"--{name} needs a value")
-                if name not in parameters and negated in parameters and parameters[negated].annotation is bool:
-                    name, word = negated, f"--{negated}=False"
-                else:
-                    word = f"{word}=True"
-            if name in seen:
-                raise UsageError(f"--{name} is given twice")
-            seen.add(name)
-        result.append(word)
-    return result
+def _parser(verb: Verb, named: Collection[str]) -> _Parser:
+    """The parser of a verb, with its help; an argument without a default goes by position, unless it is named."""
+    paragraphs, notes, _ = verb.sections()
+    parser, usage = _Parser(), f"{PROGRAM} {verb.name}"
+    for name, p in verb.parameters.items():
+        placeholder, note = re.fullmatch(r"([A-Z][A-Z,]*(?: \.\.\.)?(?= ))?(.*)", notes[name]).groups("")
+        required, shown = p.default is p.empty, _shown(p, placeholder)
+        usage += f" {shown}" if required else f" [{shown}]"
+        if not required and p.default not in (None, ()) and p.default is not False:
+            note += f" (default: {p.default})"
+        by_position = required and name not in named
+        options = {"nargs": "?", "const": True} if by_position or _type(p) == "bool" else {}
+        options = {"nargs": "*"} if required and str(p.annotation).startswith("Sequence") else options
+        options |= {"type": partial(_read, _type(p)), "metavar": shown, "help": note.replace("%", "%%")}
+        parser.rows.add_argument(name if by_position else f"--{name}", **options)
+    usage += " [--KEY VALUE ...]" if verb.takes_overrides else ""
+    usage = textwrap.fill(usage, _WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    parser.description = "\n\n".join([usage, *paragraphs])
+    return parser
 
 
-def _split(verb: Verb, words: list[str]) -> dict[str, Any]:
-    """Let fire find which word is the value of which argument; all of them stay text."""
-    required = [n for n, p in verb.parameters.items() if p.default is p.empty and n != verb.listed]
-    taken: dict[str, Any] = {}
-
-    def capture(*values: str | None, **options: str) -> None:
-        taken.update({name: value for name, value in zip(required, values, strict=False) if value is not None})
-        if values[len(required) :]:
-            taken[verb.listed] = values[len(required) :]
-        taken.update(options)
-
-    kind = inspect.Parameter
-    by_position = [kind(name, kind.POSITIONAL_OR_KEYWORD, default=None) for name in required]
-    by_position += [] if verb.listed is None else [kind(verb.listed, kind.VAR_POSITIONAL)]
-    capture.__signature__ = inspect.Signature([*by_position, kind("options", kind.VAR_KEYWORD)])
-    fire.decorators.SetParseFn(str)(capture)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            fire.Fire(capture, command=words, name=PROGRAM)
-    except fire.core.FireExit as error:
-        extra = error.trace.elements[-1].ErrorAsStr().removeprefix("Could not consume arg:").strip()
-        raise UsageError(f"{verb.name} has no use for {extra!r}, see {PROGRAM} {verb.name} --help") from error
-    return taken
+def _type(parameter: inspect.Parameter) -> str:
+    parts = getattr(parameter.annotation, "__name__", str(parameter.annotation)).split(" | ")
+    return next((part for part in parts if part in _TYPES), "text")
 
 
-def _typed(name: str, text: str, annotation: Any) -> Any:
-    kind = next((part for part in get_args(annotation) if part is not type(None)), annotation)
-    if kind is bool:
-        if text.lower() not in _BOOLEANS:
-            raise UsageError(f"--{name} is {text!r}, expected true or false")
-        return _BOOLEANS[text.lower()]
-    if kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError as error:
-            expected = "a whole number" if kind is int else "a number"
-            raise UsageError(f"--{name} is {text!r}, expected {expected}") from error
-    if not text:
-        raise UsageError(f"--{name} is empty")
-    return text
-
-
-# ---- help ----------------------------------------------------------------------------------------------------------
-
-
-def help_of_all(verbs: Verbs) -> str:
-    """The list of verbs, one line each."""
-    lines = []
-    for name, verb in verbs.items():
-        lines.append(f"  {name:<10} {_summary(verb) if isinstance(verb, Verb) else verb.about}")
-    first = next(iter(verbs))
-    end = f"{PROGRAM} VERB --help explains a verb; {PROGRAM} {first} is a good start."
-    return "\n".join([f"{PROGRAM} VERB ...", "", *lines, "", end])
-
-
-def help_of_group(name: str, group: Group) -> str:
-    """The list of a verb's sub-verbs."""
-    lines = [f"  {sub:<10} {_summary(verb)}" for sub, verb in group.verbs.items()]
-    head, end = f"{PROGRAM} {name} WHAT ...", f"{PROGRAM} {name} WHAT --help explains each."
-    return "\n".join([head, "", group.about, "", *lines, "", end])
-
-
-def help_of(verb: Verb, words: Sequence[str] = ()) -> str:
-    """The help of one verb: usage, what it does, its arguments with defaults, examples."""
-    about, notes, examples = _sections(verb)
-    rows, usage = [], [PROGRAM, verb.name]
-    for name, parameter in verb.parameters.items():
-        placeholder, note = _placeholder(notes[name])
-        shown = _shown(parameter, placeholder)
-        optional = parameter.default is not parameter.empty
-        usage.append(f"[{shown}]" if optional else shown)
-        if optional and parameter.default not in (None, False):
-            note += f" (default: {parameter.default})"
-        rows.append((shown, note))
-    if verb.takes_overrides:
-        usage.append("[--KEY VALUE ...]")
-        rows.append(("--KEY VALUE", notes["overrides"]))
-    rows += _EVERYWHERE.items()
-    lines = [textwrap.fill(" ".join(usage), _WIDTH, subsequent_indent="    ", break_on_hyphens=False), ""]
-    lines += [*(textwrap.fill(paragraph, _WIDTH) + "\n" for paragraph in about), "Arguments:"]
-    width = max(len(shown) for shown, _ in rows) + 4
-    for shown, note in rows:
-        lines.append(
-            textwrap.fill(note, _WIDTH, initial_indent=f"  {shown:<{width - 2}}", subsequent_indent=" " * width)
-        )
-    more = verb.more_help(words) if verb.more_help else ""
-    lines += ["", more] if more else []
-    return "\n".join([*lines, "", "Examples:", *(f"  {line}" for line in examples)])
-
-
-def _sections(verb: Verb) -> tuple[list[str], dict[str, str], list[str]]:
-    """Paragraphs, notes on the arguments, and lines of examples of a Google docstring."""
-    doc = inspect.getdoc(verb.function) or ""
-    text, _, examples = doc.partition("\nExamples:\n")
-    text, _, arguments = text.partition("\nArgs:\n")
-    notes: dict[str, str] = {}
-    for entry in re.split(r"\n(?= {4}\w)", "\n" + arguments)[1:]:
-        name, _, note = entry.partition(":")
-        notes[name.strip()] = " ".join(note.split())
-    paragraphs = [" ".join(part.split()) for part in text.strip().split("\n\n")]
-    return paragraphs, notes, [line.strip() for line in examples.splitlines() if line.strip()]
-
-
-def _summary(verb: Verb) -> str:
-    return _sections(verb)[0][0]
-
-
-def _placeholder(note: str) -> tuple[str, str]:
-    match = re.match(r"([A-Z][A-Z,]*)\s+(.*)", note)
-    return (match[1], match[2]) if match else ("", note)
+def _read(kind: str, text: str) -> Any:
+    read, expected = _TYPES.get(kind, (str, "text"))
+    with contextlib.suppress(KeyError, ValueError):
+        if text:
+            return read(text)
+    raise argparse.ArgumentTypeError(f"is {text!r}, expected {expected}" if text else "is empty")
 
 
 def _shown(parameter: inspect.Parameter, placeholder: str = "") -> str:
     """How an argument is written: BUNDLE by position, --name VALUE otherwise."""
-    if parameter.kind is parameter.VAR_POSITIONAL:
-        return f"{placeholder or parameter.name.upper()} ..."
-    if parameter.name in _BY_POSITION and parameter.default is parameter.empty:
-        return placeholder or parameter.name.upper()
-    return f"--{parameter.name} {placeholder}".rstrip()
+    name = parameter.name
+    if parameter.default is parameter.empty and name in _BY_POSITION:
+        return placeholder or name.upper() + " ..." * str(parameter.annotation).startswith("Sequence")
+    return f"--{name} {placeholder}".rstrip()
 
 
-# ---- errors --------------------------------------------------------------------------------------------------------
+def help_of(verb: Verb, words: Sequence[str] = ()) -> str:
+    """The help of one verb: usage, what it does, its arguments with defaults, examples."""
+    _, notes, examples = verb.sections()
+    parser = _parser(verb, verb.parameters.keys() - set(_BY_POSITION))
+    overrides = {"--KEY VALUE": notes["overrides"]} if verb.takes_overrides else {}
+    for shown, note in (overrides | _EVERYWHERE).items():
+        parser.rows.add_argument(shown.split()[0], metavar=shown, help=note)
+    more = verb.more_help(words)
+    parser.epilog = f"{more}\n\n" * bool(more) + f"Examples:\n{textwrap.indent(examples, '  ')}"
+    return parser.format_help().rstrip()
 
 
-def sentence(error: BaseException) -> str:
-    """One line that says what went wrong."""
-    from common.io.remote_folder import shown
-
-    error = first_error(error)
-    text = shown(" ".join(str(error).split()))
-    if isinstance(error, OSError) or _is_ours(error):
-        return text
-    return f"{type(error).__name__}{f': {text}' if text else ''}; --debug shows where"
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether this library raised it itself, as a sentence; an IndexError for instance is a fault, wherever it is."""
-    if type(error).__module__.startswith("common."):
-        return True
-    if not isinstance(error, (ValueError, NotImplementedError)):
-        return False
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("common.")
+def help_of_all(verbs: Verbs, name: str = "", about: str = "") -> str:
+    """The list of verbs, or of the sub-verbs of one, a line each."""
+    rows = "\n".join(f"  {word:<10} {verb.about}" for word, verb in verbs.items())
+    what = "WHAT" if name else "VERB"
+    end = f"{PROGRAM}{name} {what} --help explains each; {PROGRAM} demo is a good start."
+    return "\n\n".join(part for part in (f"{PROGRAM}{name} {what} ...", about, rows, end) if part)

@@ -1,108 +1,128 @@
-"""What the verbs of `python -m common` do that prepare labelled X-rays; see `common.cli.verbs`."""
+"""What `prepare` does on the command line; each layout of `common.data.layouts` is a verb, with its help from there."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+from common.apps.run.bundle import UsageError
 from common.cli.parse import Verb
+from common.data.layouts import LAYOUTS
 
 Result = dict[str, Any]
 
 
-def prepare_mimic_cxr(
-    input: str,
+def prepare_virtual(
     output_dir: str,
-    ehr: str | None = None,
-    labeller: str = "chexpert",
-    validate: bool = False,
-    strict: bool = False,
+    layout: str = "nifti",
+    n: int = 20,
+    seed: int = 0,
+    shape: str = "96,192,192",
+    spacing: str = "1.5,1,1",
     workers: int = 1,
-    engine: str = "local",
-    exclusion_list: str | None = None,
-    address: str | None = None,
 ) -> Result:
-    """Prepare MIMIC-CXR-JPG with the notes and values that MIMIC-IV and MIMIC-IV-ED have of its studies.
+    """Write seeded virtual patients in the layout of a real data set.
 
-    The official split, views and labels are taken by name. Notes and values hold what was known when the X-ray was
-    taken, never a later row, and no term of the 14 labels. The input is never changed, images stay where they are. A
-    second call checks no image twice and writes the same bytes.
+    The same call always writes the same patients, and goes on with what an interrupted one left. manifest.csv,
+    excluded.csv and prepare.json are written beside them, as for real data. They are made once per machine: later calls
+    copy them from THORAX_CACHE (default: ~/.cache/thorax-bundles), which may be deleted.
 
     Args:
-        input: DIR with files/ and the tables mimic-cxr-2.0.0-*.csv[.gz]
-        output_dir: DIR created, outside the input: manifest.csv (a row per image), notes.csv, clinical.csv,
-            excluded.csv (path,reason), prepare.json
-        ehr: A,B folders of MIMIC-IV and MIMIC-IV-ED (default: those in the input or beside it; without them notes
-            and values are blank); none does without
-        labeller: NAME chexpert or negbio
-        validate: decode every image, instead of looking at its header and end
-        strict: refuse, with exit code 1, if anything had to be excluded as bad
-        workers: N processes that check images
-        engine: NAME where they run: local, or ray (pip install 'thorax-bundles[cluster]')
-        exclusion_list: FILE cases, studies or paths to leave out, one per line
-        address: HOST of a Ray cluster, whose machines see the same files (default: one on this machine)
+        output_dir: DIR created
+        layout: NAME nifti (with masks and labels), dicom (shuffled series), ct_rate (its tree, with reports), or
+            X-rays of the patients with their reports: mimic_cxr (with MIMIC-IV and -ED tables), open_i, r2gen
+        n: N number of patients
+        seed: N of the first patient; patient i has seed + i
+        shape: Z,Y,X voxels of a volume
+        spacing: Z,Y,X millimetres of a voxel
+        workers: N processes that make them
 
     Examples:
-        python -m common prepare mimic_cxr --input mimic-cxr-jpg/2.1.0 --output_dir data/mimic --workers 8
-        python -m common prepare mimic_cxr --input mimic-cxr-jpg --ehr mimic-iv/3.1,mimic-iv-ed/2.2 --output_dir data/m
+        python -m common prepare virtual --layout nifti --output_dir data/virtual --n 20
+        python -m common prepare virtual --layout dicom --output_dir data/series --n 4 --shape 48,96,96 --spacing 3,2,2
+        python -m common prepare virtual --layout mimic_cxr --output_dir data/cxr --n 8
     """
-    folders = None if ehr is None else [] if ehr == "none" else [name.strip() for name in ehr.split(",")]
-    return _prepared(
-        "mimic_cxr", input, output_dir, strict, workers, engine, 0, exclusion_list, address, validate, labeller, folders
+    from common.apps.run.prepare import prepare_virtual as write
+
+    size = _numbers("shape", shape, int)
+    return _told(write(output_dir, layout, n, seed, size, _numbers("spacing", spacing, float), workers))
+
+
+def layout_verb(name: str) -> Verb:
+    """The verb that prepares a layout."""
+    layout = LAYOUTS[name]
+    folders = {option.name for option in layout.options if option.folders}
+
+    def prepare(**given: Any) -> Result:
+        from common.apps.run.prepare import prepare as write
+
+        lists = {key: _folders(given[key]) for key in folders if given.get(key) is not None}
+        return _told(write(name, **given | lists))
+
+    options = {option.name: (type(option.default or ""), option.default, option.note) for option in layout.options}
+    options |= {
+        "strict": (bool, False, "refuse, with exit code 1, if anything had to be excluded as bad"),
+        "workers": (int, 1, "N processes that check"),
+        "engine": (str, "local", "NAME where they run: local, or ray (pip install 'thorax-bundles[cluster]')"),
+        "seed": (int, 0, "N of the split"),
+        "exclusion_list": (str, None, "FILE cases or paths to leave out, one per line; of X-rays also studies"),
+        "address": (str, None, "HOST of a Ray cluster, whose machines see the same files (default: one here)"),
+    }
+    if layout.official_split:
+        del options["seed"]
+    kind = inspect.Parameter
+    required = [kind(word, kind.KEYWORD_ONLY, annotation=str) for word in ("input", "output_dir")]
+    optional = [
+        kind(word, kind.KEYWORD_ONLY, default=default, annotation=type_ if default is not None else type_ | None)
+        for word, (type_, default, _) in options.items()
+    ]
+    prepare.__signature__ = inspect.Signature([*required, *optional])
+    notes = {"input": layout.input, "output_dir": f"DIR created, outside the input: {layout.writes}"}
+    notes |= {word: note for word, (_, _, note) in options.items()}
+    split = "" if layout.official_split else " and the split, by patient, is made after"
+    examples = (
+        "--input data/raw --output_dir data/prepared",
+        *layout.examples,
+        "--input data/raw --output_dir data/prepared --workers 4 --strict",
     )
+    prepare.__doc__ = "\n".join([
+        f"{layout.title}\n",
+        f"{layout.details} The input is never changed. Every input is checked first{split}.",
+        "A second call checks nothing twice and writes the same bytes.\n",
+        "Args:",
+        *(f"    {word}: {note}" for word, note in notes.items()),
+        "\nExamples:",
+        *(f"    python -m common prepare {name} {words}" for words in examples),
+    ])  # fmt: skip
+    return Verb(prepare, f"prepare {name}")
 
 
-def prepare_labelled(layout: str, title: str, details: str, tables: str) -> Verb:
-    """The verb that prepares a layout whose labels stand in one table; they differ in their help only."""
-
-    def prepare(
-        input: str,
-        output_dir: str,
-        validate: bool = False,
-        strict: bool = False,
-        workers: int = 1,
-        engine: str = "local",
-        seed: int = 0,
-        exclusion_list: str | None = None,
-        address: str | None = None,
-    ) -> Result:
-        return _prepared(layout, input, output_dir, strict, workers, engine, seed, exclusion_list, address, validate)
-
-    prepare.__doc__ = f"""{title}
-
-    {details} Patients are split after the images were checked. The input is never changed, images stay
-    where they are. A second call checks no image twice and writes the same bytes.
-
-    Args:
-        input: PATH folder with {tables}, or that table
-        output_dir: DIR created, outside the input: manifest.csv (a row per image), notes.csv, clinical.csv,
-            excluded.csv (path,reason), prepare.json
-        validate: decode every image, instead of looking at its header and end
-        strict: refuse, with exit code 1, if anything had to be excluded as bad
-        workers: N processes that check images
-        engine: NAME where they run: local, or ray (pip install 'thorax-bundles[cluster]')
-        seed: N of the split
-        exclusion_list: FILE cases or paths to leave out, one per line
-        address: HOST of a Ray cluster, whose machines see the same files (default: one on this machine)
-
-    Examples:
-        python -m common prepare {layout} --input data/raw --output_dir data/prepared
-        python -m common prepare {layout} --input data/raw --output_dir data/prepared --validate true --strict
-    """
-    return Verb(prepare, f"prepare {layout}")
+def _folders(text: str) -> list[str]:
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
 
 
-def _prepared(layout: str, *arguments: Any) -> Result:
-    from common.apps.run.prepare import prepare_xrays
-
-    summary = prepare_xrays(layout, *arguments)
+def _told(summary: Result) -> Result:
+    """Print what a preparation came to."""
     counts = summary["counts"]
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
-    views = ", ".join(f"{n} {view}" for view, n in counts["views"].items())
-    print(f"{counts['kept']} images of {counts['patients']} patients ({splits}; {views}): {summary['manifest']}")
-    if layout == "mimic_cxr" and not summary["ehr"]:
+    views = ", ".join(f"{n} {view}" for view, n in counts.get("views", {}).items())
+    what = f"{counts['kept']} {'images' if views else 'cases'} of {counts['patients']} patients"
+    print(f"{what} ({splits}{f'; {views}' if views else ''}): {summary['manifest']}")
+    if summary.get("ehr") == {}:
         print("MIMIC-IV was not found, so notes and clinical values are blank; --ehr names its folders")
-    else:
+    elif "notes" in counts:
         print(f"{counts['notes']} of {counts['studies']} studies have a note")
     if counts["excluded"]:
         print(f"{counts['excluded']} left out, with reasons: {summary['excluded']}")
     return summary
+
+
+def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
+    try:
+        values = tuple(kind(part) for part in text.strip("()[] ").split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UsageError(f"--{name} is {text!r}, expected three {what} Z,Y,X")
+    return values

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.apps.run.bundle import UsageError, missing, open_bundle
-from common.cli.parse import Verb
+from common.apps.run.bundle import missing, open_bundle
 
 Result = dict[str, Any]
 
@@ -38,124 +37,6 @@ def demo(bundle: str = "ct_slice_interpolation", output_dir: str = "runs/demo") 
     return run_demo(bundle, output_dir)
 
 
-def run(
-    bundle: str,
-    scale: str = "paper",
-    stages: str | None = None,
-    dataset_dir: str | None = None,
-    output_dir: str | None = None,
-    ckpt_dir: str | None = None,
-    seed: int = 0,
-    tracking: str | None = None,
-    **overrides: str,
-) -> Result:
-    """Train a bundle: the stages of its configs/recipe.json, one after the other, through MONAI.
-
-    Each stage is printed as the `python -m monai.bundle run` command that does the same. Stages that finished with the
-    same configuration and data are skipped; one that changed runs again, with those after it. Interrupt it at any
-    moment; the same command goes on from the last checkpoint and ends with the same weights.
-
-    Folders may be URLs of object storage, such as gs://bucket/run (pip install 'thorax-bundles[remote]'): data are
-    copied here, and the run folder is uploaded with every checkpoint, so that another machine can go on.
-
-    Args:
-        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        scale: NAME adds configs/NAME.json, such as demo; paper adds nothing
-        stages: A,B only these stages (default: those of the scale)
-        dataset_dir: DIR folder of CTs or X-rays as prepare reads it, or one that prepare wrote; the demo makes virtual
-            patients without it
-        output_dir: DIR the run folder, created (default: runs/BUNDLE_SCALE)
-        ckpt_dir: DIR folder of the weights (default: models in the run folder)
-        seed: N of every stage
-        tracking: NAME mlflow or wandb, which must be installed, beside TensorBoard; nothing leaves the machine
-        overrides: changes a value of the configuration, by its MONAI id, in every stage that has it
-
-    Examples:
-        python -m common run bundles/ct_slice_interpolation --scale demo
-        python -m common run bundles/ct_slice_interpolation --dataset_dir data/ct --train#trainer#max_epochs 3
-        python -m common run bundles/ct_slice_interpolation --scale real_cpu --dataset_dir data/ct --stages refiner
-        python -m common run bundles/mdfnet_cxr --dataset_dir data/mimic --stages features,stage1,stage2
-    """
-    from common.apps.run.recipe import run_recipe
-
-    result = run_recipe(bundle, scale, stages, dataset_dir, output_dir, ckpt_dir, seed, overrides, tracking)
-    print(f"{len(result['ran'])} stages run, {len(result['skipped'])} skipped, see {result['page']}")
-    return result
-
-
-def prepare_virtual(
-    output_dir: str,
-    layout: str = "nifti",
-    n: int = 20,
-    seed: int = 0,
-    shape: str = "96,192,192",
-    spacing: str = "1.5,1,1",
-) -> Result:
-    """Write seeded virtual patients in the layout of a real data set.
-
-    The same call always writes the same patients, and goes on with what an interrupted one left. manifest.csv,
-    excluded.csv and prepare.json are written beside them, as for real data.
-
-    Args:
-        output_dir: DIR created
-        layout: NAME nifti (with masks and labels), dicom (shuffled series), ct_rate (its tree, with reports), or
-            X-rays of the patients with their reports: mimic_cxr (with MIMIC-IV and -ED tables), open_i, r2gen
-        n: N number of patients
-        seed: N of the first patient; patient i has seed + i
-        shape: Z,Y,X voxels of a volume
-        spacing: Z,Y,X millimetres of a voxel
-
-    Examples:
-        python -m common prepare virtual --layout nifti --output_dir data/virtual --n 20
-        python -m common prepare virtual --layout dicom --output_dir data/series --n 4 --shape 48,96,96 --spacing 3,2,2
-        python -m common prepare virtual --layout mimic_cxr --output_dir data/cxr --n 8
-    """
-    from common.apps.run.prepare import prepare_virtual as write
-
-    size = _numbers("shape", shape, int)
-    return _prepared(write(output_dir, layout, n, seed, size, _numbers("spacing", spacing, float)))
-
-
-def prepare_layout(layout: str, title: str, details: str) -> Verb:
-    """The verb that prepares one data layout; they differ in their help only."""
-
-    def prepare(
-        input: str,
-        output_dir: str,
-        strict: bool = False,
-        workers: int = 1,
-        engine: str = "local",
-        seed: int = 0,
-        exclusion_list: str | None = None,
-        address: str | None = None,
-    ) -> Result:
-        from common.apps.run.prepare import prepare as write
-
-        _must_exist("input", input, "a folder of CTs")
-        return _prepared(write(layout, input, output_dir, strict, workers, engine, seed, exclusion_list, address))
-
-    prepare.__doc__ = f"""{title}
-
-    {details} The input is never changed. Every case is validated first and the split, by patient, is made after.
-    A second call reads nothing twice and writes the same bytes.
-
-    Args:
-        input: PATH folder, or a single case
-        output_dir: DIR created, outside the input: manifest.csv, excluded.csv (path,reason), prepare.json, images/
-        strict: refuse, with exit code 1, if anything had to be excluded as bad
-        workers: N processes that validate
-        engine: NAME where they run: local, or ray (pip install 'thorax-bundles[cluster]')
-        seed: N of the split
-        exclusion_list: FILE cases or paths to leave out, one per line
-        address: HOST of a Ray cluster, whose machines see the same files (default: one on this machine)
-
-    Examples:
-        python -m common prepare {layout} --input data/raw --output_dir data/prepared
-        python -m common prepare {layout} --input data/raw --output_dir data/prepared --workers 4 --strict
-    """
-    return Verb(prepare, f"prepare {layout}")
-
-
 def predict(
     bundle: str,
     input: str,
@@ -173,8 +54,9 @@ def predict(
 
     Args:
         bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        input: PATH of CTs, a NIfTI file, a DICOM folder or zip, or a folder of these; of a classifier, an X-ray (jpg,
-            png, dcm), a folder of them or one that prepare wrote, a note (txt) or values (csv)
+        input: PATH of CTs, a NIfTI, NRRD or MetaImage file, a DICOM folder or zip, or a folder of these; of a
+            classifier, an X-ray (jpg, png, dcm), a folder of them or one that prepare wrote, a note (txt) or values
+            (csv)
         output_dir: DIR created
         ckpt_dir: DIR folder with model.pt (default: models of the bundle)
         workers: N processes that share the cases
@@ -231,27 +113,6 @@ def evaluate(
     return result
 
 
-def pack(bundle: str, out: str, ckpt_dir: str | None = None) -> Result:
-    """Write a self-contained copy of a bundle, and its zip, for programs that know MONAI but not this library.
-
-    The part of the library that the bundle uses is put into the copy as scripts/common, the configurations name it so,
-    and versions and checksums are in the metadata. Packed twice, the zip has the same bytes.
-
-    Args:
-        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        out: DIR created; gets BUNDLE/ and BUNDLE_v<version>.zip
-        ckpt_dir: DIR folder with model.pt (default: models of the bundle)
-
-    Examples:
-        python -m common pack bundles/ct_slice_interpolation --out packed --ckpt_dir runs/demo/models
-    """
-    from common.apps.packaging.pack import pack_bundle
-
-    result = pack_bundle(bundle, out, ckpt_dir)
-    print(f"{result['folder']} ({result['files']} files)\n{result['zip']} (sha256 {result['sha256']})")
-    return result
-
-
 def check(bundle: str, allow: str = "") -> Result:
     """Find what is wrong or dangerous in a bundle, a packed one or its zip, before anything in it is executed.
 
@@ -285,116 +146,35 @@ def check_failed(result: Result) -> str | None:
     return f"{result['bundle']}: has {count} finding{'s' * (count > 1)}, expected none." if count else None
 
 
-def report(*runs: str, output_dir: str = "runs/report") -> Result:
-    """Compare runs: a page with their metrics and curves side by side, and a table for other programs.
+def show_plan(result: Result) -> None:
+    """Print a row per stage, and what was not planned or would help."""
+    from common.apps.run.plan import as_table
 
-    Args:
-        runs: DIR folders of run, demo or evaluate
-        output_dir: DIR created; gets index.html and results_summary.csv
-
-    Examples:
-        python -m common report runs/a runs/b
-        python -m common report runs/* --output_dir comparison
-    """
-    from common.apps.report import compare_runs
-
-    result = compare_runs(runs, output_dir)
-    print(f"{result['page']}\n{result['table']}")
-    return result
-
-
-def plan(
-    bundle: str,
-    scale: str = "paper",
-    stages: str | None = None,
-    gpus: int = 1,
-    gpu_memory: float | None = None,
-    **overrides: str,
-) -> Result:
-    """Forecast what each stage of a bundle needs in memory and on disk, in seconds and without allocating it.
-
-    Two training steps of the stage's own configuration are walked through with tensors that hold no data. The batch is
-    what the configuration says; --plan#volume Z,Y,X is the CT that is assumed where a stage trains on whole volumes.
-
-    Args:
-        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
-        scale: NAME adds configs/NAME.json; paper adds nothing
-        stages: A,B only these (default: those of the scale)
-        gpus: N processes, each of which holds all of it and a copy of the gradients
-        gpu_memory: GB to compare with; says what to change where it does not fit
-        overrides: changes a value of the configuration, by its MONAI id, in every stage that has it
-
-    Examples:
-        python -m common plan bundles/ct_slice_interpolation
-        python -m common plan ct_slice_interpolation --stages diffusion --gpu_memory 12 --plan#volume 200,512,512
-    """
-    from common.apps.run.plan import as_table, plan_bundle
-
-    result = plan_bundle(bundle, scale, stages, gpus, gpu_memory, overrides)
     print(as_table(result["stages"]))
     for name in result["not_planned"]:
         print(f"{name}: trains nothing, so it was not planned")
     for note in result["notes"]:
         print(note)
-    return result
 
 
-def job(
-    kind: str,
-    bundle: str,
-    stage: str,
-    dataset_dir: str,
-    output_dir: str,
-    scale: str = "paper",
-    nodes: int = 1,
-    gpus: int = 8,
-    cpus: int = 16,
-    memory_gb: int = 128,
-    hours: int = 24,
-    image: str = "thorax-bundles:0.1.0",
-    claim: str = "ct-storage",
-    storage_dir: str = "/storage",
-    project_dir: str = ".",
-    out: str | None = None,
-    **overrides: str,
-) -> Result:
-    """Write a Slurm or Kubernetes job that trains one stage with torchrun on one machine or several.
+def show_labels(result: Result) -> None:
+    """Print how often each label has each value."""
+    from common.visualize.tables import format_table
 
-    Nothing is submitted. The paths are those that the machines of the cluster see.
+    values = sorted({value for counts in result["counts"].values() for value in counts})
+    rows = [
+        {"label": name} | {value or "blank": counts.get(value, 0) for value in values}
+        for name, counts in result["counts"].items()
+    ]
+    print(format_table(rows, ["label", *(value or "blank" for value in values)]))
+    print(f"{result['rows']} reports: {', '.join(p for p in (result['out'], result['spans']) if p)}")
 
-    Args:
-        kind: slurm or kubernetes
-        bundle: folder of a bundle
-        stage: NAME of its recipe
-        dataset_dir: DIR prepared data
-        output_dir: DIR of the run
-        scale: NAME adds configs/NAME.json; paper adds nothing
-        nodes: N machines
-        gpus: N per machine
-        cpus: N per machine
-        memory_gb: N per machine
-        hours: N limit of a Slurm job
-        image: NAME Docker image, for Kubernetes
-        claim: NAME persistent volume claim, for Kubernetes
-        storage_dir: DIR where the claim is mounted
-        project_dir: DIR with .venv and bundles, for Slurm
-        out: FILE to write (default: stdout)
-        overrides: changes a value of the configuration, by its MONAI id
 
-    Examples:
-        python -m common job slurm ct_slice_interpolation --stage refiner --dataset_dir /ct --output_dir /run --nodes 2
-    """
-    from common.apps.run.cluster_jobs import render_job
+def show_json(result: Result) -> None:
+    """Print a result that is read by programs and people alike."""
+    from common.visualize.tables import json_text
 
-    numbers = {"nodes": nodes, "gpus": gpus, "cpus": cpus, "memory_gb": memory_gb, "hours": hours}
-    names = {"image": image, "claim": claim, "storage_dir": storage_dir, "project_dir": project_dir}
-    text = render_job(kind, bundle, stage, dataset_dir, output_dir, scale, **numbers, **names, overrides=overrides)
-    if out is None:
-        print(text, end="")
-    else:
-        Path(out).write_text(text, encoding="utf-8")
-        print(out)
-    return {"kind": kind, "stage": stage, "job": text, "file": out}
+    print(json_text(result, indent=1), end="")
 
 
 def allowed_modules(words: Sequence[str]) -> str:
@@ -404,17 +184,6 @@ def allowed_modules(words: Sequence[str]) -> str:
     return textwrap.fill("Modules that may be named: " + ", ".join(ALLOWED_MODULES), 110, subsequent_indent="  ")
 
 
-def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
-    try:
-        values = tuple(kind(part) for part in text.strip("()[] ").split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        what = "whole numbers" if kind is int else "numbers"
-        raise UsageError(f"--{name} is {text!r}, expected three {what} Z,Y,X")
-    return values
-
-
 def _must_exist(name: str, path: str, expected: str) -> None:
     from common.io.remote_folder import is_url
 
@@ -422,21 +191,12 @@ def _must_exist(name: str, path: str, expected: str) -> None:
         raise missing(path, f"{expected} (--{name})")
 
 
-def _prepared(summary: Result) -> Result:
-    counts = summary["counts"]
-    splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
-    print(f"{counts['kept']} cases of {counts['patients']} patients ({splits}): {summary['manifest']}")
-    if counts["excluded"]:
-        print(f"{counts['excluded']} left out, with reasons: {summary['excluded']}")
-    return summary
-
-
 def scales_and_stages(words: Sequence[str]) -> str:
     """What `run BUNDLE --help` adds: the scales and stages of that bundle."""
-    from common.apps.run.recipe import read_recipe, scale_names
-
     if not words or words[0].startswith("-"):
         return ""
+    from common.apps.run.recipe import read_recipe, scale_names
+
     bundle = open_bundle(words[0])
     recipe = read_recipe(bundle)
     stages = ", ".join(stage.name + (" (optional)" if stage.optional else "") for stage in recipe)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,6 +22,12 @@ ID_COLUMNS = (
 )  # fmt: skip
 """Columns that name a case in the tables of this library, CT-RATE, MIMIC-CXR, Open-i, CT-CLIP and CheXpert."""
 _NO_LABELS = {*ID_COLUMNS, "subject_id", "patient", "patient_id", "split", "dicom", "scan"}
+_CELLS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "labels": (lambda x: x in (-1, 0, 1) or math.isnan(x), "1, 0, -1 (uncertain) or nothing"),
+    "truth": (lambda x: x in (0, 1) or math.isnan(x), "1, 0 or nothing"),
+    "probabilities": (lambda x: 0 <= x <= 1, "a probability"),
+    "both": (lambda x: 0 <= x <= 1 or x == -1 or math.isnan(x), "1, 0, -1 (uncertain), a probability or nothing"),
+}
 _VOLUME_ENDINGS = (".nii.gz", ".nii")  # CT-RATE writes VolumeName with and without
 
 
@@ -62,17 +68,20 @@ def read_label_values(
     path: str | os.PathLike[str],
     id_column: str,
     names: Sequence[str],
-    probabilities: bool = False,
+    cells: str = "labels",
     text_column: str | None = None,
+    as_id: Callable[[str], str] = case_id,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read the values of some columns.
 
     Args:
         path: CSV table.
         id_column: names the case.
-        names: C columns with 1 (positive), 0 (negative), -1 (uncertain) or nothing (not mentioned).
-        probabilities: whether numbers between 0 and 1 may stand there, too.
+        names: C columns.
+        cells: what stands in them: "labels" are 1 (positive), 0 (negative), -1 (uncertain) or nothing (not mentioned),
+            "truth" has no -1, "probabilities" are from 0 to 1 and never missing, "both" are labels or probabilities.
         text_column: another column, read as text, such as the patient.
+        as_id: what an id is compared as; `str` leaves it as it is.
 
     Returns:
         Id -> (C,) float64, NaN where blank; and id -> `text_column`, empty without one.
@@ -83,21 +92,17 @@ def read_label_values(
     """
     values: dict[str, np.ndarray] = {}
     texts: dict[str, str] = {}
-    expected = "1, 0, -1 (uncertain)" + (", a probability" if probabilities else "") + " or nothing"
+    usable, expected = _CELLS[cells]
     for line, row in read_rows(path, [id_column, *names, *([text_column] if text_column else [])]):
-        case = case_id(row[id_column])
-        if not case:
+        case = as_id(row[id_column])
+        if not case.strip():
             raise BadInput(path, f"line {line} has no {id_column}, expected an id")
         if case in values:
             raise BadInput(path, f"line {line} has the {id_column} {case!r} again, expected each once")
-        numbers = np.array([_number(row[name]) for name in names])
-        usable = np.isin(numbers, (-1, 0, 1)) | np.isnan(numbers)
-        if probabilities:
-            usable |= (numbers > 0) & (numbers < 1)
-        if not usable.all():
-            name = names[int(np.argmin(usable))]
-            raise BadInput(path, f"line {line} ({case!r}) has {name} = {row[name]!r}, expected {expected}")
-        values[case] = numbers
+        values[case] = np.array([_number(row[name]) for name in names])
+        for name, value in zip(names, values[case], strict=True):
+            if not usable(value):
+                raise BadInput(path, f"line {line} ({case!r}) has {name} = {row[name]!r}, expected {expected}")
         if text_column:
             texts[case] = row[text_column].strip()
             if not texts[case]:

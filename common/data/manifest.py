@@ -1,13 +1,15 @@
 """manifest.csv of a prepared folder: one row per case."""
 
-import csv
 from pathlib import Path
 
 from common.io.bad_input import BadInput
 from common.io.remote_folder import fetch_files, is_url
+from common.io.table import read_rows
 
 REQUIRED = ("case", "split", "image")
-PATHS = ("image", "regions", "lesions")
+VOLUMES = ("image", "regions", "lesions")
+PATHS = (*VOLUMES, "report")
+"""Columns that name files; `report` the one that holds the text, such as a table."""
 
 
 def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
@@ -17,19 +19,16 @@ def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
         manifest: the file, or the prepared folder that holds it.
 
     Raises:
-        BadInput: if it is missing, has no rows or lacks the columns case, split or image.
+        BadInput: if it is missing, damaged, has no rows or lacks the columns case, split or image.
     """
     manifest = Path(manifest)
     if manifest.is_dir():
         manifest = manifest / "manifest.csv"
     if not manifest.is_file():
         raise BadInput(manifest, "does not exist, expected the manifest.csv of a folder that prepare wrote")
-    with manifest.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    lacking = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
-    if lacking or not rows:
-        raise BadInput(manifest, f"lacks {lacking[0]}, expected a column" if lacking else "lists no case")
+    rows = [row for _, row in read_rows(manifest, REQUIRED)]
+    if not rows:
+        raise BadInput(manifest, "lists no case")
     for row in rows:
         for name in PATHS:
             if row.get(name) and not is_url(row[name]):
@@ -60,14 +59,14 @@ def scored_splits(manifest: str | Path) -> list[str]:
 
 
 def with_files(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The same rows, in which each URL of a file (`s3://bucket/image.jpg`) is replaced by its local copy.
+    """The same rows, in which each URL of an image or mask (`s3://bucket/image.jpg`) is replaced by its local copy.
 
     Raises:
         BadInput: naming a URL that cannot be read.
     """
-    urls = {row[name] for row in rows for name in PATHS if is_url(row.get(name))}
+    urls = {row[name] for row in rows for name in VOLUMES if is_url(row.get(name))}
     copies = fetch_files(urls) if urls else {}
-    return [row | {name: str(copies[row[name]]) for name in PATHS if row.get(name) in copies} for row in rows]
+    return [row | {name: str(copies[row[name]]) for name in VOLUMES if row.get(name) in copies} for row in rows]
 
 
 def source_weights(rows: list[dict[str, str]], virtual_share: float) -> list[float]:

@@ -138,23 +138,6 @@ class NoteTokenizer:
             raise ValueError("there is no note to tokenize, expected one or more")
         return self.collate([self.encode(note) for note in notes])
 
-    def check_vocabulary(self, vocab_size: int, pad_token_id: int | None) -> None:
-        """Refuse an encoder that this tokenizer is not made for, as far as numbers tell.
-
-        Args:
-            vocab_size: of the encoder (`TextEncoder.vocab_size`).
-            pad_token_id: of the encoder; None if it does not say.
-
-        Raises:
-            ValueError: if the encoder knows fewer tokens or pads with another.
-        """
-        own = self.tokenizer.pad_token_id
-        if len(self) > vocab_size or pad_token_id not in (None, own):
-            raise ValueError(
-                f"the tokenizer has {len(self)} tokens and pads with {own}, the text encoder {vocab_size} and "
-                f"{pad_token_id}: expected the encoder's own tokenizer"
-            )
-
     def tokens(self, ids: Tensor | Sequence[int]) -> list[str]:
         """The tokens as text, for showing attention."""
         return self.tokenizer.convert_ids_to_tokens(torch.as_tensor(ids).tolist())

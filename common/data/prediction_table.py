@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.label_table import read_label_values
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
-from common.io.table import read_columns, read_rows
+from common.io.table import read_columns
 
 __all__ = [
     "PredictionTable",
@@ -98,12 +99,12 @@ def read_predictions(path: PathLike) -> PredictionTable:
     Raises:
         BadInput: if the table is damaged or has no rows, an id is blank or occurs twice, or a cell is no probability.
     """
-    return _read(Path(path), blank=False)
+    return _read(Path(path), "probabilities")
 
 
 def read_truth(path: PathLike) -> PredictionTable:
     """Read labels: 1, 0 or nothing. Raises as `read_predictions`."""
-    return _read(Path(path), blank=True)
+    return _read(Path(path), "truth")
 
 
 def align_predictions(predictions: PredictionTable, truth: PredictionTable) -> np.ndarray:
@@ -196,36 +197,12 @@ def _wrong_name(names: Sequence[str]) -> str | None:
     return None
 
 
-def _read(path: Path, blank: bool) -> PredictionTable:
+def _read(path: Path, cells: str) -> PredictionTable:
     columns = read_columns(path)
     labels = tuple(name for name in columns if name not in _IDS)
     if not labels:
         raise BadInput(path, "has no label, expected a column for each beside case and patient")
-    cases, patients, values = [], [], []
-    seen: set[str] = set()
-    for line, row in read_rows(path, ("case",)):
-        case, patient = row["case"], row.get("patient", row["case"])
-        if not case.strip() or case in seen:
-            raise BadInput(path, f"line {line} has the case {case!r}, expected an id in every row, each once")
-        if not patient.strip():
-            raise BadInput(path, f"line {line} ({case!r}) has no patient, expected one in every row")
-        seen.add(case)
-        cases.append(case)
-        patients.append(patient)
-        values.append([_value(path, line, name, row[name], blank) for name in labels])
-    if not cases:
-        raise BadInput(path, "has no rows, expected one for each case")
-    return PredictionTable(path, tuple(cases), tuple(patients), labels, np.array(values))
-
-
-def _value(path: Path, line: int, name: str, text: str, blank: bool) -> float:
-    if blank and not text.strip():
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value in (0, 1) if blank else 0 <= value <= 1):
-        expected = "1, 0 or nothing" if blank else "a probability"
-        raise BadInput(path, f"line {line} has {name} = {text!r}, expected {expected}")
-    return value
+    patient = "patient" if "patient" in columns else None
+    values, patients = read_label_values(path, "case", labels, cells, patient, as_id=str)
+    of_case = tuple(patients.get(case, case) for case in values)
+    return PredictionTable(path, tuple(values), of_case, labels, np.stack(list(values.values())))

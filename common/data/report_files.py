@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.cxr.open_i import REPORTS_CSV, OpenIReport, is_open_i, iter_open_i
-from common.data.report_table import is_table, report_columns, report_rows
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
+from common.io.table import is_table, iter_rows, read_columns
 from common.text.section_headers import SPELLINGS
 from common.text.sections import CONCLUSION_ORDER, Section, split_sections
 
@@ -138,14 +138,11 @@ def _of_text_tree(folder: Path) -> Iterator[SectionedReport | BadInput]:
 
 def _read_text(path: Path, study: str) -> SectionedReport | BadInput:
     try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        return BadInput(path, f"cannot be read ({error.strerror}), expected a report")
-    except UnicodeDecodeError as error:
-        return BadInput(path, f"is not UTF-8 text (byte {error.start})")
+        text = read_text(path, "a report")
+    except BadInput as error:
+        return error
     if "\0" in text:
-        return BadInput(path, f"holds a NUL character (byte {content.index(0)}), expected text")
+        return BadInput(path, f"holds a NUL character (byte {path.read_bytes().index(0)}), expected text")
     if not text.strip():
         return BadInput(path, "is empty, expected a report")
     return SectionedReport(study, path, tuple(split_sections(text)))
@@ -161,7 +158,7 @@ def _of_open_i(path: Path) -> Iterator[SectionedReport | BadInput]:
 
 
 def _of_table(path: Path, text_column: str | None) -> Iterator[SectionedReport | BadInput]:
-    columns = report_columns(path)
+    columns = read_columns(path)
     if text_column is None and is_open_i(columns):
         return _of_open_i(path)
     study = next((name for name in STUDY_COLUMNS if name in columns), None)
@@ -184,7 +181,7 @@ def _rows(
 ) -> Iterator[SectionedReport | BadInput]:
     """The reports of a table whose columns are sections, or whose one column is the report (its section is None)."""
     number = 0
-    for row in report_rows(path):
+    for row in iter_rows(path):
         number += 1
         if isinstance(row, BadInput):
             yield row

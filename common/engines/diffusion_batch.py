@@ -62,7 +62,7 @@ class PrepareDiffusionBatch(PrepareBatch):
     Args:
         scheduler: MONAI's `DDPMScheduler` (`prediction_type` decides the target) or `RFlowScheduler` (target
             `latent - noise`).
-        scale_factor: multiplies both latents, see `common.networks.maisi_vae.estimate_scale_factor`.
+        scale_factor: multiplies both latents; 1 / their standard deviation (Rombach et al., CVPR 2022, appendix G).
         seed: of noise and timesteps.
 
     Raises:

@@ -10,21 +10,35 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from common.data.datasets.epoch_sampler import EpochSampler
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
 from common.handlers.engine_state import is_step_iteration, on_exception, scalar, total_iterations
 from common.io.bad_input import BadInput
 from common.io.remote_folder import publish
 
-__all__ = ["ResumeHandler", "differences"]
+__all__ = ["ResumableSampler", "ResumeHandler", "differences"]
 
 _NAME = re.compile(r"iteration_(\d+)(?:_(?P<metric>.+)_(?P<value>-?[\d.]+(?:e[+-]\d+)?))?\.pt")
 _BEST = ("best_metric", "best_metric_epoch")
+
+
+@runtime_checkable
+class ResumableSampler(Protocol):
+    """A sampler (or batch sampler) that can begin in the middle of an epoch, such as `EpochSampler`.
+
+    Its state must say what comes after the batches that the trainer has had so far: with workers a data loader asks for
+    more than that. The state of every process is kept; of plain types and tensors.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What brings back the order of this epoch from this moment on, and of those after it."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`; called before the data loader begins."""
 
 
 class ResumeHandler:
@@ -37,12 +51,15 @@ class ResumeHandler:
 
     SIGTERM (a machine that is taken away) saves at the next step and exits with code 0.
 
+    The data loader needs a `ResumableSampler`. A stage may give its epochs different lengths: it sets
+    `engine.state.epoch_length` when an epoch starts, before this handler.
+
     Attach it last: what other handlers do in an iteration or epoch must be done when it saves.
 
     Args:
         save_dir: folder of the checkpoints, created.
-        objects: name -> anything with `state_dict` and `load_state_dict`: network, EMA, optimizer, scheduler, ...;
-            None is left out.
+        objects: name -> anything with `state_dict` and `load_state_dict`: network (or `ChosenWeights` of it, where the
+            rest is frozen), EMA, optimizer, scheduler, ...; None is left out.
         settings: name -> what the result depends on; a checkpoint with other settings is refused.
         validator: evaluator whose best metric is part of the state, and by whose key metric the best are kept.
         interval: iterations between two checkpoints.
@@ -91,6 +108,7 @@ class ResumeHandler:
     def attach(self, engine: Engine) -> None:
         """Register the events of a MONAI trainer; needed on every rank."""
         engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._get_batch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -101,16 +119,23 @@ class ResumeHandler:
 
     def _started(self, engine: Engine) -> None:
         self._listen()
-        sampler = getattr(engine.state.dataloader, "sampler", None)
-        if not isinstance(sampler, EpochSampler):
-            raise ValueError(
-                f"the data loader's sampler is a {type(sampler).__name__}, expected an EpochSampler, which a resumed "
-                "training can begin in the middle of an epoch"
-            )
+        self._sampler = _sampler_of(engine)
+        self._length = engine.state.epoch_length
+        self._done = 0  # iterations of the epoch that comes next, which a resumed training does not repeat
         # A trainer that has trained already (a further round of federated learning) goes on by itself.
         newest = self.newest() if self.resume and engine.state.iteration == 0 else None
         if newest is not None:
             self.load(engine, newest)
+
+    def _epoch_started(self, engine: Engine) -> None:
+        length, every = engine.state.epoch_length, getattr(engine, "accumulation_steps", 1)
+        if length != self._length and every > 1:  # MONAI steps by the place in an epoch of one length
+            raise ValueError(
+                f"{self.name} has epochs of {self._length} and {length} iterations and accumulation_steps {every}, "
+                "expected 1 where lengths differ"
+            )
+        self._begun = engine.state.iteration - self._done  # when this epoch began, in iterations
+        self._done = 0
 
     def _get_batch_started(self, engine: Engine) -> None:
         # Only now: making the iterator of the data loader may draw random numbers.
@@ -124,11 +149,12 @@ class ResumeHandler:
         self._metric = (validator.state.key_metric_name, value) if finite else None
 
     def _iteration_completed(self, engine: Engine) -> None:
-        if is_step_iteration(engine) and engine.state.iteration % engine.state.epoch_length:
+        if is_step_iteration(engine) and engine.state.iteration - self._begun != engine.state.epoch_length:
             self._save_if_due(engine)
 
     def _epoch_completed(self, engine: Engine) -> None:
-        if engine.state.iteration != total_iterations(engine):
+        self._begun = engine.state.iteration
+        if engine.state.epoch != engine.state.max_epochs:
             self._save_if_due(engine)
 
     def _completed(self, engine: Engine) -> None:
@@ -178,7 +204,8 @@ class ResumeHandler:
         Raises:
             BadInput: if it cannot be written.
         """
-        randoms = idist.all_gather(random_state()) if idist.get_world_size() > 1 else [random_state()]
+        mine = {"random": random_state(), "sampler": self._sampler.state_dict()}
+        ranks = idist.all_gather(mine) if idist.get_world_size() > 1 else [mine]
         self._saved = engine.state.iteration
         if idist.get_rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -192,11 +219,13 @@ class ResumeHandler:
                 "settings": self.settings,
                 "iteration": engine.state.iteration,
                 "epoch": engine.state.epoch,
-                "epoch_length": engine.state.epoch_length,
+                "of_epoch": engine.state.iteration - self._begun,
+                "epoch_length": self._length,
                 "trainer": _best_of(engine),
                 "validator": {} if self.validator is None else _best_of(self.validator),
                 "objects": {name: item.state_dict() for name, item in self._all_objects(engine).items()},
-                "random": list(randoms),
+                "random": [rank["random"] for rank in ranks],
+                "sampler": [rank["sampler"] for rank in ranks],
             }
             write_state_file(self.folder / f"iteration_{engine.state.iteration:09d}{metric}.pt", state)
             self._remove_old()
@@ -211,7 +240,7 @@ class ResumeHandler:
         """
         state = read_state_file(path)
         differing = differences(state["settings"], self.settings)
-        differing |= differences({"epoch_length": state["epoch_length"]}, {"epoch_length": engine.state.epoch_length})
+        differing |= differences({"epoch_length": state["epoch_length"]}, {"epoch_length": self._length})
         if differing:
             listed = ", ".join(f"{key} {then!r} (now {now!r})" for key, (then, now) in differing.items())
             raise BadInput(
@@ -229,10 +258,17 @@ class ResumeHandler:
         for target, kept in ((engine, state["trainer"]), (self.validator, state["validator"])):
             for key, value in kept.items():
                 setattr(target.state, key, value)
-        # Ignite counts an epoch when it begins.
-        engine.state.iteration = self._saved = state["iteration"]
-        engine.state.epoch = state["iteration"] // state["epoch_length"]
-        self._random = state["random"][idist.get_rank()]
+        rank, iteration = idist.get_rank(), state["iteration"]
+        self._random = state["random"][rank]
+        # Files written before epochs could differ have neither a sampler's state nor the place in the epoch.
+        self._sampler.load_state_dict(state["sampler"][rank] if "sampler" in state else {})
+        self._done = state.get("of_epoch", iteration % state["epoch_length"])
+        engine.state.iteration = self._saved = iteration
+        engine.state.epoch = state["epoch"] - (self._done > 0)  # ignite counts an epoch when it begins
+        engine._init_iter = self._done  # else ignite takes every epoch to be as long as the next
+        total = total_iterations(engine)
+        if total is not None and iteration >= total:  # of epochs like the first one, so ignite would call it done
+            engine.state.epoch_length = None
         if idist.get_rank() == 0:
             self.logger.info(f"{self.name}: resumed after iteration {state['iteration']} from {path}")
 
@@ -263,6 +299,23 @@ class ResumeHandler:
         for path in self.checkpoints():
             if path not in kept:
                 path.unlink()
+
+
+def _sampler_of(engine: Engine) -> ResumableSampler:
+    loader = engine.state.dataloader
+    samplers = [getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)]
+    known = next((sampler for sampler in samplers if isinstance(sampler, ResumableSampler)), None)
+    if known is None:
+        raise ValueError(
+            f"the data loader's sampler is a {type(samplers[1]).__name__}, expected an EpochSampler or another with "
+            "state_dict and load_state_dict, with which a resumed training can begin in the middle of an epoch"
+        )
+    if getattr(loader, "generator", None) is None:
+        raise ValueError(
+            "the data loader has no generator, expected one of its own: it seeds its workers from it when an epoch "
+            "begins, which a resumed training must not draw from the global one"
+        )
+    return known
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

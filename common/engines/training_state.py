@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from common.io.bad_input import BadInput
-from common.networks.checkpoint_file import read_checkpoint
+from common.networks.weights import read_checkpoint
 
 __all__ = ["load_random_state", "random_state", "read_state_file", "write_state_file"]
 

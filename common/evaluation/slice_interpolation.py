@@ -19,7 +19,8 @@ from common.evaluation.evaluation import Evaluation, Measured
 from common.inferers.slice_interpolation import SliceInterpolationInferer
 from common.io.bad_input import BadInput
 from common.metrics.image_quality import histogram_distance, psnr, ssim
-from common.networks.slice_interpolator import PARTS_OF_MODE, MissingWeights, SliceInterpolator, parts_for, read_state
+from common.networks.slice_interpolator import PARTS_OF_MODE, SliceInterpolator, parts_for
+from common.networks.weights import MissingWeights, read_state
 from common.transforms.ct_io import to_axial
 from common.transforms.slabs import consistency_error, simulate_thick
 from common.transforms.windows import WINDOWS, window_bounds
@@ -53,6 +54,7 @@ class ComparedModes:
         checkpoint: model.pt.
         modes: subset of `COMPARED`, a list or "a,b"; None for all.
         refine_samples: as of the inferer.
+        make_weights: the command that makes the checkpoint, for the sentence that says it is missing.
 
     Raises:
         MissingWeights: if no learned mode, or one that was asked for, has weights.
@@ -60,11 +62,15 @@ class ComparedModes:
     """
 
     def __init__(
-        self, checkpoint: str | Path, modes: str | Sequence[str] | None = None, refine_samples: bool = True
+        self,
+        checkpoint: str | Path,
+        modes: str | Sequence[str] | None = None,
+        refine_samples: bool = True,
+        make_weights: str | None = None,
     ) -> None:
         if isinstance(modes, str):
             modes = [name.strip() for name in modes.split(",")]
-        self.names, self.not_run = _modes_to_run(modes, Path(checkpoint), refine_samples)
+        self.names, self.not_run = _modes_to_run(modes, Path(checkpoint), refine_samples, make_weights)
         needed = [parts_for(COMPARED[name][0], refine_samples) for name in self.names]
         self.parts = tuple(dict.fromkeys(part for parts in needed for part in parts))
 
@@ -195,7 +201,7 @@ def mean_metrics(rows: list[dict]) -> list[dict]:
 
 
 def _modes_to_run(
-    modes: Sequence[str] | None, checkpoint: Path, refine_samples: bool
+    modes: Sequence[str] | None, checkpoint: Path, refine_samples: bool, make_weights: str
 ) -> tuple[list[str], dict[str, str]]:
     """Modes that can run, and for each other one why it was not run."""
     unknown = [name for name in modes or () if name not in COMPARED]
@@ -205,7 +211,7 @@ def _modes_to_run(
     needed = {name: PARTS_OF_MODE[COMPARED[name][0]] for name in wanted}
     if not any(needed.values()):
         return wanted, {}
-    present = {name.split(".")[0] for name in read_state(checkpoint)}
+    present = {name.split(".")[0] for name in read_state(checkpoint, make_weights)}
     not_run = {}
     for name, parts in needed.items():
         absent = [p for p in parts if p not in present and (p != "refiner" or name == "refiner" or refine_samples)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from common.handlers.engine_state import add_note, scalar
+from common.networks.weights import ChosenWeights, read_state, write_state
 
 __all__ = ["BestCheckpoints"]
 
@@ -26,26 +26,31 @@ class BestCheckpoints:
     Args:
         save_dir: folder, created.
         network: whose weights.
-        validator: evaluator with the metrics in `state.metrics`; larger is better.
+        validator: evaluator with the metrics in `state.metrics`.
         criteria: name of the file -> name of the metric.
+        mode: "max" or "min", which values are better; for all criteria, or name of the file -> mode.
         final: one of the names, None keeps the last weights.
         every: epochs between two `epoch_NNN.pt`.
         n_saved: of those that are kept.
 
     Raises:
-        ValueError: if `final` is no criterion or a number is out of range.
+        ValueError: if `final` is no criterion, a mode is unknown or missing, or a number is out of range.
     """
 
     def __init__(
-        self, save_dir: str, network: nn.Module, validator: Engine, criteria: Mapping[str, str],
-        final: str | None = "best_mean", every: int = 5, n_saved: int = 3,
+        self, save_dir: str, network: nn.Module | ChosenWeights, validator: Engine, criteria: Mapping[str, str],
+        final: str | None = "best_mean", every: int = 5, n_saved: int = 3, mode: str | Mapping[str, str] = "max",
     ) -> None:  # fmt: skip
+        modes = dict.fromkeys(criteria, mode) if isinstance(mode, str) else dict(mode)
+        if modes.keys() != criteria.keys() or not set(modes.values()) <= {"max", "min"}:
+            raise ValueError(f"mode is {mode!r}, expected max or min, or one of them for each of {', '.join(criteria)}")
         if final is not None and final not in criteria:
             raise ValueError(f"final is {final!r}, expected one of {', '.join(criteria)}")
         if every < 1 or n_saved < 1:
             raise ValueError(f"every is {every} and n_saved {n_saved}, expected at least 1")
         self.folder, self.network, self.validator = Path(save_dir), network, validator
         self.criteria, self.final, self.every, self.n_saved = dict(criteria), final, every, n_saved
+        self.signs = {name: 1 if wanted == "max" else -1 for name, wanted in modes.items()}
         self.best: dict[str, dict[str, float]] = {}
         self._ended = False
 
@@ -73,9 +78,12 @@ class BestCheckpoints:
     def _validated(self, validator: Engine) -> None:
         for name, metric in self.criteria.items():
             value = scalar(validator.state.metrics.get(metric))
-            if value is not None and (name not in self.best or value > self.best[name]["value"]):
+            if value is not None and (name not in self.best or self._is_better(name, value)):
                 self.best[name] = {"value": value, "epoch": self._trainer.state.epoch}
                 self._save(f"{name}.pt")
+
+    def _is_better(self, name: str, value: float) -> bool:
+        return self.signs[name] * value > self.signs[name] * self.best[name]["value"]
 
     def _epoch_completed(self, engine: Engine) -> None:
         if engine.state.epoch % self.every == 0:
@@ -92,8 +100,7 @@ class BestCheckpoints:
             return
         network = getattr(self.network, "module", self.network)
         if idist.get_rank() == 0:
-            state = torch.load(self.folder / f"{self.final}.pt", map_location="cpu", weights_only=True)
-            network.load_state_dict(state)
+            network.load_state_dict(read_state(self.folder / f"{self.final}.pt"))
         if idist.get_world_size() > 1:  # on another machine, which may not see the folder
             for tensor in network.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
@@ -102,8 +109,5 @@ class BestCheckpoints:
 
     def _save(self, name: str) -> None:
         if idist.get_rank() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f".{name}.{os.getpid()}.tmp"
             network = getattr(self.network, "module", self.network)
-            torch.save({key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}, partial)
-            os.replace(partial, self.folder / name)
+            write_state(self.folder / name, {key: t.detach().cpu() for key, t in network.state_dict().items()})

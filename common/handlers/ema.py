@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from common.handlers.engine_state import is_step_iteration, on_exception
+from common.networks.weights import ChosenWeights
 
 __all__ = ["EMAHandler", "EMAWeights"]
 
@@ -25,7 +25,8 @@ class EMAHandler:
     Put `state_dict()` into the checkpoint for an exact resume, and `weights` where a plain state dict is wanted.
 
     Args:
-        network: the network that is trained; wrapped in `DistributedDataParallel` or not.
+        network: the network that is trained, wrapped in `DistributedDataParallel` or not; `ChosenWeights` of it keep an
+            average of these alone.
         decay: of the average, in [0, 1).
         warm_up: let the decay grow as above; False uses `decay` from the first step.
         evaluator: engine that validates; the network holds the average while it runs.
@@ -35,7 +36,11 @@ class EMAHandler:
     """
 
     def __init__(
-        self, network: nn.Module, decay: float = 0.9999, warm_up: bool = True, evaluator: Engine | None = None
+        self,
+        network: nn.Module | ChosenWeights,
+        decay: float = 0.9999,
+        warm_up: bool = True,
+        evaluator: Engine | None = None,
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay is {decay}, expected at least 0 and below 1")
@@ -92,15 +97,6 @@ class EMAHandler:
             self.network.load_state_dict(self._trained)
             self._trained = None
 
-    @contextmanager
-    def applied(self) -> Iterator[nn.Module]:
-        """The network with the average in it, for the length of a `with` block."""
-        self.swap_in()
-        try:
-            yield self.network
-        finally:
-            self.swap_out()
-
     def state_dict(self) -> dict[str, Any]:
         """Number of updates and the average, for a resume."""
         return {"updates": self.updates, "average": self.average}
@@ -128,7 +124,7 @@ class EMAHandler:
 
 
 class EMAWeights:
-    """The average of an `EMAHandler` under the network's names, e.g. for a checkpoint saver."""
+    """The average of an `EMAHandler` under the network's names and with its definition, for a saver."""
 
     def __init__(self, handler: EMAHandler) -> None:
         self._handler = handler
@@ -136,3 +132,7 @@ class EMAWeights:
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
         """Names, with a prefix, to tensors."""
         return {f"{prefix}{name}": tensor for name, tensor in self._handler.average.items()}
+
+    def definition(self) -> dict[str, Any]:
+        """That of the network."""
+        return self._handler.network.definition()

@@ -35,4 +35,4 @@ class FeatureScaleFitter:
             ValueError: if no case has one of the modalities.
         """
         network = getattr(self.network, "module", self.network)
-        network.fusion.fit_scales(self.dataset.features, self.dataset.present)
+        network.fusion.fit_scales(self.dataset.vectors, self.dataset.vectors["present"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from torch import nn
 
 from common.handlers.engine_state import add_note, on_exception
 from common.io.output_folder import write_text
+from common.io.table import read_rows
 
 STARTUP = "startup.json"
 _MEMORY_ERROR = re.compile(r"not enough memory|out of memory|can't allocate memory|MemoryError", re.IGNORECASE)
@@ -228,12 +228,7 @@ def _warnings(every: Mapping[int, nn.Parameter], groups: Sequence[Mapping[str, A
 
 
 def _count_patients(manifest: str | os.PathLike[str]) -> dict[str, int]:
-    path = Path(manifest)
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"patient", "split"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: has the columns {reader.fieldnames}, expected patient and split.")
-        pairs = {(row["split"], row["patient"]) for row in reader}
+    pairs = {(row["split"], row["patient"]) for _, row in read_rows(manifest, ("patient", "split"))}
     order = ["train", "val", "test"]
     names = sorted({split for split, _ in pairs}, key=lambda name: (order + [name]).index(name))
     return {name: sum(split == name for split, _ in pairs) for name in names}

@@ -1,4 +1,4 @@
-"""The one exception that every reader raises for input it cannot use, and how to find it below what MONAI raises."""
+"""The one exception that every reader raises for input it cannot use, and the reader of texts, which raises it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,21 @@ def first_error(error: BaseException) -> BaseException:
     while isinstance(error, RuntimeError) and error.__cause__ is not None and str(error).startswith(_WRAPPERS):
         error = error.__cause__
     return error
+
+
+def read_text(path: str | PathLike[str], expected: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; line ends stay as they are.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the sentence about one that cannot be read: "a report".
+
+    Raises:
+        BadInput: if it cannot be read, or is no UTF-8.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadInput(path, f"cannot be read ({error.strerror}), expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
 
 __all__ = ["listed_items"]
 
@@ -37,12 +37,7 @@ def listed_items(
     if exclusion_list is None:
         return set()
     path, root = Path(exclusion_list), source if source.is_dir() else source.parent
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror})") from error
+    lines = read_text(path, "an exclusion list").splitlines()
     by_name: dict[str | Path, list[int]] = defaultdict(list)
     for index, names in enumerate(items):
         for name in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import fcntl
+import hashlib
 import io
 import os
 import shutil
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 from common.io.bad_input import BadInput
 
@@ -54,6 +56,24 @@ def whole_text(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
+def content_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, or of the names and bytes of a folder's files."""
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        digest.update(f"{file.name}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where this user's files lie that can be made or fetched again: $THORAX_CACHE, else in the system's cache."""
+    system = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "thorax-bundles"
+    return Path(os.environ.get("THORAX_CACHE") or system).expanduser().resolve()
+
+
 def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Give a file a second name, which takes no room; a copy where the file system has no hard links.
 
@@ -67,45 +87,25 @@ def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str])
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold OUT/.lock, which names the process that writes the folder; the lock of a dead process is taken over.
+    """Hold OUT/.lock, which names the process that writes the folder; a process that dies lets go of it.
 
     Raises:
-        BadInput: if the process named there is alive.
+        BadInput: if another run holds it.
     """
     path = out / ".lock"
-    mine = f"{os.getpid()} {_start_time(os.getpid())}"
-    with path.open("a+") as file, _exclusive(file):
-        file.seek(0)
-        owner = file.read().split()
-        if owner and owner[0].isdigit() and _start_time(int(owner[0])) == owner[-1]:
-            raise BadInput(out, f"is being written by process {owner[0]}, expected one run per output folder")
-        file.truncate(0)
-        file.write(mine)
+    lock = FileLock(path, blocking=False, on_acquired=_write_owner)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        owner = path.read_text(errors="replace")
+        raise BadInput(out, f"is being written by process {owner}, expected one run per output folder") from error
     try:
         yield
     finally:
-        with path.open("a+") as file, _exclusive(file):
-            file.truncate(0)
+        os.truncate(path, 0)
+        lock.release()
 
 
-@contextmanager
-def _exclusive(file: IO[str]) -> Iterator[None]:
-    """Keep two processes from reading the owner at the same moment."""
-    fcntl.flock(file, fcntl.LOCK_EX)
-    try:
-        yield
-        file.flush()
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _start_time(pid: int) -> str | None:
-    """When a living process started, so that a new process with an old number is not mistaken for it; None if dead."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass  # alive, of another user
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.read_text().rpartition(")")[2].split()[19] if stat.is_file() else "unknown"
+def _write_owner(file: int) -> None:
+    os.truncate(file, 0)
+    os.write(file, str(os.getpid()).encode())

@@ -35,8 +35,8 @@ def map_cases(
     workers: int = 1,
     engine: str = "local",
     address: str | None = None,
-    start_method: str | None = None,
     on_done: Callable[[], Any] = lambda: None,
+    start_method: str | None = None,
 ) -> list[Any]:
     """Apply a function to every case.
 
@@ -49,8 +49,8 @@ def map_cases(
         workers: processes; one on this machine means this process itself.
         engine: "local", or "ray" (extra `cluster`), whose machines must see the same files.
         address: of a Ray cluster; None starts one on this machine.
-        start_method: of local processes, see `multiprocessing`; "spawn" where the function uses torch.
         on_done: called after each case.
+        start_method: of local processes, see `multiprocessing`; "spawn" where the function uses torch.
 
     Returns:
         Results in the order of the cases; a `Failure` for a case whose process died every time.

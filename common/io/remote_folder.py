@@ -5,18 +5,16 @@
         ...; publish(folder)                                # uploads what has changed since
 
 A copy has the size and the modification time of its original, as with `rsync -t`, so no list of versions is kept. The
-copies lie in $XDG_CACHE_HOME/thorax-bundles (~/.cache/thorax-bundles), which is safe to delete between runs.
+copies lie in `common.io.output_folder.cache_folder()` (~/.cache/thorax-bundles), which is safe to delete between runs.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -24,15 +22,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from common.io.bad_input import BadInput
-from common.io.output_folder import locked, whole
+from common.io.output_folder import cache_folder, locked, whole
 from common.io.remote_store import Remote, is_url, list_remote, remote_file
 
 __all__ = ["fetch", "fetch_files", "is_url", "publish", "remote_facts", "shown", "working_copy"]
 
-_THREADS = 16
+_BAR = {"max_workers": 16, "tqdm_class": tqdm, "unit": "file", "delay": 1, "leave": False}
 _MARKS = ("finished.json", "iteration_*.pt")  # say that what is beside them is complete, so they are uploaded last
 _TABLES = ("manifest.csv", "excluded.csv")  # name files, by paths of this machine
 _Stat = tuple[int, int]
@@ -53,8 +53,7 @@ def fetch(url: str, required: bool = True) -> Path:
         BadInput: naming the URL, if there is nothing or it cannot be read.
     """
     place = _place(url, "read")
-    with (_locks(place) / "reading").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(_locks(place) / "reading"):
         there = _mirror(url, place, required)
         if not there:
             place.mkdir(parents=True, exist_ok=True)
@@ -82,8 +81,7 @@ def remote_facts(urls: Iterable[str]) -> dict[str, Remote]:
         BadInput: naming the first URL that cannot be read.
     """
     names = sorted(set(urls))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(names, pool.map(remote_file, names), strict=True))
+    return dict(zip(names, thread_map(remote_file, names, desc="look at files", **_BAR), strict=True))
 
 
 @contextmanager
@@ -147,7 +145,7 @@ def shown(value: Any) -> Any:
         return type(value)(shown(item) for item in value)
     if isinstance(value, str):
         return re.sub(
-            rf"{re.escape(str(_cache()))}/(?:read|write)/([^/\s]+)/(_/)?",
+            rf"{re.escape(str(cache_folder()))}/(?:read|write)/([^/\s]+)/(_/)?",
             lambda found: f"{found[1]}://{'/' if found[2] else ''}",
             value,
         )
@@ -169,7 +167,7 @@ class _WorkingCopy:
         here = {name: stat for name, stat in _files(self.place).items() if not _stays_here(name)}
         changed = [name for name, stat in here.items() if name not in self.known or self.known[name][0] != stat]
         marks = [name for name in changed if any(fnmatch(Path(name).name, mark) for mark in _MARKS)]
-        _in_threads(self._upload, [name for name in changed if name not in marks], f"upload to {self.url}")
+        thread_map(self._upload, [name for name in changed if name not in marks], desc=f"upload to {self.url}", **_BAR)
         for name in sorted(marks, key=lambda name: here[name][1]):
             self._upload(name)
         for name in [name for name in self.known if name not in here]:
@@ -209,22 +207,18 @@ class _WorkingCopy:
 # ---- copies ------------------------------------------------------------------------------------------------------
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "thorax-bundles"
-
-
 def _place(url: str, kind: str) -> Path:
     """Where the local copy of a URL lies; what is read and what is written are kept apart. `shown` turns it back."""
     protocol, _, path = url.partition("://")
     parts = [part for part in path.split("/") if part]
     if not parts or ".." in parts:
         raise BadInput(url, "names no folder or file, expected PROTOCOL://BUCKET/PATH")
-    return _cache().joinpath(kind, protocol, *(["_"] if path.startswith("/") else []), *parts)
+    return cache_folder().joinpath(kind, protocol, *(["_"] if path.startswith("/") else []), *parts)
 
 
 def _locks(place: Path) -> Path:
     """A folder for the locks of a local copy."""
-    folder = _cache() / "locks" / sha256(str(place).encode()).hexdigest()[:16]
+    folder = cache_folder() / "locks" / sha256(str(place).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -257,19 +251,7 @@ def _download(files: Sequence[tuple[Remote, Path]], what: str) -> None:
             remote.download(part)
             os.utime(part, ns=(remote.modified, remote.modified))
 
-    _in_threads(one, files, f"fetch {what}")
-
-
-def _in_threads(function: Callable[[Any], None], items: Sequence[Any], what: str) -> None:
-    """Call a function for each item; the first failure is raised, and what has not begun then does not begin."""
-    if not items:
-        return
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        for _ in tqdm(pool.map(function, items), desc=what, total=len(items), unit="file", leave=False):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
+    thread_map(one, files, desc=f"fetch {what}", **_BAR)
 
 
 def _files(folder: Path) -> dict[str, _Stat]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from common.data.modalities import MODALITIES
+from common.networks.mdfnet import StudyParts
 from common.networks.modality_fusion import present_columns
 
 __all__ = ["EncoderClassifiers"]
@@ -17,7 +18,7 @@ __all__ = ["EncoderClassifiers"]
 _NOTE = ("input_ids", "attention_mask")
 
 
-class EncoderClassifiers(nn.Module):
+class EncoderClassifiers(StudyParts):
     """Each encoder learns the labels by itself, through batch normalisation and one linear layer.
 
     A fusion would let the note's encoder rest on the image's. A head without hidden layers, on features of equal
@@ -97,6 +98,10 @@ class EncoderClassifiers(nn.Module):
         else:
             features = norm(features)
         return out.masked_scatter(rows[:, None], self.heads[name](features).to(out.dtype))
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The encoders, which are what is kept of it, by the names that their weights begin with."""
+        return {name: getattr(self, name) for name in self.modalities}
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by learning rate: "encoders" and "head"."""

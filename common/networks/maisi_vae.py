@@ -1,4 +1,4 @@
-"""The MAISI variational autoencoder: sizes of the paper, checkpoint loading, freezing, a hash for cache keys.
+"""The MAISI variational autoencoder: sizes of the paper, checkpoint loading, the scale of its latents.
 
 The network is MONAI's `AutoencoderKlMaisi` (Guo et al., "MAISI: Medical AI for Synthetic Imaging", WACV 2025,
 https://arxiv.org/abs/2409.11169). Images are CT scaled from [-1000, 1000] HU to [0, 1], shape (B, 1, D, H, W); latents
@@ -7,29 +7,25 @@ have 4 channels at a quarter of the resolution, (B, 4, D/4, H/4, W/4).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from torch import Tensor, nn
 
+from common.networks.weights import read_checkpoint
+
 __all__ = [
     "LoadReport",
     "MaisiVAE",
     "convert_monai_generative_names",
-    "estimate_scale_factor",
-    "freeze",
     "load_vae_weights",
-    "weights_hash",
 ]
-
-from common.networks.checkpoint_file import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +84,20 @@ class MaisiVAE(AutoencoderKlMaisi):
             save_mem=save_mem,
             **kwargs,
         )
+        self._sizes = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "latent_channels": latent_channels,
+            "num_channels": list(num_channels),
+            "num_res_blocks": list(num_res_blocks),
+            "attention_levels": [False] * len(num_channels) if attention_levels is None else list(attention_levels),
+            "norm_num_groups": norm_num_groups,
+            "norm_eps": norm_eps,
+        }
+
+    def definition(self) -> dict[str, Any]:
+        """Arguments that build a network of the same sizes; not how it spares memory."""
+        return dict(self._sizes)
 
 
 @dataclass(frozen=True)
@@ -265,73 +275,3 @@ def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
         + listed("of another shape", differing)
         + listed("with NaN or infinite values", infinite)
     )
-
-
-def freeze(module: nn.Module) -> nn.Module:
-    """Switch off gradients and keep the module in eval mode, whatever its parent's `.train()` asks.
-
-    `nn.Module.train` calls `child.train(mode)` on each child; this replaces that method on the instance by one that
-    puts the module (and all below it) back in eval mode. The replacement survives pickling and `copy.deepcopy`, and the
-    state dict is unchanged. To train the module again, `del module.train` and call `requires_grad_(True)`.
-
-    Args:
-        module: the module to freeze, in place.
-
-    Returns:
-        The same module.
-    """
-    module.requires_grad_(False)
-    module.train = partial(_stay_in_eval, module)
-    return module.eval()
-
-
-def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    return nn.Module.train(module, False)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of a module's state dict, for cache keys.
-
-    One tensor at a time is brought to the host. The result does not depend on the device or on the order of definition;
-    it says nothing about settings that are not tensors (an epsilon, a dropout rate): those belong in the transform
-    description of the cache key.
-
-    Args:
-        module: any module.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        ValueError: if a tensor is on the meta device and so has no values.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if tensor.is_meta:
-            raise ValueError(f"{name} is on the meta device: a network without values has no weights hash.")
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def estimate_scale_factor(latents: Tensor) -> float:
-    """The factor that gives latents unit standard deviation: 1 / std over all elements.
-
-    Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (CVPR 2022), appendix G: the factor
-    is estimated once on a first batch and multiplies every latent; samples are divided by it before decoding.
-
-    Args:
-        latents: any shape, e.g. (B, 4, D, H, W); at least two elements.
-
-    Returns:
-        The scale factor, > 0.
-
-    Raises:
-        ValueError: if the latents are constant or not finite.
-    """
-    std = latents.detach().double().std().item()
-    if not 0.0 < std < float("inf"):
-        raise ValueError(
-            f"latents of shape {tuple(latents.shape)} have standard deviation {std}, expected > 0 and finite."
-        )
-    return 1.0 / std

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.data.modalities import MODALITIES
-from common.networks.checkpoint_file import read_checkpoint
-from common.networks.maisi_vae import freeze
 from common.networks.modality_fusion import FusionHead, present_columns
-from common.networks.pretrained_encoder import unfreeze
-from common.networks.slice_interpolator import MissingWeights, load_exactly
+from common.networks.weights import freeze, load_exactly, read_state, unfreeze
 
-__all__ = ["FeatureMDFNet", "MDFNet", "parameter_groups"]
+__all__ = ["FeatureMDFNet", "MDFNet", "StudyParts", "parameter_groups"]
 
-MAKE_WEIGHTS = "python -m common run bundles/mdfnet_cxr --scale demo"
 _ENCODERS = ("vision", "text")
 
 
-class MDFNet(nn.Module):
+class StudyParts(nn.Module):
+    """A network of parts called `vision`, `text`, `clinical` and `fusion`, as `ModelPartSaver` takes it."""
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts that are there, by the names that their weights begin with."""
+        return dict(self.named_children())
+
+    def definitions(self, parts: Sequence[str]) -> dict[str, Any]:
+        """Sections of a configuration that build these parts, and the modalities if the head is one of them.
+
+        Returns:
+            `vision_def`, ..., each with a `_target_`, switched off where `modalities` lacks it; JSON values.
+        """
+        found: dict[str, Any] = {}
+        for name in parts:
+            part = getattr(self, name)
+            absent = {} if name == "fusion" else {"_disabled_": f"$'{name}' not in @modalities"}
+            target = f"{type(part).__module__}.{type(part).__name__}"
+            found[f"{name}_def"] = {"_target_": target} | absent | part.definition()
+        return found | ({"modalities": list(self.modalities)} if "fusion" in parts else {})
+
+
+class MDFNet(StudyParts):
     """Chest X-ray, emergency-department note and clinical vector to labels.
 
     Any of the three may be left out; the fusion head must be built for the same modalities. `load_state_dict` also
@@ -134,30 +151,31 @@ class MDFNet(nn.Module):
             self.clinical, self.fusion
         )
 
-    def load(self, path: str | os.PathLike[str]) -> MDFNet:
+    def load(self, path: str | os.PathLike[str], make_weights: str | None = None) -> MDFNet:
         """Load a plain state dict without running code in it, all parts or none; then in eval mode.
+
+        Args:
+            path: `model.pt`.
+            make_weights: the command that makes it, for the sentence that says it is missing.
 
         Raises:
             MissingWeights: if there is no such file.
             ValueError: if a part is missing (but see the class) or has other names or shapes.
         """
-        if not Path(path).is_file():
-            raise MissingWeights(f"{path} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models")
-        state = dict(read_checkpoint(Path(path)))
+        state = read_state(path, make_weights)
         _keep_own_encoders(self, state, "")
         load_exactly(self, state, f"{path}")
         return self.eval()
 
     def definition(self) -> dict[str, Any]:
         """Arguments of the parts that build the same network without weights, None for absent ones."""
-        parts = {name: getattr(self, name) for name in (*MODALITIES, "fusion")}
-        return {name: None if part is None else part.definition() for name, part in parts.items()}
+        return dict.fromkeys(MODALITIES) | {name: part.definition() for name, part in self.parts().items()}
 
     def _pretrained(self) -> list[nn.Module]:
         return [e for e in (self.vision, self.text) if e is not None]
 
 
-class FeatureMDFNet(nn.Module):
+class FeatureMDFNet(StudyParts):
     """What stage 1 trains: clinical encoder and fusion, on features of the frozen encoders computed once.
 
     Its state dict has the names that `MDFNet` gives the same parts.
@@ -200,14 +218,14 @@ class FeatureMDFNet(nn.Module):
         """
         return _fuse(self.clinical, self.fusion, features, present)
 
+    @property
+    def features_of(self) -> tuple[str, ...]:
+        """The frozen encoders whose features it takes."""
+        return tuple(name for name in _ENCODERS if name in self.modalities)
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """As `MDFNet.groups`, without encoders."""
         return _groups(self.clinical, self.fusion)
-
-    def definition(self) -> dict[str, Any]:
-        """Arguments of the parts that build the same network."""
-        parts = {"clinical": self.clinical, "fusion": self.fusion}
-        return {name: None if part is None else part.definition() for name, part in parts.items()}
 
 
 def parameter_groups(network: MDFNet | FeatureMDFNet, rates: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.networks.checkpoint_file import read_checkpoint
+from common.networks.weights import read_checkpoint
 
 __all__ = ["OpenClipTower", "read_open_clip"]
 

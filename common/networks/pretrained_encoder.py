@@ -16,13 +16,11 @@ from transformers.utils import cached_file
 __all__ = [
     "build_model",
     "cls_attention",
-    "count_parameters",
     "definition_of",
     "drop_unused",
     "find_file",
     "load_model",
     "read_json",
-    "unfreeze",
 ]
 
 # Tensors that neither encoder reads: a checkpoint may lack them, and without them every parameter gets a gradient.
@@ -204,14 +202,3 @@ def _eager(network: PreTrainedModel) -> Iterator[None]:
     finally:
         network.set_attn_implementation(before)
         network.train(training)
-
-
-def unfreeze(module: nn.Module) -> nn.Module:
-    """Undo `common.networks.maisi_vae.freeze`: gradients on, `.train()` obeyed again, in train mode."""
-    vars(module).pop("train", None)
-    return module.requires_grad_(True).train()
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, also of a module on the meta device."""
-    return sum(p.numel() for p in module.parameters())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,9 +177,21 @@ class SliceRefiner(nn.Module):
         self.multiple = shuffle * 2 ** (len(channels) - 1)
         self.body = PlainUNet((context + 1) * shuffle**2, n_cosines * shuffle**2, channels, blocks)
         self.sample_head = SampleHead(sample_channels)
+        self._sizes = {
+            "context": context,
+            "channels": list(channels),
+            "blocks": list(blocks),
+            "shuffle": shuffle,
+            "n_cosines": n_cosines,
+            "sample_channels": sample_channels,
+        }
         for weight in self.parameters():  # channels last is several times faster than planes on a CPU
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+    def definition(self) -> dict[str, Any]:
+        """Arguments that build a network of the same sizes."""
+        return dict(self._sizes)
 
     @property
     def uses_samples(self) -> bool:

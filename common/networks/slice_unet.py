@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
@@ -20,8 +21,7 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from common.networks.checkpoint_file import read_checkpoint
-from common.networks.slice_interpolator import load_exactly
+from common.networks.weights import load_exactly, read_checkpoint
 
 __all__ = ["SliceUNet", "convert_monai_generative_names", "load_unet_weights", "ratio_condition"]
 
@@ -96,6 +96,19 @@ class SliceUNet(DiffusionModelUNetMaisi):
         )
         self.gradient_checkpointing = gradient_checkpointing
         self.multiple = 2 ** (len(num_channels) - 1)
+        self._sizes = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "num_channels": list(num_channels),
+            "num_res_blocks": list(num_res_blocks),
+            "attention_levels": list(attention_levels),
+            "num_head_channels": list(num_head_channels),
+            "norm_num_groups": norm_num_groups,
+        }
+
+    def definition(self) -> dict[str, Any]:
+        """Arguments that build a network of the same sizes; not how it spares memory."""
+        return dict(self._sizes)
 
     def forward(self, x: Tensor, timesteps: Tensor, spacing_tensor: Tensor) -> Tensor:
         """Predict velocity or noise, whichever the network is trained for.

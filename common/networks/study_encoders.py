@@ -8,26 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from common.io.bad_input import BadInput
-from common.networks.checkpoint_file import read_checkpoint
 from common.networks.clinical_encoder import ClinicalEncoder
-from common.networks.maisi_vae import freeze
-from common.networks.mdfnet import MAKE_WEIGHTS, MDFNet
+from common.networks.mdfnet import MDFNet
 from common.networks.modality_fusion import FusionHead
-from common.networks.slice_interpolator import MissingWeights, load_part
 from common.networks.text_encoder import TextEncoder
 from common.networks.vision_encoder import VisionEncoder
+from common.networks.weights import freeze, load_part, missing_weights, read_checkpoint
 
 __all__ = ["build_network", "frozen_encoders", "saved_network"]
 
 _OPTION = {"vision": "--vision_weights", "text": "--text_weights"}
 
 
-def frozen_encoders(network: MDFNet, checkpoint: str | Sequence[str]) -> MDFNet:
+def frozen_encoders(network: MDFNet, checkpoint: str | Sequence[str], make_weights: str | None = None) -> MDFNet:
     """Encoders without gradients; one that was built without weights gets those of a checkpoint.
 
     Args:
         network: with `vision`, `text` or both.
         checkpoint: `model.pt`; of several files the first that exists.
+        make_weights: the command that makes it, for the sentence that says it is missing.
 
     Raises:
         MissingWeights: if an encoder has no weights anywhere.
@@ -42,11 +41,9 @@ def frozen_encoders(network: MDFNet, checkpoint: str | Sequence[str]) -> MDFNet:
             here = Path(checkpoint).is_file()
             state = read_checkpoint(Path(checkpoint)) if here else {}
             if not any(name.startswith(f"{part}.") for name in state):
-                raise MissingWeights(
-                    f"the {part} encoder has no weights: {option} names none and {checkpoint} "
-                    f"{'holds none' if here else 'does not exist'}; the tiny encoders of the demo are made by "
-                    f"{MAKE_WEIGHTS}"
-                )
+                lacks = "holds none" if here else "does not exist"
+                what = f"the {part} encoder has no weights: {option} names none and {checkpoint} {lacks}"
+                raise missing_weights(what, make_weights)
             load_part(encoder, checkpoint, part, state)
         freeze(encoder)
     return network
@@ -58,6 +55,7 @@ def saved_network(
     gradient_checkpointing: bool = False,
     image_size: int | None = None,
     modalities: Sequence[str] | None = None,
+    make_weights: str | None = None,
 ) -> MDFNet:
     """The network that a stage saved, with all its weights, and all of them trainable.
 
@@ -67,6 +65,7 @@ def saved_network(
         gradient_checkpointing: recompute the encoders' activations in the backward pass.
         image_size: pixels that it is trained at from now on, positions are interpolated; default the saved size.
         modalities: which the training is for, for a check; default those of the network.
+        make_weights: the command that makes the files, for the sentence that says they are missing.
 
     Raises:
         MissingWeights: if one of them is missing.
@@ -75,9 +74,7 @@ def saved_network(
     folder = Path(ckpt_dir)
     for name in ("network.json", "model.pt"):
         if not (folder / name).is_file():
-            raise MissingWeights(
-                f"{folder / name} does not exist; make it with {MAKE_WEIGHTS}, then --ckpt_dir RUN/models"
-            )
+            raise missing_weights(f"{folder / name} does not exist", make_weights)
     network = build_network(folder / "network.json", fusion, gradient_checkpointing, image_size)
     if modalities is not None and set(modalities) != set(network.modalities):
         raise BadInput(
@@ -85,7 +82,7 @@ def saved_network(
             f"takes {', '.join(network.modalities)} (asked for {', '.join(modalities)}), expected the same; a subset "
             "has a stage of its own, such as --stages vision_stage2",
         )
-    return network.load(folder / "model.pt").unfreeze_encoders()
+    return network.load(folder / "model.pt", make_weights).unfreeze_encoders()
 
 
 def build_network(

@@ -23,7 +23,7 @@ from common.networks.pretrained_encoder import (
     load_model,
     read_json,
 )
-from common.networks.slice_interpolator import load_exactly
+from common.networks.weights import load_exactly
 
 __all__ = ["BIOMEDCLIP_CXR", "VisionEncoder"]
 

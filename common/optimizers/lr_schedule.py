@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.handlers.training_clock import TrainingClock
-
 __all__ = ["warmup_cosine"]
+
+
+class Clock(Protocol):
+    """What knows the time limit of a training, such as `common.handlers.training_clock.TrainingClock`."""
+
+    @property
+    def spent(self) -> float:
+        """The part of the limit that is spent, 0 without one."""
 
 
 def warmup_cosine(
@@ -18,9 +25,12 @@ def warmup_cosine(
     warmup_epochs: float = 5,
     steps_per_epoch: int = 1,
     final_fraction: float = 0.0,
-    clock: TrainingClock | None = None,
+    clock: Clock | None = None,
 ) -> LambdaLR:
     """Linear warm-up, then half a cosine down to `final_fraction` of the learning rate.
+
+    MONAI's `WarmupCosineSchedule(warmup_multiplier=1 / (W + 1))` is the same curve but for the last digit of some rates
+    of the warm-up; it knows no `clock`, and its rate rises again after the last step.
 
     With W warm-up steps, step s < W has the fraction (s + 1) / (W + 1), so that not even the first step is wasted on a
     rate of 0; W has 1. After the last step the rate stays.

@@ -21,7 +21,7 @@ DTYPES = ("float32", "int16")
 
 
 def axial_axes(affine: np.ndarray) -> tuple[int, int, int]:
-    """Array axes of a NIfTI that run closest to superior-inferior, anterior-posterior and left-right, in this order."""
+    """Array axes that run closest to superior-inferior, anterior-posterior and left-right, in this order."""
     world = io_orientation(affine)[:, 0].astype(int)
     d, h, w = (int(np.flatnonzero(world == axis)[0]) for axis in (2, 1, 0))
     return d, h, w
@@ -35,7 +35,7 @@ def to_axial(volume: CTVolume) -> tuple[torch.Tensor, np.ndarray]:
 
 
 class ReadCTd(MapTransform):
-    """Replace a path (NIfTI, DICOM folder or zip) by its CT: MetaTensor (1, D, H, W), float32 HU.
+    """Replace a path that `read_ct` takes by its CT: MetaTensor (1, D, H, W), float32 HU.
 
     An entry ``case`` beside it names the case; otherwise the file or folder does.
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 
 from common.data.ct.reader import read_ct
+from common.data.manifest import read_split
 from common.io.bad_input import BadInput
 from common.transforms.ct_io import to_axial
 from common.transforms.slabs import simulate_thick
 
-__all__ = ["SlicePair", "read_pair", "resize_in_plane"]
+__all__ = ["PairReader", "SlicePair", "pair_cases", "read_pair", "resize_in_plane"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +37,50 @@ class SlicePair:
     thick_mm: float
 
 
+def pair_cases(manifest: str | os.PathLike[str], split: str, ratios: Sequence[int]) -> list[dict[str, Any]]:
+    """Every CT of a split once per ratio: {"case", "patient", "image" (path), "ratio"}.
+
+    Args:
+        manifest: `manifest.csv` of the prepared data, or its folder.
+        split: "train", "val" or "test".
+        ratios: thin slices per thick slice.
+
+    Raises:
+        ValueError: if there is no ratio, or one below 2.
+        BadInput: if the manifest has no case for the split.
+    """
+    if not ratios or any(ratio < 2 for ratio in ratios):
+        raise ValueError(f"ratios are {list(ratios)}, expected at least one integer of at least 2")
+    return [
+        {"case": row["case"], "patient": row.get("patient", row["case"]), "image": row["image"], "ratio": ratio}
+        for row in read_split(manifest, split)
+        for ratio in sorted(set(ratios))
+    ]
+
+
+class PairReader:
+    """`read_pair` for the cases of `pair_cases`; asked for the same case twice in a row, it reads once.
+
+    Args:
+        resolution: longest side in plane (512 in the document, 384 to save memory); None leaves it.
+    """
+
+    def __init__(self, resolution: int | None = None) -> None:
+        self.resolution = resolution
+        self._last: tuple[Mapping[str, Any], SlicePair] | None = None
+
+    def __call__(self, case: Mapping[str, Any]) -> SlicePair:
+        """Read a case."""
+        if self._last is None or self._last[0] is not case:
+            self._last = case, read_pair(case["image"], case["ratio"], self.resolution)
+        return self._last[1]
+
+
 def read_pair(path: str | os.PathLike[str], ratio: int, resolution: int | None = None) -> SlicePair:
     """Read a thin CT and simulate its thick slices.
 
     Args:
-        path: NIfTI file, DICOM folder or zip.
+        path: as `common.data.ct.reader.read_ct` takes it.
         ratio: thin slices per thick slice, at least 2; a remainder at the end is dropped.
         resolution: longest side in plane after resizing; None leaves it.
 

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from common.io.output_folder import whole
+
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7", "#000000", "#F0E442")
 """The eight colours of Okabe and Ito (2008), which every kind of colour blindness leaves distinct; in an order in which
 neighbours differ in grey print too."""
@@ -52,12 +54,10 @@ def save_picture(picture: Figure | np.ndarray, path: str | os.PathLike[str], cap
     pixels = figure_image(picture, dpi) if isinstance(picture, Figure) else np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"{path}: the pixels are {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3).")
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = PngInfo()
     text.add_itxt("Description", caption)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(pixels).save(partial, format="PNG", pnginfo=text)
-    os.replace(partial, path)
+    with whole(path) as part:
+        Image.fromarray(pixels).save(part, format="PNG", pnginfo=text)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from common.io.bad_input import BadInput
 from common.io.output_folder import write_text
+from common.io.table import read_rows
 from common.visualize.charts import label, metric_bars, training_curves
 from common.visualize.html_report import Page, Picture, Section, Table, render_page
 from common.visualize.run_summary import SUMMARY_KEYS, expect_keys, read_json
@@ -181,8 +181,7 @@ def read_means(path: Path) -> list[dict[str, object]]:
     Raises:
         BadInput: if it has none.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{name: parsed(text or "") for name, text in row.items()} for row in csv.DictReader(file)]
+    rows = [{name: parsed(text) for name, text in row.items()} for _, row in read_rows(path)]
     if not rows:
         raise BadInput(path, "has no rows, expected one per mode")
     return rows

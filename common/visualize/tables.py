@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 MISSING = "-"
-_FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)([eE][+-]?\d+)?|nan|-?inf")
 
 
 def column_texts(values: Sequence[object]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser
 
@@ -20,7 +21,7 @@ from common.data.virtual.layouts import write_dicom
 from common.data.virtual.patient import make_virtual_patient, thick_reconstruction
 from common.evaluation.slice_interpolation import COLUMNS, COMPARED
 from common.io.bad_input import BadInput
-from common.networks.slice_interpolator import MissingWeights, read_state
+from common.networks.weights import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
 from tests import processes
 from tests.bundles.meta_schema import schema_errors
@@ -149,11 +150,11 @@ def test_a_second_run_does_nothing_and_a_change_reruns_what_follows(run):
 def test_latents_are_encoded_once(run):
     out, _ = run
     metrics = json.loads((out / "latents" / "history.json").read_text())["metrics"]
-    assert metrics["misses"] == metrics["encode_calls"] > 0
+    assert metrics["misses"] == metrics["volumes_encoded"] > 0
     (out / "latents" / "finished.json").unlink()
     run_recipe(BUNDLE, "demo+smoke", stages="latents", output_dir=out)
     again = json.loads((out / "latents" / "history.json").read_text())["metrics"]
-    assert again["encode_calls"] == 0 and again["hits"] == metrics["misses"]
+    assert again["volumes_encoded"] == 0 and again["hits"] == metrics["misses"]
 
 
 @pytest.mark.parametrize("mode", ["linear", "refiner", "diffusion"])
@@ -246,6 +247,23 @@ def test_series_folders_named_alike_do_not_overwrite_each_other(tmp_path):
     result = predict(BUNDLE, tmp_path / "in" / "dicom", tmp_path / "out", overrides=settings)
     assert len({Path(path).name for path in result["outputs"]}) == 2
     assert all(nib.load(path).shape == (24, 24, 16) for path in result["outputs"])
+
+
+def test_every_format_side_by_side_is_predicted_alike(tmp_path):
+    (patient,) = write_dicom(tmp_path / "in", 1, seed=0, shape=(8, 24, 24), spacing=(10, 8, 8))
+    folder = (tmp_path / "in" / patient["image"]).parent
+    volume = read_ct(tmp_path / "in" / patient["image"])
+    write_nifti(folder / "a.nii", volume.hu, volume.affine)
+    image = sitk.ReadImage(str(folder / "a.nii"))
+    for name in ("a.nrrd", "b.nhdr", "a.mha", "c.mhd", "d.nii.gz"):
+        sitk.WriteImage(image, str(folder / name))
+    result = predict(BUNDLE, folder, tmp_path / "out", overrides={"mode": "linear", "target_spacing": 5.0})
+    names = ["a_mha", "a_nii", "a_nrrd", "b", "c", "d", "series_001"]
+    assert [Path(path).name for path in result["outputs"]] == [f"{name}.nii.gz" for name in names]
+    first, *others = (nib.load(path) for path in result["outputs"])
+    for other in others:
+        assert np.array_equal(other.get_fdata(), first.get_fdata())
+        assert np.allclose(other.affine, first.affine, atol=1e-5)
 
 
 def test_samples_can_be_evaluated_without_the_refiner_beside_it(run, tmp_path):

@@ -18,7 +18,7 @@ from common.cli.main import VERBS
 from common.cli.parse import Group
 from common.data.modalities import MODALITIES
 from common.networks.modality_fusion import SUBSETS, subset_modalities
-from common.networks.pretrained_encoder import count_parameters
+from common.networks.weights import count_parameters
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from tests.bundles.meta_schema import schema_errors
 

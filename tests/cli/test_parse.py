@@ -1,9 +1,13 @@
+import inspect
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 
 from common.apps.run.bundle import CommandLineText, UsageError
-from common.cli.parse import Call, Group, Verb, help_of, help_of_all, parse_call, sentence
+from common.cli.main import VERBS as PROGRAM
+from common.cli.main import sentence
+from common.cli.parse import Call, Group, Verb, help_of, help_of_all, parse_call
 from common.io.bad_input import BadInput
 
 
@@ -35,11 +39,12 @@ def paint(
     """
 
 
-def plain(name: str) -> None:
+def plain(name: str, seed: int = 0) -> None:
     """Do a plain thing.
 
     Args:
         name: NAME of it
+        seed: N that is 100 % its own
     """
 
 
@@ -86,6 +91,10 @@ def test_words_become_typed_arguments() -> None:
         ("paint b d --name=a=b", "name", "a=b"),
         ("do plain 1e5", "name", "1e5"),
         ("do plain --name x#y", "name", "x#y"),
+        ("paint b d --lr -1e-4", "lr", "-1e-4"),
+        ("paint b d --shift -1,2,3", "shift", "-1,2,3"),
+        ("paint b d --scale -.5", "scale", -0.5),
+        ("paint b d --_meta_#version -", "_meta_#version", "-"),
     ],
 )
 def test_text_stays_text(line: str, name: str, value: Any) -> None:
@@ -113,6 +122,7 @@ def test_text_stays_text(line: str, name: str, value: Any) -> None:
         ("paint b d --strict maybe", "--strict is 'maybe', expected true or false"),
         ("paint b --output_dir=", "--output_dir is empty"),
         ("paint b d --n 1 --n 2", "--n is given twice"),
+        ("paint b d --strict --no-strict", "--strict is given twice"),
     ],
 )
 def test_wrong_usage_is_one_sentence(line: str, message: str) -> None:
@@ -152,7 +162,27 @@ def test_lists_of_verbs() -> None:
     assert "  paint      Paint a bundle." in help_of_all(VERBS).splitlines()
     assert "  do         Do things." in help_of_all(VERBS).splitlines()
     assert "  plain      Do a plain thing." in parse_call(["do", "--help"], VERBS).help.splitlines()
-    assert "NAME" in parse_call(["do", "plain", "--help"], VERBS).help
+    lines = parse_call(["do", "plain", "--help"], VERBS).help.splitlines()
+    assert "  --name NAME  of it" in lines and "  --seed N     that is 100 % its own (default: 0)" in lines
+
+
+ALL = [verb for entry in PROGRAM.values() for verb in (entry.verbs.values() if isinstance(entry, Group) else [entry])]
+NAMED = [verb for verb in ALL if isinstance(verb.function, str)]
+
+
+@pytest.mark.parametrize("verb", NAMED, ids=[verb.name for verb in NAMED])
+def test_a_function_is_read_without_its_module(verb: Verb) -> None:
+    there = inspect.signature(resolve_name(verb.function)).parameters
+    assert verb.parameters.keys() == there.keys() - {"overrides"} and verb.takes_overrides == ("overrides" in there)
+    for name, parameter in verb.parameters.items():
+        assert (parameter.default, parameter.annotation) == (there[name].default, there[name].annotation)
+
+
+def test_a_function_is_called_with_its_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.apps.run.recipe.run_recipe", lambda **given: given)
+    run = Verb("common.apps.run.recipe:run_recipe", "run")
+    call = parse_call(["run", "b", "--seed", "3", "--x", "4"], {"run": run})
+    assert run.call(call.arguments) == {"bundle": "b", "seed": 3, "overrides": {"x": "4"}}
 
 
 def test_sentences() -> None:

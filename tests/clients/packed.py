@@ -10,9 +10,9 @@ import torch
 
 from common.apps.packaging.pack import pack_bundle
 from common.networks.maisi_vae import MaisiVAE
-from common.networks.slice_interpolator import save_parts
 from common.networks.slice_refiner import SliceRefiner
 from common.networks.slice_unet import SliceUNet
+from common.networks.weights import save_parts
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "ct_slice_interpolation"
 VAE = {"num_channels": [8, 16, 16], "num_res_blocks": [1, 1, 1], "norm_num_groups": 8}

@@ -13,7 +13,7 @@ from common.data.cxr.cases import read_cxr_cases
 from common.data.datasets.study_files import fitted_scaler, fitted_tokenizer
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.modalities import MODALITIES
-from common.handlers.study_parts import StudyPartsSaver
+from common.handlers.model_parts import ModelPartSaver
 from common.io.output_folder import csv_text
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.mdfnet import MDFNet
@@ -82,7 +82,7 @@ def write_weights(folder: Path, data: Path, modalities: Sequence[str] = MODALITI
         parts["clinical"] = ClinicalEncoder(hidden=(8, 8))
     sizes = {name: part.features for name, part in parts.items()}
     network = MDFNet(**parts, fusion=FusionHead(modalities, sizes=sizes, width=16, heads=2, hidden=(16, 8)))
-    StudyPartsSaver(str(folder), network, CHEXPERT_LABELS)()
+    ModelPartSaver(str(folder), network, labels=CHEXPERT_LABELS)()
     return folder
 
 

@@ -9,10 +9,10 @@ from common.apps.predict import predict
 from common.data.virtual.patient import make_virtual_patient
 from common.data.virtual.study import virtual_study
 from common.data.virtual.xray import make_virtual_xray
-from common.data.virtual.xray_dicom import write_dicom_xray
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from tests.clients.label_server import infer, serve
 from tests.clients.packed_mdfnet import BUNDLE, make_packed, write_prepared, write_xray
+from tests.data.cxr.dicom_xray import write_dicom_xray
 
 pytestmark = pytest.mark.client
 NAME = "mdfnet_cxr_classification"  # MONAI Label takes the kind of task from the folder's name

@@ -41,7 +41,7 @@ def test_ids_stay_strings_and_keep_inner_dots(text, expected):
 def test_values_and_texts(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("id,note,Edema,Fracture,patient\n007,long,1.0,,p1\n008,,-1,0.25,p2\n", encoding="utf-8-sig")
-    values, patients = read_label_values(path, "id", ["Fracture", "Edema"], probabilities=True, text_column="patient")
+    values, patients = read_label_values(path, "id", ["Fracture", "Edema"], "both", text_column="patient")
     assert list(values) == ["007", "008"] and patients == {"007": "p1", "008": "p2"}
     assert np.array_equal(values["007"], [np.nan, 1], equal_nan=True) and values["008"].tolist() == [0.25, -1]
     with pytest.raises(BadInput, match=r"line 3 \('008'\) has Fracture = '0.25'"):

@@ -93,11 +93,6 @@ def test_what_is_wrong_is_named(tmp_path):
     tokenizer = build_note_tokenizer(NOTES, tmp_path / "t")
     with pytest.raises(ValueError, match="no note"):
         tokenizer([])
-    tokenizer.check_vocabulary(len(tokenizer), 0)
-    tokenizer.check_vocabulary(len(tokenizer) + 5, None)
-    for wrong in ((len(tokenizer) - 1, 0), (50368, 50283)):
-        with pytest.raises(ValueError, match="expected the encoder's own tokenizer"):
-            tokenizer.check_vocabulary(*wrong)
     with pytest.raises(FileNotFoundError, match="not a folder with a tokenizer"):
         NoteTokenizer(tmp_path / "nowhere" / "at" / "all")
     with pytest.raises(ValueError, match="max_tokens is 2"):

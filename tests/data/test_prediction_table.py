@@ -36,7 +36,7 @@ def test_truth_has_blanks(tmp_path):
     path = write_truth(tmp_path / "labels_test.csv", ["a", "b"], ["p", "p"], LABELS, values)
     assert path.read_text() == "case,patient,Edema,Pleural Effusion\na,p,1,\nb,p,0,1\n"
     assert np.array_equal(read_truth(path).values, values, equal_nan=True)
-    with pytest.raises(BadInput, match="line 2 has Pleural Effusion = '', expected a probability"):
+    with pytest.raises(BadInput, match=r"line 2 \('a'\) has Pleural Effusion = '', expected a probability"):
         read_predictions(path)
 
 
@@ -65,7 +65,7 @@ def test_what_is_no_prediction_is_not_written(tmp_path, cases, patients, labels,
         ("case,patient\na,p\n", "has no label"),
         ("name,Edema\na,1\n", "no column 'case'"),
         ("case,Edema\n", "has no rows"),
-        ("case,Edema\na,0.1\na,0.2\n", "line 3 has the case 'a', expected an id in every row, each once"),
+        ("case,Edema\na,0.1\na,0.2\n", "line 3 has the case 'a' again, expected each once"),
         ("case,patient,Edema\na,,0.1\n", "line 2 .'a'. has no patient"),
         ("case,Edema\na,high\n", "Edema = 'high', expected a probability"),
         ("case,Edema\na,nan\n", "Edema = 'nan'"),

@@ -41,15 +41,19 @@ class Noisy(Dataset):
         return item | {"image": item["image"] + 0.1 * float(np.random.rand()) + 0.1 * random.random()}
 
 
-def make(folder, handlers=(), seed=0, lr=0.01, pause=0.0, workers=0, epochs=EPOCHS, **settings):
+def make(
+    folder, handlers=(), seed=0, lr=0.01, pause=0.0, workers=0, epochs=EPOCHS, sampler=None, accumulation_steps=2,
+    **settings,
+):  # fmt: skip
     """The trainer; `trainer.network` is what a test compares."""
     set_determinism(seed)
     random.seed(seed)
     network = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Dropout(0.3), torch.nn.Linear(64, 1))
     optimizer = torch.optim.AdamW(network.parameters(), lr)
     data = Dataset(make_items()) if workers else Noisy()
-    sampler = EpochSampler(data, 2, seed=seed)
-    loader = DataLoader(data, batch_size=2, sampler=sampler, generator=sampler.generator, num_workers=workers)
+    own = EpochSampler(data, 2, seed=seed)
+    sampler, generator = sampler or own, settings.pop("generator", own.generator)
+    loader = DataLoader(data, batch_size=2, sampler=sampler, generator=generator, num_workers=workers)
     validator = SupervisedEvaluator(
         "cpu",
         torch.utils.data.DataLoader(make_items(1), 5),
@@ -81,7 +85,7 @@ def make(folder, handlers=(), seed=0, lr=0.01, pause=0.0, workers=0, epochs=EPOC
         network,
         optimizer,
         torch.nn.MSELoss(),
-        accumulation_steps=2,
+        accumulation_steps=accumulation_steps,
         train_handlers=[*before, *handlers, resume],
     )
     stop.set_trainer(trainer)

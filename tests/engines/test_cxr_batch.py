@@ -9,13 +9,15 @@ from common.networks.modality_fusion import FusionHead
 
 def test_features_go_where_the_network_expects_them():
     batch = {
-        "features": {"vision": torch.rand(2, 4), "clinical": torch.rand(2, 5)},
+        "vision": torch.rand(2, 4),
+        "text": torch.rand(2, 3),
+        "clinical": torch.rand(2, 5),
         "present": torch.tensor([[True, False, True], [False, False, True]]),
         "label": torch.tensor([[1.0, float("nan")], [0.0, 1.0]]),
         "case": ["a", "b"],
     }
-    inputs, target, args, kwargs = PrepareFeatureBatch()(batch, "cpu")
-    assert torch.equal(inputs["vision"], batch["features"]["vision"]) and set(inputs) == {"vision", "clinical"}
+    inputs, target, args, kwargs = PrepareFeatureBatch(("vision", "clinical"))(batch, "cpu")
+    assert torch.equal(inputs["vision"], batch["vision"]) and set(inputs) == {"vision", "clinical"}
     assert target is not None and target[0, 1].isnan() and args == () and set(kwargs) == {"present"}
     modalities = ("vision", "clinical")
     fusion = FusionHead(modalities, 2, {"vision": 4, "clinical": 3}, width=8, heads=2, hidden=(4, 4))

@@ -11,6 +11,7 @@ from ignite.engine import Events
 from common.engines.resume import ResumeHandler, differences
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
 from common.io.bad_input import BadInput
+from common.networks.weights import ChosenWeights, freeze
 from tests.engines.resumable import EPOCHS, LENGTH, make, result, run
 from tests.handlers.small_engines import make_trainer
 from tests.processes import CONTEXT, start
@@ -51,6 +52,99 @@ def test_ended_at_any_iteration_it_ends_alike(tmp_path, uninterrupted, iteration
     trainer.run()
     assert trainer.state.iteration == EPOCHS * LENGTH
     same(result(trainer), uninterrupted)
+
+
+class OwnSampler(torch.utils.data.Sampler):
+    """Random draws, of another number in every epoch; counts what it gives, which without workers is what is had."""
+
+    def __init__(self, lengths, batch_size=2):
+        self.lengths, self.batch_size = lengths, batch_size
+        self.epoch, self.given, self.drawn = 0, 0, torch.Generator().manual_seed(5)
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        # Else ignite ends after a short epoch when as many iterations are done as all epochs of that length have.
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _: setattr(engine.state, "epoch_length", None))
+
+    def _start(self, engine):
+        engine.state.epoch_length = self.lengths[engine.state.epoch - 1]
+
+    def __len__(self):
+        return self.lengths[self.epoch] * self.batch_size
+
+    def __iter__(self):
+        if self.given == len(self):
+            self.epoch, self.given = self.epoch + 1, 0
+        if self.given == 0:
+            self.before = self.drawn.get_state()
+        self.drawn.set_state(self.before)
+        for index in torch.randint(10, (len(self),), generator=self.drawn).tolist()[self.given :]:
+            self.given += 1
+            yield index
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "given": self.given, "before": self.before, "drawn": self.drawn.get_state()}
+
+    def load_state_dict(self, state):
+        self.epoch, self.given, self.before = state["epoch"], state["given"], state["before"]
+        self.drawn.set_state(state["drawn"])
+
+
+@pytest.mark.parametrize("lengths", [(3, 5, 2), (5, 2, 3)])
+def test_a_sampler_of_any_kind_and_epochs_of_different_lengths(tmp_path, lengths):
+    def begin(name, *handlers):
+        return make(tmp_path / name, handlers, epochs=3, sampler=OwnSampler(lengths), accumulation_steps=1)
+
+    whole = begin("whole")
+    whole.run()
+    assert whole.state.iteration == 10
+    expected = result(whole)
+    for iteration in range(1, 11):
+        with pytest.raises(Killed):
+            begin(f"parts{iteration}", kill_at(iteration)).run()
+        trainer = begin(f"parts{iteration}")
+        if trainer.resume.newest() is not None:
+            torch.rand(5)
+        trainer.run()
+        assert trainer.state.iteration == 10 and trainer.state.epoch == 3
+        same(result(trainer), expected)
+
+
+def test_a_checkpoint_written_before_epochs_could_differ_is_taken_up(tmp_path, uninterrupted):
+    for iteration in (8, 11):  # within an epoch, and at the end of one
+        with pytest.raises(Killed):
+            make(tmp_path / str(iteration), [kill_at(iteration)]).run()
+        path = make(tmp_path / str(iteration)).resume.newest()
+        state = dict(read_state_file(path))
+        del state["sampler"], state["of_epoch"]
+        write_state_file(path, state)
+        trainer = make(tmp_path / str(iteration))
+        trainer.run()
+        same(result(trainer), uninterrupted)
+
+
+def test_what_is_frozen_is_not_saved(tmp_path):
+    def begin(name, *handlers):
+        trainer = make(tmp_path / name, handlers)
+        trainer.resume.objects["network"] = ChosenWeights(trainer.network, ["2.*"])
+        freeze(trainer.network[0])
+        return trainer
+
+    whole = begin("whole")
+    whole.run()
+    expected = result(whole)
+    with pytest.raises(Killed):
+        begin("parts", kill_at(8)).run()
+    trainer = begin("parts")
+    saved = read_state_file(trainer.resume.newest())["objects"]["network"]
+    assert saved.keys() == {"2.weight", "2.bias"}
+    trainer.run()
+    same(result(trainer), expected)
+
+
+def test_accumulation_needs_epochs_of_one_length(tmp_path):
+    with pytest.raises(ValueError, match="epochs of 3 and 5 iterations and accumulation_steps 2, expected 1"):
+        make(tmp_path, epochs=3, sampler=OwnSampler((3, 5, 2))).run()
 
 
 def test_ended_again_and_again(tmp_path, uninterrupted):
@@ -193,6 +287,8 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 def test_a_loader_that_cannot_begin_in_the_middle_is_refused(tmp_path):
     with pytest.raises(ValueError, match="SequentialSampler, expected an EpochSampler"):
         make_trainer([ResumeHandler(tmp_path, {}, {})]).run()
+    with pytest.raises(ValueError, match="has no generator, expected one of its own"):
+        make(tmp_path, sampler=OwnSampler((5, 5, 5, 5)), generator=None).run()
 
 
 def test_an_object_without_a_state_is_named(tmp_path):

@@ -20,8 +20,8 @@ from common.data.prediction_table import align_predictions, read_predictions, re
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text
 from common.metrics.multilabel import choose_thresholds
-from common.networks.slice_interpolator import MissingWeights
 from common.networks.study_encoders import saved_network
+from common.networks.weights import MissingWeights
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.transforms.xray_io import xray_tensor
 from tests.clients.packed_mdfnet import BUNDLE, SIZE, write_prepared, write_weights, write_xray
@@ -136,7 +136,7 @@ def test_a_folder_with_a_broken_image(weights, tmp_path, capsys):
 def test_a_folder_of_nothing_usable(weights, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.png").write_bytes(b"")
-    with pytest.raises(BadInput, match="holds no usable case, the first of 1: is empty"):
+    with pytest.raises(BadInput, match="x.png: is empty"):
         predict(BUNDLE, tmp_path / "in", tmp_path / "out", weights, QUICK)
     assert not (tmp_path / "out").exists()
 
@@ -148,7 +148,7 @@ def of_text(data, tmp_path_factory):
 
 def test_a_case_without_any_input_of_the_network_is_excluded(data, of_text, inputs, tmp_path):
     """A bug: a network that reads notes alone gave probabilities for X-rays, from what it learned for no note."""
-    with pytest.raises(BadInput, match="holds no usable case, the first of 1: has no input of this network, expected"):
+    with pytest.raises(BadInput, match="p.1.png: has no input of this network, expected a note"):
         predict(BUNDLE, inputs["vision"], tmp_path / "out", of_text, QUICK)
     words = ["predict", str(BUNDLE), "--input", str(inputs["vision"]), "--output_dir", str(tmp_path / "out")]
     assert main([*words, "--ckpt_dir", str(of_text)]) == 1 and not (tmp_path / "out").exists()
@@ -188,7 +188,7 @@ def test_other_views_are_counted_and_the_weights_say_which_are_theirs(data, weig
         ("test00", "has the view 'LATERAL', expected PA or AP (--views)"),
         ("test01", "has the view '', expected PA or AP (--views)"),
     ]
-    assert "3 images of other views are left out" in caplog.text
+    assert "3 inputs are left out" in caplog.text
     trained = shutil.copytree(weights, tmp_path / "weights")
     content = json.loads((trained / "network.json").read_text())
     (trained / "network.json").write_text(json.dumps(content | {"views": ["LATERAL"]}))
@@ -323,7 +323,7 @@ def test_predict_on_the_prepared_folder_says_the_same(evaluated, data, weights, 
 
 def test_evaluation_asks_for_prepared_data_and_weights(data, weights, tmp_path, capsys):
     (tmp_path / "x").mkdir()
-    with pytest.raises(BadInput, match="holds no manifest.csv, expected a folder that prepare wrote"):
+    with pytest.raises(BadInput, match="does not exist, expected the manifest.csv of a folder that prepare wrote"):
         evaluate(BUNDLE, tmp_path / "x", tmp_path / "out", weights)
     (tmp_path / "models").mkdir()
     with pytest.raises(MissingWeights, match="--scale demo, then --ckpt_dir RUN/models"):

@@ -11,9 +11,9 @@ from common.data.prediction_table import write_predictions, write_truth
 from common.evaluation.compare_models import compare_models
 from common.evaluation.error_attention import StudyEncoders, saved_encoders
 from common.evaluation.error_cases import case_details
-from common.networks.slice_interpolator import MissingWeights
 from common.networks.study_encoders import saved_network
 from common.networks.vision_encoder import VisionEncoder
+from common.networks.weights import MissingWeights
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.visualize.figures import picture_caption
 from tests.clients.packed_mdfnet import write_prepared, write_weights

@@ -6,6 +6,7 @@ from ignite.engine import Engine, Events
 
 from common.handlers.best_checkpoints import BestCheckpoints
 from common.handlers.engine_state import notes
+from common.networks.weights import ChosenWeights
 
 CRITERIA = {"best_auroc": "pooled_auroc", "best_mean": "mean_auroc", "best_rare": "rare_auroc"}
 VALUES = [  # of seven epochs: pooled, mean, rare
@@ -105,6 +106,26 @@ def test_resumed_after_any_epoch_it_ends_alike(tmp_path, ended):
     assert trainer.network.weight.item() == BEST["best_mean"]
 
 
+def test_smaller_may_be_better(tmp_path):
+    trainer = make(tmp_path, mode={"best_auroc": "min", "best_mean": "max", "best_rare": "min"}, final="best_rare")
+    trainer.run([0], max_epochs=7)
+    assert {name: epoch_of(tmp_path / f"{name}.pt") for name in BEST} == {
+        "best_auroc": 7, "best_mean": 3, "best_rare": 2,
+    }  # fmt: skip
+    assert trainer.network.weight.item() == 2
+    make(tmp_path / "all", mode="min").run([0], max_epochs=7)
+    assert epoch_of(tmp_path / "all" / "best_mean.pt") == 1
+
+
+def test_a_choice_of_names_is_what_is_kept_and_comes_back(tmp_path):
+    trainer = make(tmp_path)
+    trainer.best.network = ChosenWeights(trainer.network, ["weight"])
+    torch.nn.init.constant_(trainer.network.bias, 5.0)
+    trainer.run([0], max_epochs=7)
+    assert torch.load(tmp_path / "best_mean.pt", weights_only=True).keys() == {"weight"}
+    assert trainer.network.weight.item() == 3 and trainer.network.bias.item() == 5
+
+
 def test_without_any_score_the_last_weights_stay(tmp_path):
     trainer = make(tmp_path / "none", values=[(None, None, None)] * 2)
     trainer.run([0], max_epochs=2)
@@ -114,6 +135,9 @@ def test_without_any_score_the_last_weights_stay(tmp_path):
 def test_arguments_are_checked(tmp_path):
     with pytest.raises(ValueError, match="final is 'best', expected one of best_auroc, best_mean, best_rare"):
         make(tmp_path, final="best")
+    for mode in ("best", {"best_mean": "min"}, dict.fromkeys(CRITERIA, "least")):
+        with pytest.raises(ValueError, match="expected max or min, or one of them for each of best_auroc, best_mean"):
+            make(tmp_path, mode=mode)
     for numbers in ({"every": 0}, {"n_saved": 0}):
         with pytest.raises(ValueError, match="expected at least 1"):
             make(tmp_path, **numbers)
@@ -128,7 +152,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
             file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("common.handlers.best_checkpoints.torch.save", full)
+    monkeypatch.setattr("common.networks.weights.torch.save", full)
     with pytest.raises(OSError, match="No space left"):
         make(tmp_path).run([0], max_epochs=3)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before

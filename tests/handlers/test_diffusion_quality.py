@@ -6,29 +6,27 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.data.datasets.latents import LatentDataset
+from common.data.datasets.features import FeatureDataset
 from common.engines.diffusion_batch import PrepareDiffusionBatch, PrepareSamplingBatch
-from common.engines.latents import LatentWriter
 from common.handlers.diffusion_quality import DiffusionQuality
 from common.inferers.chunked_vae import ChunkedVAE
 from common.inferers.diffusion_samplers import DDIMSampler, SamplingInferer
 from common.metrics.image_quality import psnr, ssim
-from common.networks.maisi_vae import MaisiVAE, freeze
 from common.networks.slice_unet import SliceUNet
 from common.transforms.ct_pairs import read_pair
 from common.transforms.slabs import interpolate_slices, project_to_measurement
 from common.transforms.windows import unscale_window
 from tests.data.ct.thin_ct import write_manifest
+from tests.inferers.test_slice_latents import latent_writer, tiny_vae
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     root = tmp_path_factory.mktemp("quality")
-    torch.manual_seed(0)
-    vae = ChunkedVAE(freeze(MaisiVAE(num_channels=[8, 8, 8], norm_num_groups=4, num_res_blocks=[1, 1, 1])), 8, 2)
-    manifest = write_manifest(root / "data", {"a": "train", "b": "val", "c": "val"})
-    LatentWriter(vae, manifest, root / "cache", root / "run", progress=False).run()
-    data = LatentDataset(root / "run" / "latents", "val")
+    vae = tiny_vae()
+    write_manifest(root / "data", {"a": "train", "b": "val", "c": "val"})
+    latent_writer(root, vae, ratios=[5]).run()
+    vae, data = ChunkedVAE(vae, 8, 2), FeatureDataset(root / "run" / "latents", "val")
     unet = SliceUNet(
         num_channels=(8, 8),
         num_res_blocks=(1, 1),

@@ -6,7 +6,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
 
 from common.handlers.ema import EMAHandler
-from common.networks.slice_interpolator import read_state, save_parts
+from common.networks.weights import ChosenWeights, freeze, read_state, save_parts
 
 
 def network(seed=0):
@@ -123,15 +123,34 @@ def test_resume_is_bit_exact():
     assert same(net.state_dict(), whole_net.state_dict()) and same(second.average, whole.average)
 
 
+def test_what_is_frozen_is_neither_copied_nor_swapped():
+    net, twin = network(), network()
+    for module in (net, twin):
+        freeze(module[0])
+    every, some = EMAHandler(twin, 0.5), EMAHandler(ChosenWeights(net, ["1.*", "2.*"]), 0.5)
+    assert not any(name.startswith("0.") for name in some.average)
+    trainer(twin, batches(), handlers=[every]).run(), trainer(net, batches(), handlers=[some]).run()
+    assert all(torch.equal(tensor, every.average[name]) for name, tensor in some.average.items())
+    trained = copy.deepcopy(net.state_dict())
+    some.swap_in()
+    assert same(net.state_dict(), every.average)
+    some.swap_out()
+    assert same(net.state_dict(), trained)
+    other = EMAHandler(ChosenWeights(network(3), ["1.*", "2.*"]), 0.5)
+    other.load_state_dict(some.state_dict())
+    assert same(other.average, some.average)
+
+
 def test_applied_weights_and_saving(tmp_path):
     net = network()
     ema = EMAHandler(net, 0.5)
     trainer(net, batches(), handlers=[ema]).run()
     trained = copy.deepcopy(net.state_dict())
-    with ema.applied() as inside:
-        assert same(inside.state_dict(), ema.average)
-        with pytest.raises(RuntimeError, match="expected an update after swap_out"):
-            ema.update()
+    ema.swap_in()
+    assert same(net.state_dict(), ema.average)
+    with pytest.raises(RuntimeError, match="expected an update after swap_out"):
+        ema.update()
+    ema.swap_out()
     assert same(net.state_dict(), trained)
     save_parts(tmp_path / "model.pt", {"unet": ema.weights})
     assert same(read_state(tmp_path / "model.pt"), {f"unet.{name}": t for name, t in ema.average.items()})

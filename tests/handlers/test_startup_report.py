@@ -86,7 +86,7 @@ def test_splits_are_counted_by_patient_in_the_manifest(tmp_path):
     report = startup_report({}, splits=manifest)
     assert list(report["splits"].items()) == [("train", 2), ("val", 1), ("test", 1)]
     manifest.write_text("case\na\n")
-    with pytest.raises(ValueError, match="manifest.csv: has the columns"):
+    with pytest.raises(ValueError, match="manifest.csv: has no column 'patient'"):
         startup_report({}, splits=manifest)
 
 

@@ -14,7 +14,7 @@ from common.handlers.study_predictions import StudyPredictions, predict_studies
 from common.inferers.autocast import AutocastInferer
 from common.transforms.xray_io import xray_tensor
 from tests.data.datasets.tiny_study import LABELS, make_cases, make_scaler
-from tests.engines.test_study_features import make_network
+from tests.networks.tiny_mdfnet import make_network
 
 
 @pytest.fixture(scope="module")

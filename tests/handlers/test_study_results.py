@@ -1,4 +1,3 @@
-import csv
 import json
 import re
 
@@ -20,7 +19,7 @@ from common.networks.modality_fusion import FusionHead
 from common.networks.vision_encoder import VisionEncoder
 from common.transforms.xray_io import xray_tensor
 from tests.data.datasets.tiny_study import LABELS, NOTES, make_cases, make_scaler
-from tests.engines.test_study_features import make_network
+from tests.networks.tiny_mdfnet import make_network
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +39,11 @@ def run(loader, network, results):
     ).run()
 
 
-def test_table_and_files_of_every_case(loader, tmp_path):
+def test_files_of_every_case(loader, tmp_path):
     network = make_network().eval()
     results = StudyResults(str(tmp_path / "out"), LABELS, network)
     run(loader, network, results)
     _, _, p, _ = predict_studies(network, loader, PrepareStudyBatch(), lambda x, net, *a, **kw: net(x, *a, **kw), "cpu")
-    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case", *LABELS] and [row["case"] for row in rows] == ["c0", "c1", "c2"]
-    np.testing.assert_allclose([[float(row[label]) for label in LABELS] for row in rows], p, atol=1e-6)
     there = {"c0": ["vision", "text", "clinical"], "c1": ["vision"], "c2": ["text", "clinical"]}
     for i, (case, modalities) in enumerate(there.items()):
         content = json.loads((tmp_path / "out" / f"{case}.json").read_text())
@@ -56,7 +51,7 @@ def test_table_and_files_of_every_case(loader, tmp_path):
         assert content["labels"] == pytest.approx(dict(zip(LABELS, p[i], strict=True)), abs=1e-6)
         assert Image.open(tmp_path / "out" / f"{case}.png").size[0] > 100
     files = [f"{case}.{end}" for case in there for end in ("json", "png")]
-    assert results.written == [str(tmp_path / "out" / name) for name in ("predictions.csv", *files)]
+    assert results.written == [str(tmp_path / "out" / name) for name in files]
 
 
 def test_the_picture_shows_the_attention_of_the_encoder(loader, tmp_path):
@@ -95,7 +90,7 @@ def test_the_note_is_shown_with_the_attention_over_its_tokens(loader, tmp_path):
 def test_without_pictures(loader, tmp_path):
     network = make_network().eval()
     run(loader, network, StudyResults(str(tmp_path), LABELS, network, pictures=False))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c0.json", "c1.json", "c2.json", "predictions.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c0.json", "c1.json", "c2.json"]
 
 
 @pytest.mark.parametrize(
@@ -118,4 +113,4 @@ def test_encoders_without_class_token_have_pictures_too(loader, tmp_path, config
     encoder = VisionEncoder(config=config, embedding=6, image_size=16)
     network = MDFNet(encoder, fusion=FusionHead(("vision",), 2, {"vision": 6}, width=8, heads=2, hidden=(8, 8))).eval()
     run(loader, network, StudyResults(str(tmp_path), LABELS, network))
-    assert (tmp_path / "c0.png").is_file() and (tmp_path / "predictions.csv").is_file()
+    assert (tmp_path / "c0.png").is_file()

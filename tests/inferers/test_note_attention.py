@@ -5,7 +5,7 @@ from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
 from common.inferers.note_attention import note_attention
 from common.networks.text_encoder import TextEncoder
 from tests.data.datasets.tiny_study import NOTES
-from tests.engines.test_study_features import TEXT
+from tests.networks.tiny_mdfnet import TEXT
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ STORE = fsspec.filesystem("memory")
 @pytest.fixture(autouse=True)
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty store, and an empty cache."""
+    monkeypatch.delenv("THORAX_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     STORE.store.clear()
     STORE.pseudo_dirs[:] = [""]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from common.networks.clinical_encoder import ClinicalEncoder
-from common.networks.pretrained_encoder import count_parameters
+from common.networks.weights import count_parameters
 
 
 def test_paper_size():

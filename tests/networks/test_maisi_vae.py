@@ -1,20 +1,15 @@
 import copy
-import pickle
 import re
 
 import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
 from safetensors.torch import save_file
-from torch import nn
 
 from common.networks.maisi_vae import (
     MaisiVAE,
     convert_monai_generative_names,
-    estimate_scale_factor,
-    freeze,
     load_vae_weights,
-    weights_hash,
 )
 
 TINY = {"num_channels": [16, 16, 32], "norm_num_groups": 8, "num_res_blocks": [1, 1, 1]}
@@ -179,40 +174,10 @@ def test_names_of_monais_own_autoencoder_match():
     assert {k: t.shape for k, t in converted.items()} == {k: t.shape for k, t in vae.state_dict().items()}
 
 
-def test_frozen_survives_train_pickle_and_copy():
-    class Parent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.vae = freeze(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
-            self.head = nn.Linear(2, 2)
-
-    parent = Parent().train()
-    for p in (parent, copy.deepcopy(parent).train(), pickle.loads(pickle.dumps(parent.vae)).train()):
-        vae = getattr(p, "vae", p)
-        assert not any(m.training for m in vae.modules())
-        assert not any(q.requires_grad for q in vae.parameters())
-    assert parent.head.training
-    clone = copy.deepcopy(parent.vae)
-    clone[1].training = True
-    clone.train()
-    assert not clone[1].training, "the copy guards itself, not the original"
-    del parent.vae.train
-    assert parent.vae.train()[1].training
-
-
-def test_weights_hash():
-    a, b = tiny(1), tiny(1)
-    assert weights_hash(a) == weights_hash(b) == weights_hash(freeze(copy.deepcopy(a)))
-    b.quant_conv_mu.conv.bias.data[0] += 1e-7
-    assert weights_hash(a) != weights_hash(b)
-    assert weights_hash(a) != weights_hash(copy.deepcopy(a).bfloat16())
-    with torch.device("meta"), pytest.raises(ValueError, match="meta device"):
-        weights_hash(tiny())
-
-
-def test_scale_factor():
-    torch.manual_seed(0)
-    latents = torch.randn(2, 4, 8, 8, 8) * 2.5 + 1
-    assert (latents * estimate_scale_factor(latents)).std().item() == pytest.approx(1, abs=1e-6)
-    with pytest.raises(ValueError, match="standard deviation"):
-        estimate_scale_factor(torch.ones(2, 4))
+def test_its_definition_builds_it_again():
+    vae = tiny(norm_eps=1e-5)
+    assert MaisiVAE(**vae.definition()).definition() == vae.definition()
+    assert vae.definition().items() >= (TINY | {"norm_eps": 1e-5, "attention_levels": [False] * 3}).items()
+    assert {k: v.shape for k, v in MaisiVAE(**vae.definition()).state_dict().items()} == {
+        k: v.shape for k, v in vae.state_dict().items()
+    }

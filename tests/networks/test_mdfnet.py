@@ -6,9 +6,9 @@ from common.losses.bce_focal import MaskedBCEFocalLoss
 from common.networks.clinical_encoder import ClinicalEncoder
 from common.networks.mdfnet import FeatureMDFNet, MDFNet, parameter_groups
 from common.networks.modality_fusion import SUBSETS, FusionHead, subset_modalities
-from common.networks.pretrained_encoder import count_parameters
 from common.networks.text_encoder import CLINICAL_MODERNBERT, TextEncoder
 from common.networks.vision_encoder import BIOMEDCLIP_CXR, VisionEncoder
+from common.networks.weights import count_parameters
 
 VISION = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
 TEXT = {

@@ -10,7 +10,7 @@ from common.networks.modality_fusion import (
     subset_modalities,
     subset_name,
 )
-from common.networks.pretrained_encoder import count_parameters
+from common.networks.weights import count_parameters
 
 SIZES = {"vision": 6, "text": 10, "clinical": 4}
 

@@ -136,3 +136,10 @@ def test_whole_volumes_in_one_piece_equal_the_inferer():
         torch.testing.assert_close(average_slabs(volume, 5), expected, atol=1e-3, rtol=0)
     found.square().sum().backward()
     assert network.body.stem.weight.grad.abs().sum() > 0
+
+
+def test_its_definition_builds_it_again():
+    network = SliceRefiner(**SMALL)
+    again = SliceRefiner(**network.definition())
+    assert again.definition() == network.definition()
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in network.state_dict().items()}

@@ -202,3 +202,10 @@ def test_refusals_are_one_sentence_and_change_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_unet_weights(unet, tmp_path / "none.pt")
     assert same(unet, before)
+
+
+def test_its_definition_builds_it_again():
+    network = SliceUNet(**TINY)
+    again = SliceUNet(**network.definition())
+    assert again.definition() == network.definition()
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in network.state_dict().items()}

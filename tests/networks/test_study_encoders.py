@@ -3,12 +3,13 @@ import json
 import pytest
 import torch
 
-from common.handlers.study_parts import StudyPartsSaver
+from common.handlers.model_parts import ModelPartSaver
 from common.io.bad_input import BadInput
 from common.networks.mdfnet import FeatureMDFNet
-from common.networks.slice_interpolator import MissingWeights, save_parts
 from common.networks.study_encoders import build_network, frozen_encoders, saved_network
-from tests.engines.test_study_features import LABELS, make_network
+from common.networks.weights import MissingWeights, save_parts
+from tests.data.datasets.tiny_study import LABELS
+from tests.networks.tiny_mdfnet import make_network
 
 COMMAND = "python -m common run bundles/mdfnet_cxr --scale demo"
 
@@ -20,7 +21,7 @@ def same(a, b):
 
 def test_encoders_get_the_weights_of_a_checkpoint_and_are_frozen(tmp_path):
     source, network = make_network(seed=1), make_network(seed=2)
-    StudyPartsSaver(str(tmp_path), source, LABELS, parts=["vision", "text"])()
+    ModelPartSaver(str(tmp_path), source, labels=LABELS, parts=["vision", "text"])()
     assert not same(network.vision, source.vision)
     found = frozen_encoders(network, str(tmp_path / "model.pt"))
     assert found is network and same(found.vision, source.vision) and same(found.text, source.text)
@@ -42,10 +43,10 @@ def test_missing_weights_name_the_option_and_the_command(tmp_path, part):
     """A bug: for a model.pt without the encoder the sentence named the command of another bundle."""
     network = make_network((part,))
     with pytest.raises(MissingWeights, match=f"--{part}_weights names none and .*model.pt does not exist.*{COMMAND}"):
-        frozen_encoders(network, str(tmp_path / "model.pt"))
+        frozen_encoders(network, str(tmp_path / "model.pt"), COMMAND)
     save_parts(tmp_path / "model.pt", {"fusion": network.fusion})
     with pytest.raises(MissingWeights, match=f"--{part}_weights names none and .*model.pt holds none.*{COMMAND}"):
-        frozen_encoders(network, str(tmp_path / "model.pt"))
+        frozen_encoders(network, str(tmp_path / "model.pt"), COMMAND)
 
 
 def test_weights_of_another_size_are_refused(tmp_path):
@@ -57,7 +58,7 @@ def test_weights_of_another_size_are_refused(tmp_path):
 
 def test_the_network_that_a_stage_saved_comes_back_and_trains(tmp_path):
     source = make_network(seed=3).freeze_encoders()
-    StudyPartsSaver(str(tmp_path), source, LABELS)()
+    ModelPartSaver(str(tmp_path), source, labels=LABELS)()
     network = saved_network(str(tmp_path))
     assert same(network, source) and all(p.requires_grad for p in network.parameters())
     assert network.train().vision.training
@@ -67,8 +68,8 @@ def test_the_network_that_a_stage_saved_comes_back_and_trains(tmp_path):
 
 def test_stage_1_leaves_a_network_for_stage_2(tmp_path):
     encoders, trained = make_network(seed=4), make_network(seed=5)
-    StudyPartsSaver(str(tmp_path), encoders, LABELS, parts=["vision", "text"])()
-    StudyPartsSaver(str(tmp_path), FeatureMDFNet(trained.clinical, trained.fusion), LABELS)()
+    ModelPartSaver(str(tmp_path), encoders, labels=LABELS, parts=["vision", "text"])()
+    ModelPartSaver(str(tmp_path), FeatureMDFNet(trained.clinical, trained.fusion), labels=LABELS)()
     network = saved_network(str(tmp_path))
     assert same(network.vision, encoders.vision) and same(network.text, encoders.text)
     assert same(network.clinical, trained.clinical) and same(network.fusion, trained.fusion)
@@ -76,14 +77,14 @@ def test_stage_1_leaves_a_network_for_stage_2(tmp_path):
 
 @pytest.mark.parametrize("name", ["network.json", "model.pt"])
 def test_a_checkpoint_folder_that_lacks_a_file_names_the_command(tmp_path, name):
-    StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
+    ModelPartSaver(str(tmp_path), make_network(), labels=LABELS)()
     (tmp_path / name).unlink()
     with pytest.raises(MissingWeights, match=f"{name} does not exist; make it with {COMMAND}, then --ckpt_dir"):
-        saved_network(str(tmp_path))
+        saved_network(str(tmp_path), make_weights=COMMAND)
 
 
 def test_a_subset_is_built_without_the_parts_it_has_not(tmp_path):
-    StudyPartsSaver(str(tmp_path), make_network(("text", "clinical")), LABELS)()
+    ModelPartSaver(str(tmp_path), make_network(("text", "clinical")), labels=LABELS)()
     content = json.loads((tmp_path / "network.json").read_text())
     assert content["modalities"] == ["text", "clinical"] and "vision_def" not in content
     assert saved_network(str(tmp_path)).modalities == ("text", "clinical")
@@ -91,9 +92,9 @@ def test_a_subset_is_built_without_the_parts_it_has_not(tmp_path):
 
 def test_the_size_that_is_trained_is_the_size_that_is_saved(tmp_path):
     """A bug: network.json had two sizes, and inference read the older one."""
-    StudyPartsSaver(str(tmp_path / "one"), make_network(), LABELS, settings={"image_size": 16})()
+    ModelPartSaver(str(tmp_path / "one"), make_network(), labels=LABELS, settings={"image_size": 16})()
     network = saved_network(str(tmp_path / "one"), image_size=24).eval()
-    StudyPartsSaver(str(tmp_path / "two"), network, LABELS, settings={"image_size": 24})()
+    ModelPartSaver(str(tmp_path / "two"), network, labels=LABELS, settings={"image_size": 24})()
     content = json.loads((tmp_path / "two" / "network.json").read_text())
     assert content["vision_def"]["image_size"] == content["image_size"] == 24
     assert content["vision_def"]["config"]["image_size"] == 16  # of the table of positions, which are interpolated
@@ -103,16 +104,16 @@ def test_the_size_that_is_trained_is_the_size_that_is_saved(tmp_path):
 
 
 def test_recomputing_activations_is_as_it_is_asked_for(tmp_path):
-    StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
+    ModelPartSaver(str(tmp_path), make_network(), labels=LABELS)()
     network = saved_network(str(tmp_path), gradient_checkpointing=True)
     assert network.vision.gradient_checkpointing and network.text.gradient_checkpointing
-    StudyPartsSaver(str(tmp_path), network, LABELS)()
+    ModelPartSaver(str(tmp_path), network, labels=LABELS)()
     assert not saved_network(str(tmp_path)).vision.gradient_checkpointing
 
 
 def test_a_training_of_other_modalities_is_refused(tmp_path):
     """A bug: all encoders trained, whatever subset was asked for."""
-    StudyPartsSaver(str(tmp_path), make_network(), LABELS)()
+    ModelPartSaver(str(tmp_path), make_network(), labels=LABELS)()
     with pytest.raises(BadInput, match=r"takes vision, text, clinical \(asked for vision\).*--stages vision_stage2"):
         saved_network(str(tmp_path), modalities=["vision"])
     assert saved_network(str(tmp_path), modalities=["clinical", "text", "vision"]).modalities

@@ -11,8 +11,8 @@ from transformers import (
 )
 
 from common.networks import text_encoder
-from common.networks.pretrained_encoder import count_parameters
 from common.networks.text_encoder import CLINICAL_MODERNBERT, TextEncoder
+from common.networks.weights import count_parameters
 
 SPECIAL = {"pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
 SIZES = {

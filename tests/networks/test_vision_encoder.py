@@ -5,9 +5,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, ConvNextConfig, ConvNextModel
 
-from common.networks.maisi_vae import freeze
-from common.networks.pretrained_encoder import count_parameters, unfreeze
 from common.networks.vision_encoder import BIOMEDCLIP_CXR, IMAGENET_MEAN, VisionEncoder
+from common.networks.weights import count_parameters, freeze, unfreeze
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "patch_size": 14}
 DINO = {"model_type": "dinov2", **SIZES}

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 
 from common.optimizers.lr_schedule import warmup_cosine
@@ -64,3 +65,16 @@ def test_refusals():
             rates(1, **kwargs)
     with pytest.raises(ValueError, match="final_fraction is 2"):
         rates(1, max_epochs=9, final_fraction=2)
+
+
+def test_monais_schedule_is_the_same_curve():
+    """But for the last digit in the warm-up, and for what comes after the end, which is why ours is kept."""
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), 2.0)
+    monai, theirs = WarmupCosineSchedule(optimizer, 18, 630, warmup_multiplier=1 / 19), []
+    for _ in range(640):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step(), monai.step()
+    ours = rates(640, max_epochs=70, warmup_epochs=2, steps_per_epoch=9)
+    assert ours[:18] == pytest.approx(theirs[:18], rel=1e-15) and ours[:18] != theirs[:18]
+    assert ours[18:630] == theirs[18:630]
+    assert ours[639] == 0 < theirs[639]

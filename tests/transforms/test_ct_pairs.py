@@ -4,8 +4,8 @@ import torch
 
 from common.data.ct.reader import read_ct
 from common.io.bad_input import BadInput
-from common.transforms.ct_pairs import read_pair, resize_in_plane
-from tests.data.ct.thin_ct import write_thin_ct
+from common.transforms.ct_pairs import PairReader, pair_cases, read_pair, resize_in_plane
+from tests.data.ct.thin_ct import write_manifest, write_thin_ct
 
 
 def test_slabs_start_at_slice_0_and_the_remainder_is_dropped(tmp_path):
@@ -33,3 +33,17 @@ def test_a_short_ct_is_named(tmp_path):
     path = write_thin_ct(tmp_path / "short.nii.gz")
     with pytest.raises(BadInput, match=r"short\.nii\.gz: 23 slices give 1 thick"):
         read_pair(path, 12)
+
+
+def test_every_ct_once_per_ratio(tmp_path):
+    write_manifest(tmp_path, {"a": "train", "b": "val", "c": "train"})
+    cases = pair_cases(tmp_path, "train", [5, 3])
+    assert [(case["case"], case["ratio"]) for case in cases] == [("a", 3), ("a", 5), ("c", 3), ("c", 5)]
+    reader = PairReader(resolution=7)
+    assert reader(cases[0]).thick.shape[0] == 7 and reader(cases[1]).thin.shape == (20, 7, 6)
+    assert reader(cases[1]) is reader(cases[1])
+    for ratios in ((), (1, 4)):
+        with pytest.raises(ValueError, match="at least one integer of at least 2"):
+            pair_cases(tmp_path, "train", ratios)
+    with pytest.raises(BadInput, match="no row with split test"):
+        pair_cases(tmp_path, "test", [5])

@@ -20,7 +20,8 @@ def test_a_case_has_a_row_a_json_and_a_picture(tmp_path):
     assert picture_caption(paths[1]) == "Case 1.2.840: input and probabilities."
     assert [path.name for path in write_case_files(tmp_path, "b", labels)] == ["b.json"]
 
-    table = write_case_table(tmp_path, {"1.2.840": labels, "b": {"Fracture": 1.0, "Edema": 0.0}})
+    others = write_case_files(tmp_path, "b", {"Fracture": 1.0, "Edema": 0.0})
+    table = write_case_table(tmp_path, [*paths, *others])
     assert table.read_text() == "case,Edema,Fracture\n1.2.840,0.25,0.100000001\nb,0,1\n"
     assert read_predictions(table).cases == ("1.2.840", "b")
 
@@ -36,7 +37,10 @@ def test_what_is_no_probability_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Edema = nan"):
         write_case_files(tmp_path, "a", {"Edema": float("nan")})
     with pytest.raises(ValueError, match="'b' has the labels Fracture, expected Edema"):
-        write_case_table(tmp_path, {"a": {"Edema": 0.5}, "b": {"Fracture": 0.5}})
+        files = [
+            write_case_files(tmp_path, case, {label: 0.5})[0] for case, label in (("a", "Edema"), ("b", "Fracture"))
+        ]
+        write_case_table(tmp_path, files)
     with pytest.raises(ValueError, match="no case to write"):
-        write_case_table(tmp_path, {})
-    assert not list(tmp_path.iterdir())
+        write_case_table(tmp_path, [])
+    assert not (tmp_path / "predictions.csv").exists()

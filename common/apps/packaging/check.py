@@ -88,6 +88,7 @@ def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> l
     for name in sorted(files.names):
         if name.startswith("configs/") and name.endswith(".json") or name == "models/network.json":
             findings += _read_config(files, name, configs)
+    complete = all(name in configs for name in files.names if re.fullmatch(r"configs/[^/]*\.json", name))
     metadata = configs.pop("configs/metadata.json", None)
     if metadata is not None:
         findings += _check_metadata(metadata)
@@ -95,7 +96,8 @@ def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> l
     for name, config in configs.items():
         findings += _check_paths(name, config)
     findings += _check_properties(configs)
-    findings += _check_python(files, configs, "scripts" in allow)
+    if complete:  # else nobody knows what the bundle needs
+        findings += _check_python(files, configs, "scripts" in allow)
     for name in sorted(files.names):
         findings += _check_file(files, name)
     return findings

@@ -22,7 +22,7 @@ from common.apps.packaging.vendored import (
 from common.apps.run.bundle import Bundle, has_id, merged_config, missing, open_bundle
 from common.apps.run.remote_paths import takes_urls
 from common.io.bad_input import BadInput
-from common.networks.checkpoint_file import read_checkpoint
+from common.networks.weights import read_checkpoint
 from common.version import __version__
 
 if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command line needs none of it
@@ -41,18 +41,18 @@ def pack_bundle(
     out: str | os.PathLike[str],
     ckpt_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Write `OUT/BUNDLE/` and `OUT/BUNDLE_v<version>.zip`.
+    """Write a self-contained copy of a bundle, and its zip, for programs that know MONAI but not this library.
 
-    The part of `common` that the configurations, and Python of the bundle's own under `scripts`, use stands there as
-    `scripts/common`, and they name it so; the sizes
-    of the networks in the checkpoint (`network.json`) stand beside it and are merged into the configurations that hold
-    them; versions and the checksum of the weights are in the metadata. Packed twice, the zip has the same bytes.
+    The part of the library that the configurations, and Python of the bundle's own in scripts/, use is put into the
+    copy as scripts/common, and they name it so; the sizes of the networks in the checkpoint (network.json) stand beside
+    it and are merged into the configurations that hold them; versions and the checksum of the weights are in the
+    metadata. Packed twice, the zip has the same bytes.
 
     Args:
-        bundle: bundle folder.
-        out: where both go, created. A copy that was packed there before is replaced.
-        ckpt_dir: folder with model.pt, and model_final.pt if there is one; default `models` of the bundle. A bundle
-            with `large_files.yml` needs none.
+        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
+        out: DIR created; gets BUNDLE/, in place of a copy that was packed there before, and BUNDLE_v<version>.zip
+        ckpt_dir: DIR folder with model.pt, and model_final.pt if there is one (default: models of the bundle); a
+            bundle with large_files.yml needs none
 
     Returns:
         `folder`, `zip`, `sha256` of the zip, `files` (their number) and `modules` (files of `common`).
@@ -60,6 +60,9 @@ def pack_bundle(
     Raises:
         BadInput: if there are no weights, the metadata lacks the changelog entry of its version, or something else
             stands where the copy goes.
+
+    Examples:
+        python -m common pack bundles/ct_slice_interpolation --out packed --ckpt_dir runs/demo/models
     """
     bundle, out = open_bundle(bundle), Path(out)
     weights = _weights(bundle, None if ckpt_dir is None else Path(ckpt_dir))

@@ -36,30 +36,40 @@ def render_job(
     claim: str = "ct-storage",
     storage_dir: str = "/storage",
     project_dir: str = ".",
+    out: str | os.PathLike[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> str:
-    """Text of a job that runs one stage with `multi_gpu_train.json`; nothing is submitted.
+) -> dict[str, Any]:
+    """Write a Slurm or Kubernetes job that trains one stage with torchrun on one machine or several.
+
+    Nothing is submitted. The paths are those that the machines of the cluster see.
 
     Args:
-        kind: "slurm" or "kubernetes".
-        bundle: bundle folder, as the machines see it.
-        stage: of its recipe.
-        dataset_dir: prepared data; a folder, or a URL of object storage.
-        output_dir: of the run, or its URL; `models` below it.
-        scale: overlay, or "paper".
-        nodes: machines.
-        gpus: per machine, one process each.
-        cpus: per machine.
-        memory_gb: per machine.
-        hours: limit of a Slurm job.
-        image: Docker image, for Kubernetes.
-        claim: persistent volume claim, for Kubernetes.
-        storage_dir: where the claim is mounted.
-        project_dir: where `.venv` and `bundles` are, for Slurm.
-        overrides: configuration id -> value.
+        kind: slurm or kubernetes
+        bundle: folder of a bundle
+        stage: NAME of its recipe
+        dataset_dir: DIR prepared data, or its URL in object storage
+        output_dir: DIR of the run, or its URL; the weights go to models in it
+        scale: NAME adds configs/NAME.json; paper adds nothing
+        nodes: N machines
+        gpus: N per machine, one process each
+        cpus: N per machine
+        memory_gb: N per machine
+        hours: N limit of a Slurm job
+        image: NAME Docker image, for Kubernetes
+        claim: NAME persistent volume claim, for Kubernetes
+        storage_dir: DIR where the claim is mounted
+        project_dir: DIR with .venv and bundles, for Slurm
+        out: FILE to write (default: stdout)
+        overrides: changes a value of the configuration, by its MONAI id
+
+    Returns:
+        `kind`, `stage`, `job` (its text) and `file` (where it was written, or None).
 
     Raises:
         UsageError: for an unknown kind, stage or id, or a number below 1.
+
+    Examples:
+        python -m common job slurm ct_slice_interpolation --stage refiner --dataset_dir /ct --output_dir /run --nodes 2
     """
     numbers = {"nodes": nodes, "gpus": gpus, "cpus": cpus, "memory_gb": memory_gb, "hours": hours}
     if kind not in KINDS:
@@ -87,4 +97,7 @@ def render_job(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    return environment.get_template(KINDS[kind]).render(values | numbers)
+    text = environment.get_template(KINDS[kind]).render(values | numbers)
+    if out is not None:
+        Path(out).write_text(text, encoding="utf-8")
+    return {"kind": kind, "stage": stage, "job": text, "file": out}

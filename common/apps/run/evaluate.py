@@ -59,7 +59,7 @@ def evaluate(
     asked = {f"{SECTION}#{key}" if key in overlay[SECTION] else key: value for key, value in given}
     places = {"input": str(input), "output_dir": str(out)}
     config = found.config("inference", ckpt_dir=ckpt_dir, overrides=asked, changes=changes, places=places)
-    (evaluation,) = resolve(config, SECTION)
+    *_, evaluation = resolve(config, *(name for name in ("network", SECTION) if name in config))
     measured = evaluation.run(out)
     summary = build_summary(
         found.name, "evaluate", config.get("seed", 0), measured.data, [], measured.baselines, measured.parameters

@@ -51,15 +51,19 @@ def plan_bundle(
     gpu_memory: float | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Forecast the memory of every stage that trains.
+    """Forecast what each stage of a bundle needs in memory and on disk, in seconds and without allocating it.
+
+    Two training steps of the stage's own configuration are walked through with tensors that hold no data. The batch is
+    what the configuration says; --plan#volume Z,Y,X is the CT that is assumed where a stage trains on whole volumes.
 
     Args:
-        bundle: bundle folder.
-        scale: "paper" or an overlay.
-        stages: only these; default those of the scale.
-        gpus: processes with `DistributedDataParallel`, which holds one more copy of the gradients in each.
-        gpu_memory: GB of one GPU, or of this machine's memory, to compare with.
-        overrides: configuration id -> value, for the stages that have it.
+        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
+        scale: NAME adds configs/NAME.json; paper adds nothing
+        stages: A,B only these (default: those of the scale)
+        gpus: N processes, each of which holds all of it and a copy of the gradients
+        gpu_memory: GB of one GPU, or of this machine's memory, to compare with; says what to change where it does not
+            fit
+        overrides: changes a value of the configuration, by its MONAI id, in every stage that has it
 
     Returns:
         `stages` (see `plan_stage`), `notes` (what helps where it does not fit, of `train#oom_advice`) and `not_planned`
@@ -67,6 +71,10 @@ def plan_bundle(
 
     Raises:
         UsageError: for an unknown stage, scale or id, or a number that is not positive.
+
+    Examples:
+        python -m common plan bundles/ct_slice_interpolation
+        python -m common plan ct_slice_interpolation --stages diffusion --gpu_memory 12 --plan#volume 200,512,512
     """
     bundle = open_bundle(bundle)
     if gpus < 1 or (gpu_memory is not None and not gpu_memory > 0):

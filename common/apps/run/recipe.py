@@ -68,7 +68,7 @@ class Stage:
 @takes_urls(reads=["dataset_dir"], goes_on=["output_dir", "ckpt_dir"])
 def run_recipe(
     bundle: str | os.PathLike[str] | Bundle,
-    scale: str = NO_OVERLAY,
+    scale: str = "paper",
     stages: str | Sequence[str] | None = None,
     dataset_dir: str | os.PathLike[str] | None = None,
     output_dir: str | os.PathLike[str] | None = None,
@@ -77,20 +77,28 @@ def run_recipe(
     overrides: Mapping[str, Any] | None = None,
     tracking: str | None = None,
 ) -> dict[str, Any]:
-    """Run the stages of a bundle; those that finished with the same configuration and data are skipped.
+    """Train a bundle: the stages of its configs/recipe.json, one after the other, through MONAI.
+
+    Each stage is printed as the `python -m monai.bundle run` command that does the same. Stages that finished with the
+    same configuration and data are skipped; one that changed runs again, with those after it. Interrupt it at any
+    moment; the same command goes on from the last checkpoint and ends with the same weights.
+
+    Folders may be URLs of object storage, such as gs://bucket/run (pip install 'thorax-bundles[remote]'): data are
+    copied here, and the run folder is uploaded when a stage begins and ends and with every checkpoint, so that another
+    machine can go on.
 
     Args:
-        bundle: bundle folder.
-        scale: "paper", or the name of an overlay in the bundle's configs, or several joined by "+".
-        stages: only these, a list or "a,b"; default those of the scale.
-        dataset_dir: prepared data (with manifest.csv) or a folder of CTs; may be left out if the scale has virtual
-            patients. It, `output_dir` and `ckpt_dir` may be URLs.
-        output_dir: the run folder; default `runs/BUNDLE_SCALE`. At a URL it is brought up to date when a stage begins
-            and ends, and with every checkpoint.
-        ckpt_dir: folder of model.pt; default `models` in the run folder.
-        seed: of every stage.
-        overrides: configuration id -> value, for every stage that has the id.
-        tracking: "mlflow" or "wandb", beside TensorBoard.
+        bundle: folder of a bundle, such as bundles/ct_slice_interpolation
+        scale: NAME adds configs/NAME.json, such as demo; paper adds nothing, demo+nih adds two: a size, then data sets
+            and methods
+        stages: A,B only these stages (default: those of the scale)
+        dataset_dir: DIR folder of CTs or X-rays as prepare reads it, or one that prepare wrote; the demo makes virtual
+            patients without it
+        output_dir: DIR the run folder, created (default: runs/BUNDLE_SCALE)
+        ckpt_dir: DIR folder of the weights (default: models in the run folder)
+        seed: N of every stage
+        overrides: changes a value of the configuration, by its MONAI id, in every stage that has it
+        tracking: NAME mlflow or wandb, which must be installed, beside TensorBoard; nothing leaves the machine
 
     Returns:
         The content of summary.json, and `output_dir`, `ckpt_dir`, `data` (folder of the manifest), `page`, `ran` and
@@ -99,6 +107,12 @@ def run_recipe(
     Raises:
         BadInput: for a bundle, recipe or data that cannot be used, or a run folder that another run is writing.
         UsageError: for an unknown scale, stage or configuration id, or data that is not named.
+
+    Examples:
+        python -m common run bundles/ct_slice_interpolation --scale demo
+        python -m common run bundles/ct_slice_interpolation --dataset_dir data/ct --train#trainer#max_epochs 3
+        python -m common run bundles/ct_slice_interpolation --scale real_cpu --dataset_dir data/ct --stages refiner
+        python -m common run bundles/mdfnet_cxr --dataset_dir data/mimic --stages features,stage1,stage2
     """
     bundle = open_bundle(bundle)
     if tracking is not None and tracking not in TRACKERS:

@@ -22,7 +22,7 @@ def takes_urls(reads: Sequence[str] = (), writes: Sequence[str] = (), goes_on: S
     Overrides of a configuration (the argument `overrides`) that are URLs are read.
 
     Args:
-        reads: arguments that name a file or folder to read; a list of them too.
+        reads: arguments, also among `**options`, that name a file or folder to read; a list of them too.
         writes: arguments that name an output folder, uploaded at the end.
         goes_on: arguments that name an output folder whose content is fetched first, so that work goes on that was
             interrupted. It is uploaded at the end, and by `common.io.remote_folder.publish`.
@@ -30,6 +30,7 @@ def takes_urls(reads: Sequence[str] = (), writes: Sequence[str] = (), goes_on: S
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
+        options = [name for name, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD]
 
         @functools.wraps(function)
         def with_local_paths(*args: Any, **kwargs: Any) -> Any:
@@ -38,11 +39,10 @@ def takes_urls(reads: Sequence[str] = (), writes: Sequence[str] = (), goes_on: S
             if not any(_holds_url(value) for value in values.values()):
                 return function(*args, **kwargs)
             with ExitStack() as stack:
-                for name, value in values.items():
-                    if name in reads:
-                        values[name] = _read(value)
-                    elif name == "overrides" and value:
-                        values[name] = {key: _read_override(item) for key, item in value.items()}
+                for given in (values, *(values[name] for name in options if name in values)):
+                    given |= {name: _read(value) for name, value in given.items() if name in reads}
+                if values.get("overrides"):
+                    values["overrides"] = {key: _read_override(item) for key, item in values["overrides"].items()}
                 for name in (*goes_on, *writes):
                     if is_url(values.get(name)):
                         values[name] = str(stack.enter_context(working_copy(values[name], name in goes_on)))
@@ -56,8 +56,8 @@ def takes_urls(reads: Sequence[str] = (), writes: Sequence[str] = (), goes_on: S
 
 def _holds_url(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(is_url(item) for item in value.values())
-    return any(is_url(item) for item in value) if isinstance(value, list | tuple) else is_url(value)
+        value = list(value.values())
+    return any(map(_holds_url, value)) if isinstance(value, list | tuple) else is_url(value)
 
 
 def _read(value: Any) -> Any:

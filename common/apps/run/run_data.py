@@ -15,10 +15,11 @@ from common.apps.run.bundle import UsageError, cpu_count, missing
 from common.apps.run.prepare import prepare, prepare_virtual
 from common.data.manifest import PATHS, read_manifest
 from common.io.bad_input import BadInput
-from common.io.output_folder import csv_text, write_text
+from common.io.output_folder import content_hash, csv_text, write_text
 from common.io.remote_folder import is_url, remote_facts, shown
 
 TABLES = ("notes.csv", "clinical.csv")  # what of X-rays lies beside the manifest
+_LOOKED_AT = ("image", "report")  # files whose content counts
 VIRTUAL_KEYS = ("n", "shape", "spacing", "seed")
 CT = "ct"
 
@@ -30,8 +31,8 @@ class RunData:
     Attributes:
         folder: has the manifest.csv.
         data_hash: of cases and voxels, the one in prepare.json where prepare wrote it for CTs; else the fingerprint.
-        fingerprint: hash of everything in the manifest, splits too, but where the files lie; and of the notes and
-            values beside it.
+        fingerprint: hash of everything in the manifest, splits too, but where the files lie; and of the reports that it
+            names, and the notes and values beside it.
     """
 
     folder: Path
@@ -108,13 +109,17 @@ def check_data(dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str,
 
 
 def _described(folder: Path) -> RunData:
-    """Hash a manifest and the tables beside it.
+    """Hash a manifest, the reports that it names and the tables beside it.
 
-    Without a column sha256, size and modification time of an image stand for its content.
+    The hash of an image that the manifest has is believed, unless the image is not older than the manifest: then it is
+    read. Without a hash, size and modification time of the image stand for its content. Reports are read.
     """
-    lines, voxels = [], []
-    rows = read_manifest(folder / "manifest.csv")
-    remote = remote_facts(row["image"] for row in rows if is_url(row["image"]) and not row.get("sha256"))
+    manifest = folder / "manifest.csv"
+    lines, told, voxels = [], [], []
+    rows = read_manifest(manifest)
+    written = manifest.stat().st_mtime_ns
+    remote = remote_facts(row[name] for row in rows for name in _LOOKED_AT if _is_remote(row, name))
+    hashes: dict[str, str] = {}
     for row in rows:
         facts = {name: value for name, value in row.items() if name not in PATHS}
         if row.get("sha256"):
@@ -122,23 +127,49 @@ def _described(folder: Path) -> RunData:
         elif row["image"] in remote:
             facts |= {"bytes": remote[row["image"]].size, "modified": remote[row["image"]].modified}
         else:
-            try:
-                status = os.stat(row["image"])
-            except FileNotFoundError as error:
-                raise BadInput(folder / "manifest.csv", f"lists {row['image']}, which does not exist") from error
-            facts |= {"bytes": status.st_size, "modified": status.st_mtime_ns}
-        lines.append(shown(json.dumps(facts, sort_keys=True)))
-    tables = [f"{name} {_file_hash(folder / name)}" for name in TABLES if (folder / name).is_file()]
-    fingerprint = hashlib.sha256("\n".join([*sorted(lines), *tables]).encode()).hexdigest()
+            facts |= {"bytes": _status(manifest, row["image"]).st_size, "modified": _modified(manifest, row["image"])}
+        # As it was before reports counted, so that summary.json goes on saying the same of the same data.
+        told.append(shown(json.dumps(facts | ({"report": row["report"]} if "report" in row else {}), sort_keys=True)))
+        if row.get("sha256") and os.path.exists(row["image"]) and _modified(manifest, row["image"]) >= written:
+            facts["sha256"] = content_hash(row["image"])
+        if (report := row.get("report")) and report not in hashes:
+            if report in remote:
+                hashes[report] = f"{remote[report].size} {remote[report].modified}"
+            else:
+                _status(manifest, report)
+                hashes[report] = content_hash(report)
+        lines.append(shown(json.dumps(facts | ({"report": hashes[report]} if report else {}), sort_keys=True)))
+    tables = [f"{name} {content_hash(folder / name)}" for name in TABLES if (folder / name).is_file()]
     # The formula of prepare.json, so that a run can be matched with the preparation it used.
     same_as_prepare = hashlib.sha256("".join(sorted(voxels)).encode()).hexdigest()
     complete = len(voxels) == len(lines) and not tables
-    return RunData(folder, same_as_prepare if complete else fingerprint, fingerprint)
+    data_hash = same_as_prepare if complete else _joined(told, tables)
+    return RunData(folder, data_hash, _joined(lines, tables))
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _joined(lines: list[str], tables: list[str]) -> str:
+    return hashlib.sha256("\n".join([*sorted(lines), *tables]).encode()).hexdigest()
+
+
+def _is_remote(row: Mapping[str, str], name: str) -> bool:
+    """Whether a file must be asked for in its store; of an image with a hash nothing is asked."""
+    return is_url(row.get(name)) and not (name == "image" and row.get("sha256"))
+
+
+def _status(manifest: Path, path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise BadInput(manifest, f"lists {path}, which {why}") from error
+
+
+def _modified(manifest: Path, path: str) -> int:
+    """When a file, or the last one of a folder, was changed."""
+    times = [_status(manifest, path).st_mtime_ns]
+    if os.path.isdir(path):
+        times += [file.stat().st_mtime_ns for file in Path(path).iterdir()]
+    return max(times)
 
 
 def _prepare(source: Path, folder: Path, layout: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.apps.run.bundle import Bundle, UsageError, has_id, open_bundle
-from common.apps.run.recipe import NO_OVERLAY, merged_stage, stages_of_scale
+from common.apps.run.recipe import merged_stage, stages_of_scale
 from common.apps.run.remote_paths import takes_urls
 from common.apps.run.run_data import CT, check_data, provide_data
 from common.apps.search.setup import (
@@ -49,7 +49,7 @@ def tune(
     n_trials: int | None = None,
     storage: str | None = None,
     output_dir: str | os.PathLike[str] | None = None,
-    scale: str = NO_OVERLAY,
+    scale: str = "paper",
     stages: str | None = None,
     dataset_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -60,25 +60,33 @@ def tune(
     heartbeat: float = 60.0,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run trials until the search has `n_trials`, alone or beside other workers on the same storage.
+    """Search the values of a bundle's configuration that train best: the space of its configs/search.json.
+
+    Each trial trains in a process of its own. The best trial is that with the best first objective; with several, the
+    Pareto front is shown. A trial whose validations are worse than the median of the others is ended early. What no
+    trial changes, such as features of frozen encoders, is made once before.
+
+    The same command goes on where it was interrupted. Started several times on one storage, on one machine or many, it
+    shares the work; the trial of a worker that dies is run again by another. On a machine with several GPUs give each
+    worker its own by CUDA_VISIBLE_DEVICES. Weights are kept of the best trials alone.
 
     Args:
-        bundle: bundle folder, with `configs/search.json`.
-        search: grid, random or bayesian.
-        n_trials: of the whole search, by all workers and calls; default: the whole grid, 50 random, 100 bayesian.
-        storage: SQLAlchemy URL or journal file; default OUTPUT_DIR/search.log.
-        output_dir: default `runs/BUNDLE_tune`.
-        scale: "paper", or the name of an overlay in the bundle's configs.
-        stages: "a,b", that each trial runs; default those of search.json, else those of the scale. Those that
-            search.json calls shared are run before.
-        dataset_dir: as for `run`.
-        seed: of the search and of each training.
-        objective: only these metrics, "a" or "a,b"; default all objectives of search.json.
-        time_budget: hours that all trials of the search may take together, summed over workers.
-        trial_hours: hours that one trial may take, after which it has failed.
-        search_name: name of the search in the storage; default the bundle's name.
-        heartbeat: seconds between two signs of life of a worker; after three that fail to come it counts as dead.
-        overrides: configuration id -> value, for each trial.
+        bundle: folder of a bundle
+        search: NAME grid (seeded order), random or bayesian (TPE)
+        n_trials: N of the whole search, by all workers (default: the whole grid, 50 random, 100 bayesian)
+        storage: URL sqlite:///FILE, any SQL server by its SQLAlchemy URL, or a journal file: a path ending in .log or
+            .journal, or journal:///PATH, which may lie on a network drive (default: search.log in the output folder)
+        output_dir: DIR best_params.json, trials.csv, index.html, plots, trials (default: runs/BUNDLE_tune)
+        scale: NAME of each training, as for run
+        stages: A,B that each trial runs (default: those of search.json, else of the scale); shared ones run before
+        dataset_dir: DIR as for run; data is prepared once for all trials
+        seed: N of the search and of each training
+        objective: A,B only these metrics of search.json
+        time_budget: HOURS that the trials may take together, summed over workers; a trial that this ends is queued
+        trial_hours: HOURS that one trial may take, after which it has failed
+        search_name: NAME in the storage (default: the bundle's name)
+        heartbeat: SECONDS between signs of life of a worker; without three in a row it counts as dead
+        overrides: changes a value of the configuration in each trial, by its MONAI id
 
     Returns:
         `search_name`, `trials` (state -> count), `best` (content of best_params.json), `best_params`, `page`,
@@ -87,8 +95,17 @@ def tune(
     Raises:
         BadInput: for a bundle or data that cannot be used, or if no trial succeeds.
         UsageError: for an unknown search, scale, stage, metric or id, or a search that was made by another command.
+
+    Examples:
+        python -m common tune bundles/mdfnet_cxr --search bayesian --dataset_dir data/mimic --storage sqlite:///s.db
+        python -m common tune bundles/mdfnet_cxr --search random --n_trials 8 --scale demo --objective val_mean_auroc
+        python -m common tune bundles/mdfnet_cxr --search grid --n_trials 200 --dataset_dir data/mimic --time_budget 48
     """
     need_optuna()
+    overrides = dict(overrides or {})
+    if "study" in overrides:
+        print("--study is now called --search_name", flush=True)
+        search_name = overrides.pop("study")
     bundle = open_bundle(bundle)
     plan = read_search_plan(bundle).choose(search, objective)
     for name, value in (("n_trials", n_trials), ("time_budget", time_budget), ("heartbeat", heartbeat)):

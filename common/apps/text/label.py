@@ -27,20 +27,22 @@ _BETWEEN = "\n\n"
 def label_table(
     kind: str,
     table: str | os.PathLike[str],
-    text_columns: Sequence[str],
+    text_columns: str | Sequence[str],
     out: str | os.PathLike[str],
     explain: bool = False,
 ) -> dict[str, Any]:
-    """Label every report of a table.
+    """Read which findings the reports of a table state, by rules that explain themselves.
+
+    cxr gives the 14 findings of CheXpert as 1.0 (there), 0.0 (said not to be there), -1.0 (uncertain) or blank (not
+    mentioned); ct the 18 of CT-RATE as 1 or 0. The input's columns come first; one with a label's name becomes
+    input_<name>. The input is read row by row and never changed.
 
     Args:
-        kind: "cxr" for the 14 findings of CheXpert, "ct" for the 18 of CT-RATE.
-        table: CSV, read row by row and never changed.
-        text_columns: which hold the report; they are read in this order, as one text.
-        out: CSV to write: the input's columns (one with a label's name becomes `input_<name>`), then one per label; cxr
-            1.0, 0.0, -1.0 (uncertain) or blank (not mentioned), ct 1 or 0.
-        explain: whether to write, beside it, OUT.spans.jsonl: a line per mention with its row, column, characters,
-            value and rule.
+        kind: cxr or ct
+        table: TABLE T.csv, a report per row
+        text_columns: A,B columns that hold the report; they are read in this order, as one text
+        out: FILE O.csv, written, its folder is created
+        explain: also write OUT.spans.jsonl, with the row, column, characters, value and rule of every mention
 
     Returns:
         `rows`, `out`, `spans` (a path or None) and `counts`: label -> value -> rows.
@@ -48,13 +50,20 @@ def label_table(
     Raises:
         UsageError: for an unknown kind, no text column, or an output that is the input.
         BadInput: if the table is damaged or lacks a text column.
+
+    Examples:
+        python -m common label cxr reports.csv --text_columns findings,impression --out labels.csv --explain
+        python -m common label ct reports.csv --text_columns report_text --out labels.csv
     """
     if kind not in KINDS:
         raise UsageError(f"label {kind!r} is unknown, expected {' or '.join(KINDS)}{hint(kind, KINDS)}")
     labels, label, explained = KINDS[kind]
     table, out = Path(table), Path(out)
-    if not text_columns:
-        raise UsageError("--text_columns is empty, expected the names of the columns that hold the report")
+    if isinstance(text_columns, str):
+        text_columns = [name.strip() for name in text_columns.split(",")]
+    if not text_columns or not all(text_columns):
+        given = repr(",".join(text_columns)) if text_columns else "empty"
+        raise UsageError(f"--text_columns is {given}, expected names of columns with commas between them")
     if out.resolve() == table.resolve():
         raise UsageError(f"--out is {out}, which is the input, expected another file")
     columns = read_columns(table)

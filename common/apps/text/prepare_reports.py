@@ -60,23 +60,28 @@ class _Case:
 
 
 def prepare_reports(input: str | os.PathLike[str], output_dir: str | os.PathLike[str], seed: int = 0) -> dict[str, Any]:
-    """Write the report tables of CT-RATE again, with a template report for every scan that has no real one.
+    """Write template reports for the CT-RATE scans that have none.
 
-    A scan has a real report if any of its four columns holds text; it is copied as it is. A template states the labels
-    of the scan with a severity. Place, side and size come from the lesion and region maps of a manifest (columns
-    `lesions` and `regions`); without them the severity is drawn by the seed, and neither place nor size is named.
+    A scan has a real report if any of its four columns holds text; it is copied as it is. The column `source` says
+    which are real and which are templates. A template states the labels of the scan with a severity. Place, side and
+    size come from the lesion and region maps of a manifest (columns `lesions` and `regions`); without them the severity
+    is drawn by the seed, and neither place nor size is named.
 
     Args:
-        input: a CT-RATE tree, or a manifest (the file or its folder) with the 18 label columns, or with a
-            `labels.csv` (case and the 18 labels) beside it. Never written to.
-        output_dir: created; not inside the input.
-        seed: of wording and severities.
+        input: PATH the tree of CT-RATE, or a manifest (the file or its folder) with the 18 label columns, or with a
+            labels.csv (case and the 18 labels) beside it; never changed
+        output_dir: DIR created, outside the input: {train,validation}_reports.csv, excluded.csv (path,reason),
+            prepare.json
+        seed: N of wording and severities
 
     Returns:
         The content of prepare.json, and the paths of `reports` and `excluded`.
 
     Raises:
         BadInput: if the input does not exist, is neither of the two, or holds no usable case.
+
+    Examples:
+        python -m common prepare reports --input data/ct_rate --output_dir data/reports
     """
     # Not resolved, since the target of a link may carry another name.
     source, out = Path(os.path.abspath(input)), Path(os.path.abspath(output_dir))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.apps.run.bundle import UsageError, hint
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import write_text
 from common.metrics.report.metrics import (
     KINDS,
@@ -58,20 +58,23 @@ def score_reports(
     chexbert: str | os.PathLike[str] | None = None,
     radgraph: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Score generated reports against references, and two systems against each other.
+    """Score generated reports against real ones: wording, findings and form, with bootstrap intervals.
+
+    A report per line, as {"id": ..., "report": ...}, in any order. With a second system the two are compared report by
+    report, by a paired randomisation test. The result is printed as JSON.
 
     Args:
-        pred: JSON lines `{"id", "report"}` of the generated reports.
-        ref: likewise of the references, with the same ids in any order.
-        pred2: likewise of a second system.
-        out: JSON file that gets the result, too.
-        draws: resamples of the bootstrap and swaps of the randomisation test.
-        seed: of both.
-        kind: `cxr` (14 labels, four policies for uncertain ones) or `ct` (18 labels, CRG).
-        bertscore: folder of an encoder for BERTScore (`model_scores.BertScore`).
-        bertscore_layer: its layer, from 1; None for the last.
-        chexbert: folder of the CheXbert labeller (`model_scores.CheXbert`).
-        radgraph: folder of a RadGraph model (`model_scores.radgraph_f1`).
+        pred: FILE P.jsonl, generated reports
+        ref: FILE R.jsonl, real reports, of the same ids
+        pred2: FILE Q.jsonl, the reports of a second system
+        out: FILE S.json, also written there
+        draws: N of the bootstrap and of the test
+        seed: N of both
+        kind: NAME whose findings are compared: cxr (14, four policies for uncertain ones) or ct (18, CRG)
+        bertscore: DIR a BERT model of Hugging Face; without it BERTScore is not run, and the result says so
+        bertscore_layer: N its layer, from 1 (default: the last)
+        chexbert: DIR with the weights of CheXbert and its BERT
+        radgraph: DIR with the weights of RadGraph, whose package must be installed
 
     Returns:
         `reports` (their number), `kind`, `draws`, `seed`, `level`, `blank_references`; of `pred`: the metrics by group
@@ -83,6 +86,10 @@ def score_reports(
     Raises:
         BadInput: if a file is no such JSON lines file, names an id twice, or its ids are not those of `ref`.
         UsageError: if the kind is unknown, draws is below 1, or `out` is one of the inputs.
+
+    Examples:
+        python -m common score report --pred generated.jsonl --ref real.jsonl
+        python -m common score report --pred ours.jsonl --pred2 theirs.jsonl --ref real.jsonl --out scores.json
     """
     if kind not in KINDS:
         raise UsageError(f"--kind {kind!r} is unknown, expected {' or '.join(KINDS)}{hint(kind, KINDS)}")
@@ -127,12 +134,7 @@ def read_reports(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         BadInput: naming the line that is no such object, or holds an id for the second time.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror}), expected a JSON lines file") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 at byte {error.start}, expected a JSON lines file in UTF-8") from error
+    text = read_text(path, "a JSON lines file")
     reports: dict[str, str] = {}
     # Only a line feed ends a line: a report may hold other separators that str.splitlines would cut at.
     for number, line in enumerate(text.rstrip().split("\n") if text.strip() else [], 1):

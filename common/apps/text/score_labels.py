@@ -55,24 +55,27 @@ def score_labels(
     id_column: str | None = None,
     patient_column: str | None = None,
 ) -> dict[str, Any]:
-    """Score predicted labels or probabilities, and two systems against each other.
+    """Score predicted labels or probabilities against true ones: AUROC, AUPRC, F1, calibration, with intervals.
+
+    Labels are matched by their names. One with a single class has no AUROC: it is named, and left out of the mean. With
+    a second system the two are compared on the same cases: paired intervals, and DeLong's test per label. The result
+    is printed as JSON.
 
     Args:
-        pred: CSV with the case in one column (`label_table.find_id_column`) and one per label: probabilities, or 1, 0,
-            -1 (uncertain) and blank (not mentioned, which is scored as 0). A table of probabilities has no gaps.
-        ref: CSV with the same cases and labels in any order: 1, 0, -1 or blank.
-        out: JSON file that gets the result, too.
-        thresholds: class -> threshold, or a JSON file with that or with the result of this function on other cases, of
-            which `thresholds_for_other_cases` is taken.
-        draws: bootstrap resamples.
-        seed: of the resamples.
-        pred2: a second system, compared with the first: differences with paired intervals, DeLong test per label.
-        uncertain: what -1 becomes on either side: "ignore" leaves the cell out, "zeros", "ones".
-        not_mentioned: what a blank in `ref` becomes: "ignore" leaves the cell out, "zeros".
-        labels: those to score, a list or names with commas between; default those of `ref`
-            (`label_table.find_label_columns`).
-        id_column: names the case, where the table has it.
-        patient_column: of `ref`; whole patients are then resampled, and DeLong's test sums over them (Obuchowski 1997).
+        pred: FILE P.csv, probabilities without gaps, or 1, 0, -1 and blank (not mentioned, scored as 0)
+        ref: FILE R.csv, true labels, 1.0, 0.0, -1.0 (uncertain) and blank (not mentioned), of the same ids in any order
+        out: FILE S.json, also written there
+        thresholds: FILE T.json, a threshold per label, or the result for other cases, whose
+            thresholds_for_other_cases are taken (default: 0.5)
+        draws: N of the bootstrap
+        seed: N of the bootstrap
+        pred2: FILE Q.csv, the predictions of a second system
+        uncertain: NAME what -1.0 counts as, on either side: ignore (the cell is left out), zeros or ones
+        not_mentioned: NAME what blank counts as in the reference: ignore or zeros
+        labels: A,B only these (default: those of the reference)
+        id_column: NAME of the case (default: case, id, VolumeName, study_id ..., else the first column)
+        patient_column: NAME in the reference; whole patients are then resampled, and cases of one are not independent
+            (Obuchowski 1997)
 
     Returns:
         Ready for JSON: `cases`, `labels`, `kind` (probabilities or labels), `policies`, `cells` (uncertain and blank
@@ -83,9 +86,15 @@ def score_labels(
         BadInput: if a table is damaged, lacks a label or an id of the other, has an id twice, holds an unknown value,
             or the thresholds were chosen on these very cases.
         UsageError: for an unknown policy, draws below 1, or an output that is an input.
+
+    Examples:
+        python -m common score labels --pred predictions.csv --ref labels.csv
+        python -m common score labels --pred ours.csv --pred2 theirs.csv --ref labels.csv --patient_column subject_id
     """
     _check_usage(pred, ref, pred2, out, draws, uncertain, not_mentioned)
     wanted = [name.strip() for name in labels.split(",")] if isinstance(labels, str) else labels
+    if wanted is not None and not all(wanted):
+        raise UsageError(f"--labels is {','.join(wanted)!r}, expected names with commas between them")
     columns = read_columns(ref)
     key = find_id_column(ref, columns, id_column)
     names = list(wanted) if wanted is not None else find_label_columns(columns, key)
@@ -170,7 +179,7 @@ def _read_prediction(
     missing = [name for name in names if name not in columns]
     if missing:
         raise BadInput(path, f"has no column {missing[0]!r}, expected the {len(names)} labels of {os.fspath(ref)}")
-    found, _ = read_label_values(path, key, names, probabilities=True)
+    found, _ = read_label_values(path, key, names, "both")
     lacking, extra = sorted(set(ids) - found.keys()), sorted(found.keys() - set(ids))
     if lacking or extra:
         said = [

@@ -26,18 +26,19 @@ SECTION_COLUMNS = (
 
 
 def write_sections(
-    input: str | os.PathLike[str], out: str | os.PathLike[str], text_column: str | None = None
+    path: str | os.PathLike[str], out: str | os.PathLike[str], text_column: str | None = None
 ) -> dict[str, Any]:
-    """Cut reports into their sections.
+    """Cut radiology reports into their sections.
 
-    Writes, beside the table, OUT.spans.jsonl with a line per section (study, name, first character, the one after the
-    last, text; of a table also the column, whose cell is counted from) and OUT.excluded.csv (path, reason). Reports are
-    read one by one and never changed.
+    Writes study,impression,findings,last_paragraph,comparison and further sections, a row per report, with single
+    blanks, blank where there is none; where each stands in its report goes to OUT.spans.jsonl (study, name, first
+    character, the one after the last, text; of a table also the column, whose cell is counted from), and what could not
+    be read to OUT.excluded.csv (path, reason). Reports are read one by one and never changed.
 
     Args:
-        input: a report, a table of reports, or a folder of either; see `common.data.report_files.iter_reports`.
-        out: CSV to write: study, then `SECTION_COLUMNS`, text with single blanks, blank where there is none; `other`.
-        text_column: of a table: the column that holds the report.
+        path: PATH a report, a table of reports (Open-i, CT-RATE, or any with --text_column), or a folder of either
+        out: FILE O.csv, written, its folder is created
+        text_column: NAME of the column that holds the report, in a table of an unknown layout
 
     Returns:
         `reports` and `excluded` (numbers), `out`, `spans` and `excluded_file` (paths), `sections`: column -> reports.
@@ -45,8 +46,13 @@ def write_sections(
     Raises:
         BadInput: if nothing in the input is usable.
         UsageError: if the output would replace a report.
+
+    Examples:
+        python -m common sections mimic-cxr/files --out sections.csv
+        python -m common sections indiana_reports.csv --out sections.csv
+        python -m common sections reports.csv --text_column text --out sections.csv
     """
-    source, out = Path(input), Path(out)
+    source, out = Path(path), Path(out)
     _check_output(source, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     spans, excluded = out.with_suffix(".spans.jsonl"), out.with_suffix(".excluded.csv")

@@ -12,7 +12,6 @@ and geometry (spacing, position, orientation) are in the metadata table. Labels 
 from __future__ import annotations
 
 import ast
-import csv
 import os
 import re
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ import numpy as np
 
 from common.data.ct.nifti import load_nifti
 from common.data.ct.volume import CTVolume, case_name, is_nifti, rescale, validate_hu
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
+from common.io.table import read_rows
 from common.text.ct_labels import CT_RATE_LABELS
 
 CT_RATE_REPORT = ("ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN")
@@ -166,17 +166,7 @@ def _list_folder(root: Path, name: str) -> tuple[list[CTRateImage], list[BadInpu
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in ("VolumeName", *columns) if name not in (reader.fieldnames or ())]
-            if missing:
-                raise BadInput(path, f"has no column {missing[0]!r}, expected {', '.join(('VolumeName', *columns))}")
-            return list(reader)
-    except FileNotFoundError as error:
-        raise BadInput(path, "does not exist, expected the table of the CT-RATE tree") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error
+    return [row for _, row in read_rows(path, ("VolumeName", *columns))]
 
 
 def _read_labels(path: Path) -> tuple[dict[str, dict[str, int]], list[BadInput]]:
@@ -222,10 +212,8 @@ def _text(value: str | None) -> str | None:
 def _read_no_chest(path: Path) -> set[str]:
     if not path.is_file():
         return set()
-    try:
-        return {case_name(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error
+    lines = map(str.strip, read_text(path, "a list of scans").splitlines())
+    return {case_name(line) for line in lines if line}
 
 
 def _number(path: Path, row: dict[str, str], name: str) -> float:

@@ -20,7 +20,7 @@ import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from common.data.ct.volume import CTVolume, case_name, rescale, validate_hu
+from common.data.ct.volume import LPS_TO_RAS, CTVolume, case_name, rescale, validate_hu
 from common.io.bad_input import BadInput
 
 MAX_ZIP_BYTES = 16 * 2**30
@@ -28,7 +28,7 @@ MAX_ZIP_BYTES = 16 * 2**30
 
 _OTHER_FILES = re.compile(
     r"^(\..*|dicomdir|licen[cs]e|readme|version|checksums?|thumbs\.db|.*\.(txt|xml|csv|tsv|json|md|html?|pdf|log|png|jpe?g|zip"
-    r"|nii|nii\.gz))$",
+    r"|nii|nii\.gz|nrrd|nhdr|mha|mhd|z?raw|raw\.gz))$",
     re.IGNORECASE,
 )
 _ORIENTATION_TOLERANCE = 1e-3
@@ -245,7 +245,7 @@ def _sort_slices(path: Path, slices: list[tuple[str, FileDataset]]) -> tuple[lis
     to_lps[:3, 1] = columns * row_step
     to_lps[:3, 2] = (origins[-1] - origins[0]) / (len(slices) - 1)
     to_lps[:3, 3] = origins[0]
-    return slices, np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_lps
+    return slices, LPS_TO_RAS @ to_lps
 
 
 def _can_decode(syntax: pydicom.uid.UID) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import find_objects, label
 
-from common.data.ct.nifti import load_nifti
+from common.data.ct.reader import load_image
 from common.data.virtual.body import REGIONS
 from common.io.bad_input import BadInput
 from common.text.template_facts import DescribedFinding
@@ -48,7 +48,7 @@ def read_lesion_findings(lesions: str | Path, regions: str | Path) -> list[Descr
     lesions, regions = Path(lesions), Path(regions)
     maps = {}
     for path, highest in ((lesions, len(LESION_LABELS)), (regions, len(REGIONS))):
-        values, affine = load_nifti(path)
+        values, affine = load_image(path)
         wrong = values[(values != np.round(values)) | (values < 0) | (values > highest)]
         if wrong.size:
             raise BadInput(path, f"holds the value {wrong.flat[0]:g}, expected whole numbers from 0 to {highest}")

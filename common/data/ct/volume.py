@@ -1,4 +1,7 @@
-"""A CT volume in HU, and how to find, check and write one; `common.data.ct.reader` reads it whatever its format."""
+"""A CT volume in HU, how to find, check and write one; `common.data.ct.reader` reads it whatever its format.
+
+The checks here are those that every format shares.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,13 @@ from common.io.bad_input import BadInput
 HU_FLOOR = -1024
 """Lowest HU kept: air. What lies below is padding (CT-RATE pads with -8192, GE with -2000 before rescaling)."""
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From the axes of DICOM and ITK to those of NIfTI; its own inverse."""
+
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-_KNOWN_SUFFIXES = (*NIFTI_SUFFIXES, ".zip", ".dcm", ".png", ".jpg", ".jpeg", ".json", ".txt")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+_IMAGE_SUFFIXES = {"nifti": NIFTI_SUFFIXES, "itk": ITK_SUFFIXES}
+_KNOWN_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".zip", ".dcm", ".png", ".jpg", ".jpeg", ".json", ".txt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +67,30 @@ def case_name(path: str | os.PathLike[str]) -> str:
 
 
 def case_names(paths: Sequence[Path], root: Path) -> list[str]:
-    """A name for each input below a folder: its case name, or where several share one, with the folders above it.
+    """A name for each input below a folder: its case name, where several share one with the folders above it.
 
-    Series folders are often named alike: `P1/CT` and `P2/CT` become `P1_CT` and `P2_CT`.
+    Series folders are often named alike: `P1/CT` and `P2/CT` become `P1_CT` and `P2_CT`. What then still shares a name
+    keeps its ending: `a.mha` and `a.nii.gz` become `a_mha` and `a_nii_gz`.
     """
     names = [case_name(path) for path in paths]
-    repeated = {name for name, count in Counter(names).items() if count > 1}
-    return [
-        "_".join([*path.relative_to(root).parts[:-1], name]) if name in repeated else name
-        for path, name in zip(paths, names, strict=True)
-    ]
+    folders = [path.relative_to(root).parts[:-1] for path in paths]
+    endings = [path.name[len(name) :].replace(".", " ").split() for path, name in zip(paths, names, strict=True)]
+    below = ["_".join([*above, name]) for above, name in zip(folders, names, strict=True)]
+    full = ["_".join([name, *ending]) for name, ending in zip(below, endings, strict=True)]
+    for longer in (below, full):
+        count = Counter(names)
+        names = [long if count[name] > 1 else name for name, long in zip(names, longer, strict=True)]
+    return names
 
 
 def is_nifti(path: Path) -> bool:
     """Whether the name is that of a single-file NIfTI image."""
     return path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of a NIfTI, NRRD or MetaImage file, none of which says whose it is."""
+    return path.name.lower().endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES))
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -88,12 +105,13 @@ def looks_like_dicom(path: Path) -> bool:
         raise BadInput(path, f"cannot be read ({error.strerror})") from error
 
 
-def find_ct(path: str | os.PathLike[str], kinds: Iterable[str] = ("nifti", "dicom")) -> list[Path]:
-    """List the CT inputs at or below a path: NIfTI files, DICOM series folders, zips; sorted, hidden names left out.
+def find_ct(path: str | os.PathLike[str], kinds: Iterable[str] = ("nifti", "itk", "dicom")) -> list[Path]:
+    """List the CT inputs at or below a path: image files, DICOM series folders, zips; sorted, hidden names left out.
 
     Args:
         path: a single input or a folder.
-        kinds: "nifti" for *.nii and *.nii.gz; "dicom" for every folder that directly holds DICOM files and every zip.
+        kinds: "nifti" for *.nii and *.nii.gz; "itk" for NRRD (*.nrrd, *.nhdr) and MetaImage (*.mha, *.mhd); "dicom" for
+            every folder that directly holds DICOM files and every zip. The data file of a header (*.raw) is no input.
 
     Returns:
         Candidates, not yet validated.
@@ -106,6 +124,7 @@ def find_ct(path: str | os.PathLike[str], kinds: Iterable[str] = ("nifti", "dico
         raise BadInput(path, "does not exist")
     if path.is_file():
         return [path]
+    endings = tuple(ending for kind in kinds for ending in _IMAGE_SUFFIXES.get(kind, ()))
     found = []
     visited = set()
     for folder, subfolders, names in os.walk(path, followlinks=True):
@@ -115,11 +134,10 @@ def find_ct(path: str | os.PathLike[str], kinds: Iterable[str] = ("nifti", "dico
         visited.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         files = [Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"]
-        if "nifti" in kinds:
-            found += [file for file in files if is_nifti(file)]
+        found += [file for file in files if file.name.lower().endswith(endings)]
         if "dicom" in kinds:
             found += [file for file in files if file.suffix.lower() == ".zip"]
-            rest = (file for file in files if not is_nifti(file) and file.suffix.lower() != ".zip")
+            rest = (file for file in files if not is_image(file) and file.suffix.lower() != ".zip")
             if any(looks_like_dicom(file) for file in rest):
                 found.append(Path(folder))
     return sorted(found)
@@ -133,7 +151,7 @@ def ct_cases(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     """
     paths = find_ct(path)
     if not paths:
-        raise BadInput(path, "holds no CT, expected NIfTI files or DICOM series")
+        raise BadInput(path, "holds no CT, expected NIfTI, NRRD or MetaImage files or DICOM series")
     names = case_names(paths, Path(path))
     return [{"image": str(found), "case": name} for found, name in zip(paths, names, strict=True)]
 
@@ -156,7 +174,74 @@ def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         ends = [int(end) * int(slope) + int(intercept) for end in (stored.min(), stored.max())]
         if min(ends) >= -32768 and max(ends) <= 32767:
             return (stored.astype(np.int32) * int(slope) + int(intercept)).astype(np.int16)
-    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which `validate_hu` names
+        return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+
+
+def read_file(path: Path, size: int = -1) -> bytes:
+    """The first bytes of a file, by default all of them.
+
+    Raises:
+        BadInput: if it cannot be read or is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(size)
+    except OSError as error:
+        raise BadInput(path, f"cannot be read ({error.strerror})") from error
+    if not data:
+        raise BadInput(path, "is an empty file (0 bytes), expected an image")
+    return data
+
+
+def checked_shape(path: Path, shape: Sequence[int]) -> tuple[int, int, int]:
+    """The first three lengths of a volume, if it has three axes of at least 2 voxels (further ones of 1)."""
+    shape = tuple(int(length) for length in shape)
+    if len(shape) < 3 or any(length != 1 for length in shape[3:]):
+        raise BadInput(path, f"is {len(shape)}-D with shape {shape}, expected a 3-D volume")
+    x, y, z = shape[:3]
+    if min(x, y, z) < 1:
+        raise BadInput(path, f"has an unreadable header, its shape is {x, y, z}, expected lengths of at least 1")
+    if min(x, y, z) < 2:
+        raise BadInput(path, f"is a lone slice with shape {x, y, z}, expected at least 2 voxels along every axis")
+    return x, y, z
+
+
+def checked_spacing(path: Path, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Three voxel sizes in mm as (3,) float64, if they are positive."""
+    spacing = np.asarray(spacing, dtype=np.float64)
+    if not np.isfinite(spacing).all() or (spacing <= 0).any():
+        kind = "zero" if (spacing == 0).any() else "negative" if (spacing < 0).any() else "non-finite"
+        raise BadInput(path, f"has a {kind} spacing ({_listed(spacing)}), expected positive mm")
+    return spacing
+
+
+def checked_affine(path: Path, affine: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """An affine (4, 4) to mm, if its axes span the space and are as long as the spacing (3,) says."""
+    if not np.isfinite(affine).all():
+        raise BadInput(path, "has NaN or infinity in its affine, expected finite mm")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(affine[:3, :3]))
+    if volume <= 1e-3 * lengths.prod():
+        raise BadInput(path, f"has a singular affine (a voxel of {volume:.3g} mm3), its axes must span the space")
+    if (np.abs(lengths / spacing - 1) > 0.01).any():
+        raise BadInput(
+            path,
+            f"contradicts itself about spacing: {_listed(spacing)} by its header, {_listed(lengths)} mm by its affine, "
+            "expected within 1 %",
+        )
+    return affine
+
+
+def check_length(path: Path, shape: Sequence[int], size: int, held: int) -> None:
+    """Check that a file holds the bytes of as many voxels of `size` bytes as its shape says."""
+    needed = int(np.prod(shape, dtype=object)) * size
+    if held < needed:
+        raise BadInput(path, f"is truncated, it holds {max(held, 0)} of {needed} bytes of voxels")
+
+
+def _listed(sizes: np.ndarray) -> str:
+    return ", ".join(f"{size:g}" for size in sizes)
 
 
 def validate_hu(path: str | os.PathLike[str], hu: np.ndarray) -> np.ndarray:

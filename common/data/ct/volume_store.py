@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from common.data.ct.reader import read_ct
+from common.data.ct.reader import input_files, read_ct
 
 __all__ = ["VolumeStore"]
 
@@ -33,7 +33,7 @@ class VolumeStore:
         """The volume of a CT, read-only; decoded now if it is new.
 
         Args:
-            path: NIfTI file, DICOM folder or zip.
+            path: as `common.data.ct.reader.read_ct` takes it.
 
         Returns:
             (D, H, W) int16 in HU, axes ordered like those of `common.transforms.ct_io.to_axial`; fractions of a HU are
@@ -58,7 +58,7 @@ class VolumeStore:
         return np.load(stored, mmap_mode="r")
 
     def _file(self, path: Path) -> Path:
-        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        files = input_files(path) if path.exists() else []
         facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         digest = hashlib.sha256(json.dumps([str(path), facts]).encode()).hexdigest()
         return self.root / f"{digest[:32]}.npy"

@@ -15,7 +15,15 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from common.data.cxr.listing import CXRListing, XrayRow, find_cxr_table, known_number, named_files, table_rows
+from common.data.cxr.listing import (
+    CXRListing,
+    XrayRow,
+    find_cxr_table,
+    known_number,
+    named_files,
+    only_file,
+    table_rows,
+)
 from common.data.ehr.clinical_vector import clinical_row, plausible
 from common.io.bad_input import BadInput
 from common.text.case_note import presentation
@@ -26,7 +34,6 @@ __all__ = ["COVID_LABEL", "COVID_TABLES", "find_covid"]
 
 COVID_LABEL = "COVID-19"
 COVID_TABLES = ("metadata.csv", "covid_cdc_metadata.csv")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _COLUMNS = ("patientid", "sex", "age", "finding", "view", "filename", "clinical_notes")
 _OPTIONAL = (
     "modality", "image", "temperature", "pO2_saturation", "leukocyte_count", "neutrophil_count", "lymphocyte_count",
@@ -53,7 +60,7 @@ def find_covid(source: str | os.PathLike[str]) -> CXRListing:
     table = find_cxr_table(source, COVID_TABLES)
     root = table.parent
     listing = CXRListing([], (COVID_LABEL,), {}, {}, [])
-    files = named_files(root, SUFFIXES)
+    files = named_files(root)
     counts: Counter[str] = Counter()
     first: dict[Path, tuple[str, str]] = {}
     same: dict[str, str] = {}  # patient -> another id of the same patient, see _patient
@@ -110,11 +117,7 @@ def _image(root: Path, row: dict[str, str], files: dict[str, list[Path]]) -> Pat
     for path in exact:
         if path.is_file() and path.resolve().is_relative_to(root.resolve()):
             return path
-    paths = files.get(Path(name).name, [])
-    if len(paths) != 1:
-        why = "exists more than once below it, expected one file" if paths else "does not exist, but has a row"
-        raise BadInput(root / name, why)
-    return paths[0]
+    return only_file(root / name, files)
 
 
 def _reason(row: dict[str, str]) -> str | None:

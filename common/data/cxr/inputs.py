@@ -13,7 +13,7 @@ from common.data.cxr.cases import FRONTAL, clinical_values, read_cxr_cases
 from common.data.datasets.case_loader import CaseList
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.manifest import read_manifest
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
 from common.io.table import read_columns, read_rows
 
 __all__ = ["xray_cases"]
@@ -128,10 +128,7 @@ def _text(note: str | os.PathLike[str]) -> str:
         if str(note).endswith(".txt") and not any(letter.isspace() for letter in str(note)):
             raise BadInput(note, "does not exist, expected the file of a note, or its text")
         return str(note)
-    try:
-        text = Path(note).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(note, f"is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+    text = read_text(note, "a note")
     if not text.strip():
         raise BadInput(note, "is empty, expected a note")
     return text

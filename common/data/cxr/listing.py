@@ -1,23 +1,39 @@
-"""What the layouts of labelled X-rays have in common before their images are looked at."""
+"""What the layouts of labelled X-rays have in common: their images, notes and clinical values, as `prepare` takes them.
+
+Images stay where they are. Beside the manifest lie notes.csv (study, note) and clinical.csv (study and the columns of
+`CLINICAL_COLUMNS`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from common.data.ehr.mimic_tables import TableCounts, parse_number, stream_rows
+from common.data.cxr.reader import check_xray
+from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
+from common.data.ehr.mimic_tables import parse_number
+from common.data.listing import Listing
 from common.io.bad_input import BadInput
+from common.io.output_folder import csv_text, write_text
+from common.io.table import iter_rows
 
-__all__ = ["CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files", "table_rows"]
+__all__ = [
+    "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files", "of_one_split",
+    "only_file", "table_rows", "write_study_tables",
+]  # fmt: skip
+
+XRAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+_Row = TypeVar("_Row", bound=Any)
 
 
 @dataclass(frozen=True)
 class XrayRow:
-    """One image with its labels.
+    """One image with its labels, see `common.data.listing.Input`.
 
     Attributes:
         case: unique name.
@@ -39,9 +55,41 @@ class XrayRow:
     labels: Mapping[str, float | None]
     more: Mapping[str, str] = field(default_factory=dict)
 
+    identity = None
+
+    @property
+    def path(self) -> Path:
+        """The image."""
+        return self.image
+
+    @property
+    def files(self) -> list[Path]:
+        """The image alone."""
+        return [self.image]
+
+    @property
+    def group(self) -> str:
+        """Every image stands for itself."""
+        return str(self.image)
+
+    @property
+    def names(self) -> tuple[str | Path, ...]:
+        """What an exclusion list may have for it."""
+        return self.case, self.study, self.image
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Study, view, the further columns and the labels."""
+        return {"study": self.study, "view": self.view, **self.more, **self.labels}
+
+    def check(self, out: Path, thorough: bool) -> dict[str, Any]:
+        """Look at header and end of the image, or decode it."""
+        check_xray(self.image, thorough)
+        return {}
+
 
 @dataclass
-class CXRListing:
+class CXRListing(Listing):
     """A data set of X-rays as its tables tell it.
 
     Attributes:
@@ -61,6 +109,46 @@ class CXRListing:
     problems: list[BadInput]
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    one = "image"
+    listable = "case, study or image"
+    libraries = ("numpy", "pillow", "pydicom", "PyYAML")
+    chunk = 256
+    fractions = (0.7, 0.1, 0.2)
+    tables = ("notes.csv", "clinical.csv")
+
+    @property
+    def columns(self) -> list[str]:
+        """Those of every layout, those of this one, the labels."""
+        more = self.rows[0].more if self.rows else ()
+        return ["case", "patient", "split", "image", "study", "view", *more, *self.labels]
+
+    def conclude(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
+        """Write notes and values; the hash is that of all tables and of the sizes of the images."""
+        texts = write_study_tables(out, self, (row["study"] for row in rows))
+        # Where the folder lies does not change the data.
+        places = {"image", "report"} & set(self.columns)
+        plain = csv_text(self.columns, [{**row} | {name: Path(row[name]).name for name in places} for row in rows])
+        sizes = "".join(f"{row['case']} {os.stat(row['image']).st_size}\n" for row in rows)
+        counts = {"studies": len({row["study"] for row in rows}), "notes": sum(map(bool, self.notes.values()))}
+        counts["views"] = dict(sorted(Counter(row["view"] or "not stated" for row in rows).items()))
+        return counts, hashlib.sha256("\0".join((plain, sizes, *texts)).encode()).hexdigest()
+
+
+def write_study_tables(out: Path, listing: CXRListing, studies: Iterable[str]) -> tuple[str, str]:
+    """Write notes.csv and clinical.csv of some studies and return their text.
+
+    Every layout has all columns; a study of which nothing is known has a row of blanks.
+    """
+    studies = list(dict.fromkeys(studies))
+    notes = csv_text(["study", "note"], [{"study": s, "note": listing.notes.get(s, "")} for s in studies])
+    values = [
+        {"study": s} | {name: f"{value:.6g}" for name, value in listing.clinical.get(s, {}).items()} for s in studies
+    ]
+    clinical = csv_text(["study", *CLINICAL_COLUMNS], values)
+    write_text(out / "notes.csv", notes)
+    write_text(out / "clinical.csv", clinical)
+    return notes, clinical
 
 
 def find_cxr_table(source: str | os.PathLike[str], names: Sequence[str]) -> Path:
@@ -84,30 +172,16 @@ def table_rows(
 ) -> Iterator[dict[str, str]]:
     """Yield the rows of a table as column -> text without blanks around it; optional columns it lacks are "".
 
-    Rows that cannot be read are counted, by reason, into one problem each.
+    A row that cannot be read becomes one of the `problems`.
 
     Raises:
         BadInput: if the table is missing, empty, or lacks one of `columns`.
     """
-    counts = TableCounts()
-    header = _header(path)
-    present = [*columns, *(name for name in optional if name in header)]
-    blank = dict.fromkeys(name for name in optional if name not in header)
-    for fields in stream_rows(path, present, counts=counts):
-        row = {name: text.strip() for name, text in zip(present, fields, strict=True)}
-        yield row | dict.fromkeys(blank, "")
-    problems += [BadInput(path, f"has {n} rows that cannot be read: {why}") for why, n in counts.bad.items()]
-
-
-def _header(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            line = file.readline().decode("utf-8-sig")
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror}), expected a CSV table") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start} of the header)") from error
-    return [name.strip().strip('"') for name in line.strip("\r\n").split(",")]
+    for row in iter_rows(path, columns):
+        if isinstance(row, BadInput):
+            problems.append(row)
+        else:
+            yield {name: row[1].get(name, "").strip() for name in (*columns, *optional)}
 
 
 def known_number(text: str, counts: Counter[str], name: str) -> float | None:
@@ -120,12 +194,37 @@ def known_number(text: str, counts: Counter[str], name: str) -> float | None:
     return value
 
 
-def named_files(root: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    """File name -> where files of that name lie below a folder, sorted; hidden ones are passed over."""
+def of_one_split(rows: Sequence[_Row], problems: list[BadInput]) -> list[_Row]:
+    """The images (with `patient`, `split` and `path`) without those of patients who are in two splits."""
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        splits.setdefault(row.patient, set()).add(row.split)
+    for row in rows:
+        if len(splits[row.patient]) > 1:
+            names = " and ".join(sorted(splits[row.patient]))
+            problems.append(BadInput(row.path, f"is of patient {row.patient}, who is in {names}, expected one split"))
+    return [row for row in rows if len(splits[row.patient]) == 1]
+
+
+def named_files(root: Path) -> dict[str, list[Path]]:
+    """Name of an X-ray -> where files of that name lie below a folder, sorted; hidden ones are passed over."""
     found: dict[str, list[Path]] = {}
     for parent, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+            if not name.startswith(".") and Path(name).suffix.lower() in XRAY_SUFFIXES:
                 found.setdefault(name, []).append(Path(parent, name))
     return found
+
+
+def only_file(path: Path, files: Mapping[str, list[Path]]) -> Path:
+    """The one file of a row of a table, among `named_files`.
+
+    Raises:
+        BadInput: if there is none of that name, or more.
+    """
+    paths = files.get(path.name, [])
+    if len(paths) != 1:
+        why = "exists more than once below it, expected one file" if paths else "does not exist, but has a row"
+        raise BadInput(path, why)
+    return paths[0]

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from common.data.cxr.listing import of_one_split
 from common.data.ehr.mimic_iv import parse_study_time
 from common.data.ehr.mimic_tables import TableCounts, find_table, stream_rows
 from common.io.bad_input import BadInput
@@ -118,7 +119,7 @@ def find_mimic_cxr(
     for case, path in present.items():
         if case not in listed:
             problems.append(BadInput(path, "has no row in the metadata table"))
-    return _of_one_split(images, problems), problems
+    return of_one_split(images, problems), problems
 
 
 def _table(root: Path, name: str) -> Path:
@@ -213,21 +214,6 @@ def _check_time(path: Path, case: str, date: str, clock: str) -> None:
         parse_study_time(date, clock)
     except ValueError as error:
         raise BadInput(path, f"image {case}: {error}") from error
-
-
-def _of_one_split(images: list[CXRImage], problems: list[BadInput]) -> list[CXRImage]:
-    """Leave out patients that the official table has in two splits."""
-    splits: dict[str, set[str]] = {}
-    for image in images:
-        splits.setdefault(image.patient, set()).add(image.split)
-    torn = {patient for patient, names in splits.items() if len(names) > 1}
-    for image in images:
-        if image.patient in torn:
-            names = " and ".join(sorted(splits[image.patient]))
-            problems.append(
-                BadInput(image.path, f"is of patient {image.patient}, who is in {names}, expected one split")
-            )
-    return [image for image in images if image.patient not in torn]
 
 
 def _is_id(text: str) -> bool:

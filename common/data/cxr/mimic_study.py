@@ -7,14 +7,12 @@ The two clinical data sets are found beside the images or in their folder, by th
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.data.cxr.listing import CXRListing, XrayRow
 from common.data.cxr.mimic_cxr import CXRImage, find_mimic_cxr
 from common.data.ehr.clinical_vector import clinical_row
-from common.data.ehr.context import EHRContext
 from common.data.ehr.mimic_iv import Study, read_contexts
 from common.data.ehr.mimic_tables import find_table
 from common.io.bad_input import BadInput
@@ -79,19 +77,6 @@ def studies_of(images: Iterable[CXRImage]) -> list[Study]:
     """The studies of some images, at the time that `find_mimic_cxr` has for all images of a study: the earliest."""
     found = {image.study: Study(int(image.patient), int(image.study[1:]), image.time) for image in images}
     return list(found.values())
-
-
-def late_items(context: EHRContext) -> list[str]:
-    """Name what in a context was charted after the study; a context that `read_contexts` made has none."""
-    late = Counter[str]()
-    for kind, table in (("vital sign", context.vitals), ("laboratory test", context.labs)):
-        for name, series in table.items():
-            late[f"{kind} {name}"] += sum(m.charted > context.study_time for m in (series.first, series.latest))
-    for name, measurement in context.body.items():
-        late[name] += measurement.charted > context.study_time
-    if context.o2_device is not None:
-        late["oxygen device"] += context.o2_device.charted > context.study_time
-    return [name for name, n in late.items() if n]
 
 
 def find_ehr(source: str | os.PathLike[str]) -> dict[str, Path]:

@@ -13,9 +13,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from common.data.cxr.listing import CXRListing, XrayRow, find_cxr_table, named_files, table_rows
+from common.data.cxr.listing import CXRListing, XrayRow, find_cxr_table, named_files, only_file, table_rows
 from common.data.ehr.clinical_vector import clinical_row, plausible
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
 from common.text.ed_note import ed_note
 
 __all__ = ["NIH_LABELS", "NIH_TABLES", "find_nih"]
@@ -31,7 +31,6 @@ _LISTS = {"train_val_list.txt": "", "test_list.txt": TEST_SPLIT}
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
 _AGE = re.compile(r"(\d{1,4})([YMWD]?)")
 _PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 
 
 def find_nih(source: str | os.PathLike[str]) -> CXRListing:
@@ -49,7 +48,7 @@ def find_nih(source: str | os.PathLike[str]) -> CXRListing:
     table = find_cxr_table(source, NIH_TABLES)
     root = table.parent
     listing = CXRListing([], (*NIH_LABELS, "No Finding"), {}, {}, [])
-    files = named_files(root, _SUFFIXES)
+    files = named_files(root)
     split_of = _official(root, listing.problems)
     counts: Counter[str] = Counter()
     seen: dict[str, Path] = {}
@@ -88,12 +87,7 @@ def _image(root: Path, row: dict[str, str], files: dict[str, list[Path]]) -> Pat
     path = root / name
     if row["image"] and path.is_file() and path.resolve().is_relative_to(root.resolve()):
         return path
-    paths = files.get(Path(name).name, [])
-    if len(paths) != 1:
-        raise BadInput(
-            path, "exists more than once below it, expected one file" if paths else "does not exist, but has a row"
-        )
-    return paths[0]
+    return only_file(path, files)
 
 
 def _labels(path: Path, text: str) -> dict[str, float]:
@@ -127,11 +121,7 @@ def _official(root: Path, problems: list[BadInput]) -> dict[str, str]:
         return {}
     split_of: dict[str, str] = {}
     for path in present:
-        try:
-            names = path.read_text(encoding="utf-8-sig").split()
-        except UnicodeDecodeError as error:
-            raise BadInput(path, f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
-        for name in names:
+        for name in read_text(path, "a list of images").split():
             if split_of.setdefault(name, _LISTS[path.name]) != _LISTS[path.name]:
                 problems.append(BadInput(path, f"lists {name}, which the other list has too"))
     return split_of

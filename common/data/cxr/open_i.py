@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common.data.report_table import report_rows
 from common.io.bad_input import BadInput
+from common.io.table import iter_rows
 
 REPORT_COLUMNS = ("uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression")
 PROJECTION_COLUMNS = ("uid", "filename", "projection")
@@ -122,8 +122,21 @@ def list_open_i(
         of_report, bad = _read_projections(root / PROJECTIONS_CSV, {report.uid for report in reports})
         problems += bad
         reports = [replace(report, images=tuple(of_report.get(report.uid, ()))) for report in reports]
-    reports, bad = _with_files(root, reports, _image_folder(root, images))
+    reports, bad = _with_files(root, reports, image_folder(root, images))
     return reports, problems + bad
+
+
+def image_folder(root: Path, images: str | os.PathLike[str] | None = None) -> Path | None:
+    """The folder of the PNG files; None where it is not given and none of `IMAGE_FOLDERS` is there.
+
+    Raises:
+        BadInput: if the folder that is given is none.
+    """
+    if images is not None:
+        if not Path(images).is_dir():
+            raise BadInput(images, "is no folder, expected the PNG images of Open-i")
+        return Path(images)
+    return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
 
 
 def read_open_i_xml(path: str | os.PathLike[str]) -> OpenIReport:
@@ -179,7 +192,7 @@ def _unread(files: list[Path]) -> Iterator[OpenIReport | BadInput]:
 
 
 def _iter_table(path: Path) -> Iterator[OpenIReport | BadInput]:
-    for row in report_rows(path, REPORT_COLUMNS):
+    for row in iter_rows(path, REPORT_COLUMNS):
         if isinstance(row, BadInput):
             yield row
             continue
@@ -204,7 +217,7 @@ def _read_projections(path: Path, uids: set[str]) -> tuple[dict[str, list[OpenII
     of_report: dict[str, list[OpenIImage]] = {}
     problems: list[BadInput] = []
     seen: set[str] = set()
-    for row in report_rows(path, PROJECTION_COLUMNS):
+    for row in iter_rows(path, PROJECTION_COLUMNS):
         if isinstance(row, BadInput):
             problems.append(row)
             continue
@@ -225,14 +238,6 @@ def _read_projections(path: Path, uids: set[str]) -> tuple[dict[str, list[OpenII
             of_report.setdefault(uid, []).append(OpenIImage(file, projection))
         seen.add(file)
     return of_report, problems
-
-
-def _image_folder(root: Path, images: str | os.PathLike[str] | None) -> Path | None:
-    if images is not None:
-        if not Path(images).is_dir():
-            raise BadInput(images, "is no folder, expected the PNG images of Open-i")
-        return Path(images)
-    return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
 
 
 def _with_files(

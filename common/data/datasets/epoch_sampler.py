@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from itertools import islice
 
 import ignite.distributed as idist
@@ -51,6 +51,13 @@ class EpochSampler(DistributedSampler):
     def __iter__(self) -> Iterator[int]:
         """Indices of this process, from `first` on."""
         return islice(super().__iter__() if self.shuffle else self._blocks(), self.first, None)
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: it takes epoch and place from the trainer that it is attached to."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Nothing to do, see `state_dict`."""
 
     def _blocks(self) -> Iterator[int]:
         """Whole batches in turn, because items that follow each other may share something (a ratio)."""

@@ -8,7 +8,7 @@ Layout of a cache folder:
     tmp/                             files being written
 
 Several processes may share a folder. An entry appears whole or not at all (written to `tmp/`, synced, renamed), and
-`flock` makes one process compute while the others wait. Entries may disappear at any time when another process makes
+a lock makes one process compute while the others wait. Entries may disappear at any time when another process makes
 room, hence the `suppress(FileNotFoundError)`. The cache never holds the only copy of anything: an entry that
 cannot be read is computed again.
 """
@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class FeatureKey(NamedTuple):
     """What the output of a frozen network depends on; a change in any part is another entry.
 
     Attributes:
-        weights: hash of the network's weights (`common.networks.maisi_vae.weights_hash`).
+        weights: hash of the network's weights (`common.networks.weights.weights_hash`).
         input: hash of the input (`hash_array`, `FeatureCache.hash_file`).
         transform: everything else that changes the output (preprocessing, dtype, layer, settings that are not weights),
             as JSON types: str, int, float, bool, None, lists and dicts with str keys.
@@ -150,14 +151,14 @@ class FeatureCache:
             self._put(key, tensors)
         return tensors
 
-    def get(self, key: FeatureKey | tuple[str, str, Any]) -> dict[str, Tensor] | None:
-        """The cached output for `key`, or None if there is none that can be read."""
-        key = FeatureKey(*key)
-        path = self._path(key.digest())
+    def get(self, key: FeatureKey | tuple[str, str, Any] | str) -> dict[str, Tensor] | None:
+        """The cached output for `key` or its digest, or None if there is none that can be read."""
+        digest = key if isinstance(key, str) else FeatureKey(*key).digest()
+        path = self._path(digest)
         try:
             with open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)  # eviction skips entries that are being read
-                tensors = _parse(file.read(), key)
+                tensors = _parse(file.read(), digest)
         except FileNotFoundError:
             return None
         except _CorruptEntryError as error:
@@ -320,8 +321,8 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return str(crc)
 
 
-def _parse(data: bytes, key: FeatureKey) -> dict[str, Tensor]:
-    """The tensors of an entry, if it is intact and belongs to `key`."""
+def _parse(data: bytes, digest: str) -> dict[str, Tensor]:
+    """The tensors of an entry, if it is intact and belongs to the key of this digest."""
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
@@ -331,7 +332,7 @@ def _parse(data: bytes, key: FeatureKey) -> dict[str, Tensor]:
     metadata = header.get("__metadata__", {})
     if metadata.get("crc32") != _checksum(tensors):
         raise _CorruptEntryError("checksum differs")
-    if metadata.get("key") != key.to_json():
+    if hashlib.sha256(metadata["key"].encode()).hexdigest() != digest:
         raise _CorruptEntryError("stored under another key")
     return tensors
 
@@ -351,19 +352,8 @@ def _remove_unless_read(path: Path) -> bool:
 @contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file that exists only while it is held or waited for."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        # Whoever held the lock before has removed the file; if a newer one stands there, that one counts.
+    with FileLock(path):
         try:
-            current = os.stat(path).st_ino == os.fstat(handle).st_ino
-        except FileNotFoundError:
-            current = False
-        if current:
-            break
-        os.close(handle)
-    try:
-        yield
-    finally:
-        os.unlink(path)
-        os.close(handle)
+            yield
+        finally:
+            path.unlink()  # who waits for it notices, and takes a new one

@@ -1,79 +1,133 @@
-"""Features of the frozen encoders as a data set; written by the `features` stage (`common.engines.study_features`)."""
+"""Features of frozen networks as a data set; written by the stage `common.engines.frozen_features`."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.datasets.class_weights import class_weights
-from common.data.modalities import MODALITIES
+from common.data.datasets.feature_cache import FeatureCache
+from common.data.seeds import seeded_generator
 from common.io.bad_input import BadInput
 
 __all__ = ["FeatureDataset"]
 
 
 class FeatureDataset(Dataset):
-    """Items {"features": {modality: (d,)}, "present" (3,), "label" (C,), "case", "patient", "index"}, all in memory.
+    """One item per case: its features and columns by their names, and "index". Nothing of it is held in memory.
+
+    Vectors, (d,), are rows of one memory-mapped file; maps of any shape, such as tokens (N, C) or latents (C, d, h, w),
+    are read from the cache, one case at a time, in the precision that they were written in.
+
+    As a handler of the trainer it draws other crops in every epoch. Crops depend on seed, epoch and index only, so they
+    are the same whatever the number of workers, and after a resume.
 
     Args:
-        folder: `features` of a run, with SPLIT.safetensors and SPLIT.json.
+        folder: of the stage, in that of its run, with SPLIT.json and SPLIT.safetensors.
         split: "train", "val" or "test".
-        modalities: those that the network takes; the others count as absent.
+        features: those that are needed; default all that were written.
         labels: names in the order of the network's outputs; default all that were written.
         limit: only the first so many cases.
+        crop: size of a random crop of all maps at the same place, one number per axis after the channels; a map smaller
+            than that along an axis is taken whole there, so then use a batch size of 1. None takes whole maps.
+        seed: of the crops.
+        cache_dir: where the cache is, if not where the index says.
+
+    Attributes:
+        vectors: name -> (N, ...), memory-mapped.
+        columns: name -> texts or numbers of the cases.
+        labels: names of the columns of "label".
+        scale_factor: of the features, see `common.engines.frozen_features.FeatureWriter`.
 
     Raises:
-        BadInput: if the files are missing, or lack a label or a modality.
+        BadInput: if the files are missing or of another version, or lack a label or a feature.
     """
 
     def __init__(
         self,
-        folder: str | Path,
-        split: str,
-        modalities: Sequence[str] = MODALITIES,
+        folder: str | os.PathLike[str],
+        split: str = "train",
+        features: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
         limit: int | None = None,
+        crop: Sequence[int] | None = None,
+        seed: int = 0,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
+        if crop is not None and min(crop, default=0) < 1:
+            raise ValueError(f"crop is {crop}, expected positive sizes")
         path = Path(folder) / f"{split}.json"
         if not path.is_file():
-            raise BadInput(path, "does not exist, expected what the features stage writes")
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        tensors = load_file(path.with_suffix(".safetensors"))
-        labels = listed["labels"] if labels is None else list(labels)
-        lacking = [name for name in labels if name not in listed["labels"]]
-        if lacking:
-            raise BadInput(path, f"has no label {lacking[0]!r}, expected some of {', '.join(listed['labels'])}")
-        self.labels, self.modalities = tuple(labels), tuple(name for name in MODALITIES if name in modalities)
-        self.cases, self.patients = listed["cases"][:limit], listed["patients"][:limit]
-        absent = [name for name in self.modalities if name not in tensors]
+            raise BadInput(path, "does not exist, expected what the stage of the features writes; run it first")
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            known, columns, maps = index["features"], index["columns"], index["maps"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise BadInput(path, "is no index of features that this version writes; run its stage again") from error
+        vectors = load_file(path.with_suffix(".safetensors"))
+        wanted = known if features is None else list(features)
+        absent = [name for name in wanted if name not in vectors and name not in maps]
         if absent:
-            raise BadInput(path.with_suffix(".safetensors"), f"has no {absent[0]} features, expected those of a run of "
-                           f"the features stage with {', '.join(self.modalities)}")  # fmt: skip
-        self.features = {name: tensors[name][:limit] for name in self.modalities}
-        here = torch.tensor([name in self.modalities for name in MODALITIES])
-        self.present = tensors["present"][:limit] & here
-        self.label = tensors["label"][:limit][:, [listed["labels"].index(name) for name in labels]]
+            raise BadInput(path, f"has no {absent[0]} features, expected those of a run of its stage with "
+                           f"{', '.join(wanted)}")  # fmt: skip
+        if "label" in vectors:
+            self.labels = tuple(index["labels"] if labels is None else labels)
+            lacking = [name for name in self.labels if name not in index["labels"]]
+            if lacking:
+                raise BadInput(path, f"has no label {lacking[0]!r}, expected some of {', '.join(index['labels'])}")
+            vectors["label"] = vectors["label"][:, [index["labels"].index(name) for name in self.labels]]
+        left_out = set(known).difference(wanted)
+        self.scale_factor, self.columns = index["scale_factor"], {name: rows[:limit] for name, rows in columns.items()}
+        self.vectors = {name: rows[:limit] for name, rows in vectors.items() if name not in left_out}
+        self.maps = {name: rows for name, rows in maps.items() if name not in left_out}
+        if self.maps:
+            self.cache = FeatureCache((path.parent / index["cache_dir"]).resolve() if cache_dir is None else cache_dir)
+        self.path, self.crop, self.seed, self.epoch = path, crop, seed, 0
 
-    def class_weights(self) -> torch.Tensor:
+    def class_weights(self) -> Tensor:
         """(C,) weights of the labels, see `common.data.datasets.class_weights`."""
-        return class_weights(self.label)
+        return class_weights(self.vectors["label"])
+
+    def attach(self, engine: Engine) -> None:
+        """Take the epoch from an engine."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.set_epoch(engine.state.epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the crops of this epoch from now on (data loader workers started later)."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return len(self.columns["case"])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        return {
-            "features": {name: values[index] for name, values in self.features.items()},
-            "present": self.present[index],
-            "label": self.label[index],
-            "case": self.cases[index],
-            "patient": self.patients[index],
-            "index": index,
-        }
+        item = {name: rows[index] for rows_of in (self.columns, self.vectors) for name, rows in rows_of.items()}
+        maps = {name: self._map(name, index) for name in self.maps}
+        if self.crop is not None and maps:
+            place = self._place(next(iter(maps.values())).shape[1:], index)
+            maps = {name: values[place].clone() for name, values in maps.items()}
+        return item | maps | {"index": index}
+
+    def _map(self, name: str, index: int) -> Tensor:
+        entry = self.cache.get(self.maps[name]["entries"][index])
+        if entry is None:
+            raise BadInput(self.cache.root, f"lacks {name} of case {self.columns['case'][index]}, which {self.path} "
+                           "names; run its stage again")  # fmt: skip
+        return entry[self.maps[name]["tensor"]]
+
+    def _place(self, shape: torch.Size, index: int) -> tuple[slice, ...]:
+        generator = seeded_generator(self.seed, self.epoch, index)
+        place = [slice(None)]
+        for size, wanted in zip(shape, self.crop, strict=True):
+            start = int(torch.randint(max(size - wanted, 0) + 1, (), generator=generator))
+            place.append(slice(start, start + wanted))
+        return tuple(place)

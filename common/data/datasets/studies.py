@@ -78,17 +78,26 @@ class StudyDataset(Dataset):
         }
         return [name in self.modalities and has[name] for name in MODALITIES]
 
+    def records(self) -> list[dict[str, Any]]:
+        """The items before their images are read: `image` is a path, or None."""
+        return [self._record(index) for index in range(len(self))]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        case, present = self.cases[index], self.present(index)
-        if self.required and not any(p for name, p in zip(MODALITIES, present, strict=True) if name in self.required):
+        present = dict(zip(MODALITIES, self.present(index), strict=True))
+        if self.required and not any(present[name] for name in self.required):
             expected = " or ".join(_INPUTS[name] for name in self.required)
-            raise BadInput(case["case"], f"has no input of this network, expected {expected}")
+            raise BadInput(self.cases[index]["case"], f"has no input of this network, expected {expected}")
+        item = self._record(index)
         image = torch.zeros(3, self.image_size, self.image_size)
-        if present[0]:
-            image = self.transform({"image": case["image"], "case": case["case"], "index": index})["image"]
+        if item["image"] is not None:
+            image = self.transform({name: item[name] for name in ("image", "case", "index")})["image"]
+        return item | {"image": torch.as_tensor(image).as_subclass(torch.Tensor)}
+
+    def _record(self, index: int) -> dict[str, Any]:
+        case, present = self.cases[index], self.present(index)
         return {
-            "image": torch.as_tensor(image).as_subclass(torch.Tensor),
+            "image": case["image"] if present[0] else None,
             "note": case["note"] if present[1] else "",
             "clinical": torch.from_numpy(self.clinical[index]),
             "present": torch.tensor(present),

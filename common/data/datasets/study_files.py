@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from common.io.bad_input import BadInput
 from common.text.bm25 import with_background
 
 __all__ = [
-    "copy_study_files", "encoder_tokenizer", "fitted_scaler", "fitted_tokenizer", "saved_scaler", "saved_tokenizer",
+    "encoder_tokenizer", "fitted_scaler", "fitted_tokenizer", "saved_scaler", "saved_tokenizer",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -151,24 +150,6 @@ def saved_tokenizer(
     if not folder.is_dir():
         raise BadInput(folder, "does not exist, expected the tokenizer of a training")
     return NoteTokenizer(folder, max_tokens, background_passages=background_passages, labels=labels)
-
-
-def copy_study_files(source: str | Path, target: str | Path, modalities: Sequence[str]) -> None:
-    """Copy what a model of these modalities needs beside its weights, for a folder of weights of its own.
-
-    Args:
-        source: folder of the weights that the tokenizer and the scaler were fitted for; what it lacks is not copied,
-            and is named where the copy is used.
-        target: folder, created.
-        modalities: "clinical" needs the scaler, "text" the tokenizer.
-    """
-    source, target = Path(source), Path(target)
-    target.mkdir(parents=True, exist_ok=True)
-    if "clinical" in modalities and (source / SCALER).is_file():
-        shutil.copyfile(source / SCALER, target / SCALER)
-    if "text" in modalities and (source / TOKENIZER).is_dir():
-        shutil.rmtree(target / TOKENIZER, ignore_errors=True)
-        shutil.copytree(source / TOKENIZER, target / TOKENIZER)
 
 
 def _weights_with(part: str, folder: Path) -> list[str]:

@@ -4,7 +4,7 @@
     mimic-iv/icu/   d_items, chartevents
     mimic-iv-ed/ed/ edstays, triage, vitalsign, diagnosis, medrecon, pyxis
 
-    >>> studies, problems = read_cxr_studies("mimic-cxr-2.0.0-metadata.csv.gz")
+    >>> studies = [Study(10000032, 50414267, datetime(2180, 5, 6, 21, 30))]
     >>> found = read_contexts("mimic-iv", "mimic-iv-ed", studies)
     >>> found.contexts[study_id].labs["Creatinine"].latest
 
@@ -35,7 +35,7 @@ from common.data.ehr.mimic_stays import (
     read_emergency_stays,
     read_patients,
 )
-from common.data.ehr.mimic_tables import DamagedTable, TableCounts, find_table, parse_id, stream_rows
+from common.data.ehr.mimic_tables import DamagedTable, TableCounts, find_table
 from common.data.ehr.vital_signs import VITAL_SIGNS
 from common.io.bad_input import BadInput
 
@@ -139,46 +139,6 @@ def read_contexts(
                     raise
                 report.problems.append(error)
     return _finish(cases, emergency, admissions, report)
-
-
-def read_cxr_studies(metadata_csv: str | os.PathLike[str]) -> tuple[list[Study], list[BadInput]]:
-    """Read patient, study and time of every study from the metadata table of MIMIC-CXR(-JPG).
-
-    A study of several images has the time of the first, so that nothing later counts as known.
-
-    Args:
-        metadata_csv: mimic-cxr-2.0.0-metadata.csv or .csv.gz.
-
-    Returns:
-        Studies in the order of the table; and the rows that cannot be used, one problem per image.
-
-    Raises:
-        BadInput: if the table cannot be read or lacks a column.
-    """
-    path = Path(metadata_csv)
-    found: dict[int, Study] = {}
-    problems = []
-    counts = TableCounts()
-    columns = ("dicom_id", "subject_id", "study_id", "StudyDate", "StudyTime")
-    for image, subject, study, date, clock in stream_rows(path, columns, counts=counts):
-        subject_id, study_id = parse_id(subject), parse_id(study)
-        if subject_id is None or study_id is None:
-            problems.append(BadInput(path, f"image {image} has subject {subject!r}, study {study!r}, expected digits"))
-            continue
-        try:
-            time = parse_study_time(date, clock)
-        except ValueError as error:
-            problems.append(BadInput(path, f"image {image}: {error}"))
-            continue
-        known = found.get(study_id)
-        if known is None or (known.subject_id == subject_id and time < known.study_time):
-            found[study_id] = Study(subject_id, study_id, time)
-        elif known.subject_id != subject_id:
-            problems.append(
-                BadInput(path, f"image {image} gives study {study} to subject {subject}, before to {known.subject_id}")
-            )
-    problems += [BadInput(path, f"has {n} rows that cannot be read: {why}") for why, n in counts.bad.items()]
-    return list(found.values()), problems
 
 
 def parse_study_time(study_date: str, study_time: str) -> datetime:

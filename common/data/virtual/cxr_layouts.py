@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from common.data.splits import split_by_patient
 from common.data.virtual.ehr import write_virtual_ehr
-from common.data.virtual.files import claim, save_csv
+from common.data.virtual.files import claim, for_each, save_csv
 from common.data.virtual.geometry import stream
 from common.data.virtual.patient import SHAPE, SPACING, make_virtual_patient
 from common.data.virtual.study import VirtualStudy, study_date_and_time, virtual_dicom_id, virtual_study
 from common.data.virtual.xray import make_virtual_xray
 from common.data.virtual.xray_findings import draw_xray_findings
 from common.io.output_folder import whole
-from common.io.parallel import Failure, map_cases
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.cxr_template import cxr_report
 from common.text.sections import report_sections
@@ -44,7 +42,6 @@ Row = dict[str, Any]
 
 SPLIT = (6, 2, 2)  # of the patients, in train, validation and test
 
-XRAY_VERSION = 2  # raise it when the same seed gives another image, other labels or another text
 MIMIC_METADATA_COLUMNS = (
     "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
     "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
@@ -102,18 +99,15 @@ def write_mimic_cxr(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    owned = ("files", "truth", "mimic-iv", "mimic-iv-ed", "mimic_cxr_sectioned.csv")
-    out = claim(output_dir, "mimic_cxr", n, seed, shape, spacing, owned, xray=XRAY_VERSION)
+    out = claim(output_dir, "mimic_cxr", n, seed, shape, spacing)
     studies = [virtual_study(seed + i, scan) for i in range(n) for scan in range(_scans(seed + i))]
     split_of = _splits([study.seed for study in studies], seed)
     rows, metadata, splits, labels, sections = [], [], [], [], []
-    with tqdm(total=len(studies), desc="mimic_cxr", unit="study") as bar:
-        make = partial(_make_mimic_study, out=out, shape=shape, spacing=spacing)
-        truths = map_cases(make, studies, workers, on_done=bar.update)
-    for study, truth in zip(studies, truths, strict=True):
-        if isinstance(truth, Failure):
-            raise RuntimeError(f"study {study.study_id}: {truth.reason}")
-        folder, ids, images = _mimic_files(study)
+    make = partial(_make_study, out=out, shape=shape, spacing=spacing)
+    files = [_mimic_files(study) for study in studies]
+    items = [(study, images, f"{folder}.txt") for study, (folder, _, images) in zip(studies, files, strict=True)]
+    truths = for_each(make, items, workers, "mimic_cxr", "study")
+    for study, (folder, ids, images), truth in zip(studies, files, truths, strict=True):
         views = _views(study)
         identity = {"subject_id": study.subject_id, "study_id": study.study_id}
         date, time = study_date_and_time(study.study_time)
@@ -144,7 +138,12 @@ def write_mimic_cxr(
 
 
 def write_open_i(
-    output_dir: str | Path, n: int, seed: int = 0, shape: Sequence[int] = SHAPE, spacing: Sequence[float] = SPACING
+    output_dir: str | Path,
+    n: int,
+    seed: int = 0,
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+    workers: int = 1,
 ) -> list[Row]:
     """Write ``indiana_reports.csv``, ``indiana_projections.csv`` and ``images/*.png`` as Open-i has them.
 
@@ -156,6 +155,7 @@ def write_open_i(
         seed: seed of the first patient.
         shape: voxels along (z, y, x) of the CT that is X-rayed.
         spacing: millimetres along (z, y, x).
+        workers: processes that make studies.
 
     Returns:
         One row per image as of ``write_mimic_cxr``; the report is the table that holds it, study and patient its uid.
@@ -164,19 +164,21 @@ def write_open_i(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    owned = ("images", "truth", "indiana_reports.csv", "indiana_projections.csv")
-    out = claim(output_dir, "open_i", n, seed, shape, spacing, owned, xray=XRAY_VERSION)
+    out = claim(output_dir, "open_i", n, seed, shape, spacing)
     split_of = _splits(range(seed, seed + n), seed)
-    rows, reports, projections = [], [], []
-    for i in tqdm(range(n), desc="open_i", unit="study"):
-        study, uid = virtual_study(seed + i), str(i + 1)
-        rng = stream(study.seed, "open-i")
-        stem = f"{uid}_IM-{rng.integers(1, 4000):04d}"
+    rows, reports, projections, items, streams = [], [], [], [], []
+    for i in range(n):
+        rng = stream(seed + i, "open-i")
+        stem = f"{i + 1}_IM-{rng.integers(1, 4000):04d}"
         images = {"PA": f"images/{stem}-1001.dcm.png"}
         if rng.random() < 0.9:
             images["LATERAL"] = f"images/{stem}-2001.dcm.png"
-        truth = _make_study(out, study, images, shape, spacing)
-        mesh = _mesh(truth)
+        items.append((virtual_study(seed + i), images, None))
+        streams.append(rng)
+    make = partial(_make_study, out=out, shape=shape, spacing=spacing)
+    truths = for_each(make, items, workers, "open_i", "study")
+    for i, ((study, images, _), truth, rng) in enumerate(zip(items, truths, streams, strict=True)):
+        uid, mesh = str(i + 1), _mesh(truth)
         report = {"uid": uid, "MeSH": ";".join(mesh), "Problems": ";".join(term.split("/")[0] for term in mesh)}
         report["image"] = "Xray Chest PA and Lateral" if len(images) > 1 else "PA view of the chest"
         reports.append(report | _with_removed_words(truth, rng.random))
@@ -197,7 +199,12 @@ def write_open_i(
 
 
 def write_r2gen(
-    output_dir: str | Path, n: int, seed: int = 0, shape: Sequence[int] = SHAPE, spacing: Sequence[float] = SPACING
+    output_dir: str | Path,
+    n: int,
+    seed: int = 0,
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+    workers: int = 1,
 ) -> list[Row]:
     """Write ``annotation.json`` and ``images/ID/{0,1}.png`` (frontal and lateral) as R2Gen has IU X-ray.
 
@@ -207,6 +214,7 @@ def write_r2gen(
         seed: seed of the first patient.
         shape: voxels along (z, y, x) of the CT that is X-rayed.
         spacing: millimetres along (z, y, x).
+        workers: processes that make studies.
 
     Returns:
         One row per image as of ``write_mimic_cxr``; the report is annotation.json, study and patient its id.
@@ -215,18 +223,20 @@ def write_r2gen(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    owned = ("images", "truth", "annotation.json")
-    out = claim(output_dir, "r2gen", n, seed, shape, spacing, owned, xray=XRAY_VERSION)
+    out = claim(output_dir, "r2gen", n, seed, shape, spacing)
     split_of = _splits(range(seed, seed + n), seed)
     rows: list[Row] = []
     annotation: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
-    for i in tqdm(range(n), desc="r2gen", unit="study"):
-        study = virtual_study(seed + i)
-        name, split = f"CXR{i + 1}_IM-{stream(study.seed, 'r2gen').integers(1, 4000):04d}", split_of[study.seed]
-        paths = {view: f"{name}/{k}.png" for k, view in enumerate(("PA", "LATERAL"))}
-        images = {view: f"images/{path}" for view, path in paths.items()}
-        truth = _make_study(out, study, images, shape, spacing)
-        entry = {"id": name, "report": truth["sections"]["findings"], "image_path": list(paths.values())}
+    names = [f"CXR{i + 1}_IM-{stream(seed + i, 'r2gen').integers(1, 4000):04d}" for i in range(n)]
+    items = [
+        (virtual_study(seed + i), {view: f"images/{name}/{k}.png" for k, view in enumerate(("PA", "LATERAL"))}, None)
+        for i, name in enumerate(names)
+    ]
+    make = partial(_make_study, out=out, shape=shape, spacing=spacing)
+    truths = for_each(make, items, workers, "r2gen", "study")
+    for name, (study, images, _), truth in zip(names, items, truths, strict=True):
+        split, paths = split_of[study.seed], [image.removeprefix("images/") for image in images.values()]
+        entry = {"id": name, "report": truth["sections"]["findings"], "image_path": paths}
         annotation[split].append(entry | {"split": split})
         for k, (view, image) in enumerate(images.items()):
             row = {"case": f"{name}_{k}", "patient": name, "split": split, "image": image, "study": name, "view": view}
@@ -254,11 +264,6 @@ def _mimic_files(study: VirtualStudy) -> tuple[str, dict[str, str], dict[str, st
     return folder, ids, {view: f"{folder}/{name}.jpg" for view, name in ids.items()}
 
 
-def _make_mimic_study(study: VirtualStudy, out: Path, shape: Sequence[int], spacing: Sequence[float]) -> Row:
-    folder, _, images = _mimic_files(study)
-    return _make_study(out, study, images, shape, spacing, text=f"{folder}.txt")
-
-
 def _splits(seeds: Sequence[int], seed: int) -> dict[int, str]:
     """Split by patient; validation and test are large enough to tell models apart."""
     by_name = split_by_patient({str(s): str(virtual_study(s).subject_id) for s in seeds}, SPLIT, seed=seed)
@@ -266,14 +271,14 @@ def _splits(seeds: Sequence[int], seed: int) -> dict[int, str]:
 
 
 def _make_study(
-    out: Path, study: VirtualStudy, images: Mapping[str, str], shape: Sequence[int], spacing: Sequence[float],
-    text: str | None = None,
-) -> Row:  # fmt: skip
+    item: tuple[VirtualStudy, Mapping[str, str], str | None], out: Path, shape: Sequence[int], spacing: Sequence[float]
+) -> Row:
     """Write the images of a study (view -> relative path) and its report (relative path), unless they are there.
 
     Returns:
         The truth about the study, which is written last.
     """
+    study, images, text = item
     path = out / "truth" / f"s{study.study_id}.json"
     if all((out / name).exists() for name in (*images.values(), *([text] if text else ()))) and path.exists():
         return json.loads(path.read_text(encoding="utf-8"))

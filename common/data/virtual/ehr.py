@@ -17,17 +17,14 @@ Item ids are not those of the real dictionaries, so that only a reader that look
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.data.virtual.chart import Chart, Row
+from common.data.virtual.chart import Chart
+from common.data.virtual.files import save_csv
 from common.data.virtual.study import VirtualStudy
-from common.io.output_folder import whole
 
 COLUMNS = {
     "hosp/patients": "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod",
@@ -86,18 +83,5 @@ def write_virtual_ehr(
     for own in sorted(by_seed.values(), key=lambda own: own[0].subject_id):
         chart.add_patient(sorted(own, key=lambda study: study.study_time), labels)
     for name, columns in COLUMNS.items():
-        _save(Path(root) / f"{name}.csv.gz", columns.split(","), chart.rows[name])
+        save_csv(Path(root) / f"{name}.csv.gz", columns.split(","), chart.rows[name])
     return {name: len(chart.rows[name]) for name in COLUMNS}
-
-
-def _save(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    # Neither the name nor the time of the file goes into the gzip header, so that the bytes depend on the rows alone.
-    with (
-        whole(path) as part,
-        part.open("wb") as file,
-        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
-    ):
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

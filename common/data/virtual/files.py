@@ -5,33 +5,67 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from common.data.virtual.geometry import Grid
 from common.data.virtual.patient import virtual_labels
 from common.io.output_folder import csv_text, whole
+from common.io.parallel import Failure, map_cases
 
 STAMP = "virtual.json"
 VERSION = 2  # of the generator; raise it when the same seed gives other voxels
+XRAY_VERSION = 2  # raise it when the same seed gives another image, other labels or another text
+_MORE_VERSIONS = {"ct_rate": {"reports": 1}} | {
+    layout: {"xray": XRAY_VERSION} for layout in ("mimic_cxr", "open_i", "r2gen")
+}
+_OWNED = {
+    "nifti": ("images", "regions", "lesions", "labels.csv"),
+    "dicom": ("dicom", "labels.csv"),
+    "ct_rate": ("dataset",),
+    "mimic_cxr": ("files", "truth", "mimic-iv", "mimic-iv-ed", "mimic_cxr_sectioned.csv"),
+    "open_i": ("images", "truth", "indiana_reports.csv", "indiana_projections.csv"),
+    "r2gen": ("images", "truth", "annotation.json"),
+}
+"""Layout -> what its writer makes in the folder."""
 
 
-def claim(
-    output_dir: str | Path, layout: str, n: int, seed: int, shape: Sequence[int], spacing: Sequence[float],
-    owned: Sequence[str], **more: int | str,
-) -> Path:  # fmt: skip
-    """Check the arguments and mark the folder with them, or refuse one that holds something else.
+def stamp_of(layout: str, n: int, seed: int, shape: Sequence[int], spacing: Sequence[float]) -> dict[str, Any]:
+    """Everything that decides what is written, as it stands in virtual.json.
 
     Args:
-        output_dir: the folder.
         layout: what is written.
         n: how many.
         seed: of the first patient.
         shape: voxels along (z, y, x).
         spacing: millimetres along (z, y, x).
-        owned: what the writer will make in the folder.
-        more: whatever else decides what is written.
+
+    Raises:
+        ValueError: if an argument is not usable.
+    """
+    if isinstance(n, bool) or int(n) != n or n < 1:
+        raise ValueError(f"n {n} is not a whole number of at least 1.")
+    virtual_labels(seed)
+    grid = Grid.fit(shape, spacing)
+    wanted = {"layout": layout, "version": VERSION, "n": int(n), "seed": int(seed)}
+    return wanted | {"shape": list(grid.shape), "spacing": list(grid.spacing)} | _MORE_VERSIONS.get(layout, {})
+
+
+def claim(
+    output_dir: str | Path, layout: str, n: int, seed: int, shape: Sequence[int], spacing: Sequence[float]
+) -> Path:
+    """Mark a folder with what is to be written there, or refuse one that holds something else.
+
+    Args:
+        output_dir: the folder, created.
+        layout: as the other arguments, see `stamp_of`.
+        n: how many.
+        seed: of the first patient.
+        shape: voxels along (z, y, x).
+        spacing: millimetres along (z, y, x).
 
     Returns:
         The folder.
@@ -40,13 +74,7 @@ def claim(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    out = Path(output_dir)
-    if isinstance(n, bool) or int(n) != n or n < 1:
-        raise ValueError(f"n {n} is not a whole number of at least 1.")
-    virtual_labels(seed)
-    grid = Grid.fit(shape, spacing)
-    wanted = {"layout": layout, "version": VERSION, "n": int(n), "seed": int(seed)}
-    wanted |= {"shape": list(grid.shape), "spacing": list(grid.spacing)} | more
+    out, wanted = Path(output_dir), stamp_of(layout, n, seed, shape, spacing)
     stamp = out / STAMP
     if stamp.exists():
         try:
@@ -56,7 +84,7 @@ def claim(
         if found != wanted:
             raise FileExistsError(f"{out} holds virtual patients made with {found}, expected {wanted} or a new folder.")
     else:
-        for name in owned:
+        for name in _OWNED[layout]:
             if (out / name).exists():
                 raise FileExistsError(f"{out / name} was not written by this command, expected a new folder.")
         out.mkdir(parents=True, exist_ok=True)
@@ -71,6 +99,20 @@ def save_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any
     with whole(path) as part:
         # Neither the time nor the name is stored, so the same table is the same bytes.
         part.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+
+
+def for_each(make: Callable[[Any], Any], items: Sequence[Any], workers: int, layout: str, unit: str) -> list[Any]:
+    """Apply a function to every item, in several processes, and show how far it is.
+
+    Raises:
+        RuntimeError: if the process of an item died every time.
+    """
+    with tqdm(total=len(items), desc=layout, unit=unit) as bar:
+        results = map_cases(make, items, workers, on_done=bar.update)
+    for item, result in zip(items, results, strict=True):
+        if isinstance(result, Failure):
+            raise RuntimeError(f"{unit} {item}: {result.reason}")
+    return results
 
 
 def virtual_uid(*parts: object) -> str:

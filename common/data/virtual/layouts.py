@@ -6,18 +6,17 @@ Files appear under their final name only when they are whole.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from tqdm import tqdm
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import CTImageStorage
 
-from common.data.virtual.files import VERSION, claim, save_csv, virtual_uid
+from common.data.virtual.files import VERSION, claim, for_each, save_csv, virtual_uid
 from common.data.virtual.geometry import Grid, stream
 from common.data.virtual.patient import (
     CT_RATE_LABELS,
@@ -31,6 +30,7 @@ from common.data.virtual.patient import (
     virtual_person,
 )
 from common.io.output_folder import whole
+from common.io.table import read_rows
 from common.text.ct_template import ct_report
 
 __all__ = [
@@ -56,7 +56,12 @@ Row = dict[str, Any]
 
 
 def write_nifti(
-    output_dir: str | Path, n: int, seed: int = 0, shape: Sequence[int] = SHAPE, spacing: Sequence[float] = SPACING
+    output_dir: str | Path,
+    n: int,
+    seed: int = 0,
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+    workers: int = 1,
 ) -> list[Row]:
     """Write ``images/``, ``regions/``, ``lesions/`` (CASE.nii.gz each) and ``labels.csv``.
 
@@ -66,6 +71,7 @@ def write_nifti(
         seed: seed of the first patient.
         shape: voxels along (z, y, x).
         spacing: millimetres along (z, y, x).
+        workers: processes that make patients.
 
     Returns:
         One row per patient: case, patient, split, image, regions, lesions (paths relative to ``output_dir``), seed,
@@ -75,24 +81,31 @@ def write_nifti(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    out = claim(output_dir, "nifti", n, seed, shape, spacing, ("images", "regions", "lesions", "labels.csv"))
-    rows = []
-    for i in tqdm(range(n), desc="nifti", unit="patient"):
-        row = _person(seed + i, _split(i, n))
+    out = claim(output_dir, "nifti", n, seed, shape, spacing)
+    rows = [_person(seed + i, _split(i, n)) for i in range(n)]
+    for row in rows:
         row |= {name: f"{folder}/{row['case']}.nii.gz" for name, folder in
                 (("image", "images"), ("regions", "regions"), ("lesions", "lesions"))}  # fmt: skip
-        rows.append(row)
-        if not all((out / row[name]).exists() for name in ("image", "regions", "lesions")):
-            patient = make_virtual_patient(seed + i, shape, spacing)
-            volumes = {"image": patient.ct, "regions": patient.regions, "lesions": lesion_map(patient)}
-            for name, volume in volumes.items():
-                _save_nifti(out / row[name], volume, patient.affine)
+    for_each(partial(_make_nifti, out=out, shape=shape, spacing=spacing), rows, workers, "nifti", "patient")
     _save_labels(out / "labels.csv", "case", ((row["case"], virtual_labels(row["seed"])) for row in rows))
     return rows
 
 
+def _make_nifti(row: Row, out: Path, shape: Sequence[int], spacing: Sequence[float]) -> None:
+    if not all((out / row[name]).exists() for name in ("image", "regions", "lesions")):
+        patient = make_virtual_patient(row["seed"], shape, spacing)
+        volumes = {"image": patient.ct, "regions": patient.regions, "lesions": lesion_map(patient)}
+        for name, volume in volumes.items():
+            _save_nifti(out / row[name], volume, patient.affine)
+
+
 def write_dicom(
-    output_dir: str | Path, n: int, seed: int = 0, shape: Sequence[int] = SHAPE, spacing: Sequence[float] = SPACING
+    output_dir: str | Path,
+    n: int,
+    seed: int = 0,
+    shape: Sequence[int] = SHAPE,
+    spacing: Sequence[float] = SPACING,
+    workers: int = 1,
 ) -> list[Row]:
     """Write ``dicom/PATIENT/SERIES/*.dcm`` (file names in no order) and ``labels.csv``.
 
@@ -102,6 +115,7 @@ def write_dicom(
         seed: seed of the first patient.
         shape: voxels along (z, y, x).
         spacing: millimetres along (z, y, x).
+        workers: processes that make patients.
 
     Returns:
         One row per patient: case, patient, split, image (the folder of the series, relative), seed, sex and age.
@@ -110,18 +124,20 @@ def write_dicom(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    out = claim(output_dir, "dicom", n, seed, shape, spacing, ("dicom", "labels.csv"))
-    rows = []
-    for i in tqdm(range(n), desc="dicom", unit="patient"):
-        row = _person(seed + i, _split(i, n))
+    out = claim(output_dir, "dicom", n, seed, shape, spacing)
+    rows = [_person(seed + i, _split(i, n)) for i in range(n)]
+    for row in rows:
         row["image"] = f"dicom/{row['patient']}/series_001"
-        rows.append(row)
-        if not (out / row["image"]).exists():
-            with whole(out / row["image"]) as part:
-                part.mkdir()
-                _save_series(part, make_virtual_patient(seed + i, shape, spacing))
+    for_each(partial(_make_series, out=out, shape=shape, spacing=spacing), rows, workers, "dicom", "patient")
     _save_labels(out / "labels.csv", "case", ((row["case"], virtual_labels(row["seed"])) for row in rows))
     return rows
+
+
+def _make_series(row: Row, out: Path, shape: Sequence[int], spacing: Sequence[float]) -> None:
+    if not (out / row["image"]).exists():
+        with whole(out / row["image"]) as part:
+            part.mkdir()
+            _save_series(part, make_virtual_patient(row["seed"], shape, spacing))
 
 
 def write_ct_rate(
@@ -130,6 +146,7 @@ def write_ct_rate(
     seed: int = 0,
     shape: Sequence[int] = SHAPE,
     spacing: Sequence[float] = SPACING,
+    workers: int = 1,
     report: Callable[[VirtualPatient], dict[str, str]] | None = None,
 ) -> list[Row]:
     """Write the tree of CT-RATE under ``dataset/``: fixed volumes (HU), labels, reports and metadata.
@@ -142,6 +159,7 @@ def write_ct_rate(
         seed: seed of the first patient.
         shape: voxels along (z, y, x) of the first reconstruction.
         spacing: millimetres along (z, y, x) of the first reconstruction.
+        workers: processes that make scans.
         report: returns report columns of a patient (without VolumeName); what it leaves out is "Not given.". By
             default those of ``template_report``, of which every fifth scan lacks the clinical information.
 
@@ -152,7 +170,7 @@ def write_ct_rate(
         ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    out = claim(output_dir, "ct_rate", n, seed, shape, spacing, ("dataset",), reports=1)
+    out = claim(output_dir, "ct_rate", n, seed, shape, spacing)
     root = out / "dataset"
     rows: list[Row] = []
     for split, long_name, scans in _ct_rate_scans(n, seed):
@@ -160,22 +178,13 @@ def write_ct_rate(
         report_path = root / "radiology_text_reports" / f"{long_name}_reports.csv"
         # A table written before, which holds every scan, saves making the patients again for their reports.
         known = {} if report else _read_reports(report_path)
-        for k, (number, letter, person, scan) in enumerate(tqdm(scans, desc=f"ct_rate {split}", unit="scan")):
-            patient_name = f"{split}_{number}"
-            scan_name = f"{patient_name}_{letter}"
-            folder = root / f"{split}_fixed" / patient_name / scan_name
-            names = [f"{scan_name}_{r}.nii.gz" for r in ((1, 2) if k % 4 == 3 else (1,))]
-            text = dict.fromkeys(CT_RATE_REPORT_COLUMNS[1:], NOT_GIVEN) | known.get(names[0], {})
-            if not known or not all((folder / name).exists() for name in names):
-                patient = make_virtual_patient(person, shape, spacing, scan=scan)
-                text |= (report or template_report)(patient)
-                if not report and k % 5 == 4:
-                    text["ClinicalInformation_EN"] = NOT_GIVEN
-                volumes = [(patient.ct, patient.affine), thick_reconstruction(patient, CT_RATE_THICK_RATIO)]
-                for name, (volume, affine) in zip(names, volumes, strict=False):
-                    if not (folder / name).exists():
-                        _save_nifti(folder / name, volume, affine)
-            row = _person(person, split) | {"case": names[0].removesuffix(".nii.gz"), "patient": patient_name}
+        make = partial(_make_scan, folder=root / f"{split}_fixed", shape=shape, spacing=spacing, report=report)
+        items = [(k, split, scan, known) for k, scan in enumerate(scans)]
+        texts = for_each(make, items, workers, f"ct_rate {split}", "scan")
+        for k, ((number, letter, person, scan), text) in enumerate(zip(scans, texts, strict=True)):
+            names = _scan_files(k, split, number, letter)
+            row = _person(person, split) | {"case": names[0].removesuffix(".nii.gz"), "patient": f"{split}_{number}"}
+            folder = root / f"{split}_fixed" / row["patient"] / f"{split}_{number}_{letter}"
             row["image"] = (folder / names[0]).relative_to(out).as_posix()
             rows.append(row)
             for r, name in enumerate(names):
@@ -190,6 +199,35 @@ def write_ct_rate(
     return rows
 
 
+def _scan_files(k: int, split: str, number: int, letter: str) -> list[str]:
+    """Names of the reconstructions of the scan of index k."""
+    return [f"{split}_{number}_{letter}_{r}.nii.gz" for r in ((1, 2) if k % 4 == 3 else (1,))]
+
+
+def _make_scan(
+    item: tuple[int, str, tuple[int, str, int, int], dict[str, Row]],
+    folder: Path,
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    report: Callable[[VirtualPatient], dict[str, str]] | None,
+) -> dict[str, str]:
+    """Write the reconstructions of a scan that are not there, and return the columns of its report."""
+    k, split, (number, letter, person, scan), known = item
+    names = _scan_files(k, split, number, letter)
+    folder = folder / f"{split}_{number}" / f"{split}_{number}_{letter}"
+    text = dict.fromkeys(CT_RATE_REPORT_COLUMNS[1:], NOT_GIVEN) | known.get(names[0], {})
+    if not known or not all((folder / name).exists() for name in names):
+        patient = make_virtual_patient(person, shape, spacing, scan=scan)
+        text |= (report or template_report)(patient)
+        if not report and k % 5 == 4:
+            text["ClinicalInformation_EN"] = NOT_GIVEN
+        volumes = [(patient.ct, patient.affine), thick_reconstruction(patient, CT_RATE_THICK_RATIO)]
+        for name, (volume, affine) in zip(names, volumes, strict=False):
+            if not (folder / name).exists():
+                _save_nifti(folder / name, volume, affine)
+    return text
+
+
 def template_report(patient: VirtualPatient) -> dict[str, str]:
     """Return the report columns of CT-RATE (without VolumeName) that a template writes of a patient's findings."""
     seed = patient.seed * 100 + patient.scan
@@ -199,8 +237,7 @@ def template_report(patient: VirtualPatient) -> dict[str, str]:
 def _read_reports(path: Path) -> dict[str, Row]:
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row.pop("VolumeName"): row for row in csv.DictReader(file)}
+    return {row.pop("VolumeName"): row for _, row in read_rows(path, ["VolumeName"])}
 
 
 def _valid_count(n: int) -> int:
@@ -232,44 +269,38 @@ def _save_labels(path: Path, key: str, rows: Iterable[tuple[str, Sequence[str]]]
 
 def _save_series(folder: Path, patient: VirtualPatient) -> None:
     """Write one CT Image Storage file per slice; names are shuffled, instances count from the top."""
+    import SimpleITK as sitk  # here, since its quarter of a second is nothing that other layouts should wait for
+
     key = (patient.case, patient.ct.shape, patient.spacing, VERSION)
     slices = patient.ct.shape[2]
     names = stream(patient.seed, "dicom names").permutation(slices)
-    sz, sy, sx = patient.spacing
-    left, back, up = patient.affine[:3, 3] * (-1, -1, 1)
+    volume = sitk.GetImageFromArray(patient.ct.T)
+    volume.SetSpacing(patient.spacing[::-1])
+    volume.SetOrigin(patient.affine[:3, 3] * (-1, -1, 1))
+    about = {
+        "SOPClassUID": CTImageStorage, "StudyInstanceUID": virtual_uid(*key, "study"),
+        "SeriesInstanceUID": virtual_uid(*key, "series"), "FrameOfReferenceUID": virtual_uid(*key, "frame"),
+        "PatientID": patient.case, "PatientName": f"Virtual^{patient.seed:06d}", "PatientSex": patient.sex,
+        "PatientAge": f"{patient.age:03d}Y", "StudyDate": 20210101, "StudyTime": 120000, "StudyID": 1,
+        "AccessionNumber": patient.seed, "Modality": "CT", "Manufacturer": "Virtual",
+        "ManufacturerModelName": "virtual_patient", "ImageType": "ORIGINAL\\PRIMARY\\AXIAL", "SeriesNumber": 1,
+        "AcquisitionNumber": 1, "SeriesDescription": "Chest thin", "BodyPartExamined": "CHEST",
+        "PatientPosition": "HFS", "KVP": 120, "XRayTubeCurrent": 180, "ConvolutionKernel": patient.kernel.upper(),
+        "SliceThickness": patient.spacing[0], "SpacingBetweenSlices": patient.spacing[0], "RescaleSlope": 1,
+        "RescaleIntercept": -1024, "RescaleType": "HU", "WindowCenter": "-600\\40",
+        "WindowWidth": "1500\\400", "PositionReferenceIndicator": "",
+    } | ({"ContrastBolusAgent": "iodine"} if patient.contrast else {})  # fmt: skip
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
     for k in range(slices):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = virtual_uid(*key, "slice", k)
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.ImplementationClassUID = virtual_uid("virtual patient")
-        d = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        d.SOPClassUID, d.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        d.StudyInstanceUID, d.SeriesInstanceUID = virtual_uid(*key, "study"), virtual_uid(*key, "series")
-        d.FrameOfReferenceUID = virtual_uid(*key, "frame")
-        d.PatientID, d.PatientName = patient.case, f"Virtual^{patient.seed:06d}"
-        d.PatientSex, d.PatientAge, d.PatientBirthDate = patient.sex, f"{patient.age:03d}Y", ""
-        d.StudyDate, d.StudyTime, d.StudyID, d.AccessionNumber = "20210101", "120000", "1", f"{patient.seed}"
-        d.ReferringPhysicianName = d.PositionReferenceIndicator = ""
-        d.Modality, d.Manufacturer, d.ManufacturerModelName = "CT", "Virtual", "virtual_patient"
-        d.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        d.SeriesNumber, d.AcquisitionNumber, d.InstanceNumber = 1, 1, slices - k
-        d.SeriesDescription, d.BodyPartExamined, d.PatientPosition = "Chest thin", "CHEST", "HFS"
-        d.KVP, d.XRayTubeCurrent, d.ConvolutionKernel = 120, 180, patient.kernel.upper()
-        if patient.contrast:
-            d.ContrastBolusAgent = "iodine"
-        d.SliceThickness, d.SpacingBetweenSlices, d.PixelSpacing = sz, sz, [sy, sx]
-        height = round(float(up + k * sz), 6)
-        d.ImagePositionPatient = [round(float(left), 6), round(float(back), 6), height]
-        d.ImageOrientationPatient, d.SliceLocation = [1, 0, 0, 0, 1, 0], height
-        d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
-        d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 0
-        d.RescaleSlope, d.RescaleIntercept, d.RescaleType = 1, -1024, "HU"
-        d.WindowCenter, d.WindowWidth = [-600, 40], [1500, 400]
-        pixels = np.ascontiguousarray(patient.ct[:, :, k].T + np.int16(1024)).astype("<u2")
-        d.Rows, d.Columns = pixels.shape
-        d.PixelData = pixels.tobytes()
-        d.save_as(folder / f"IM{names[k]:05d}.dcm", enforce_file_format=True)
+        image = volume[:, :, k : k + 1]
+        own = {"SOPInstanceUID": virtual_uid(*key, "slice", k), "InstanceNumber": slices - k}
+        own["SliceLocation"] = round(image.GetOrigin()[2], 6)
+        for keyword, value in (about | own).items():
+            tag = tag_for_keyword(keyword)
+            image.SetMetaData(f"{tag >> 16:04x}|{tag & 0xFFFF:04x}", str(value))
+        writer.SetFileName(str(folder / f"IM{names[k]:05d}.dcm"))
+        writer.Execute(image)  # stores (HU - intercept) / slope, and position, orientation and size of the pixels
 
 
 def _ct_rate_scans(n: int, seed: int) -> Iterator[tuple[str, str, list[tuple[int, str, int, int]]]]:

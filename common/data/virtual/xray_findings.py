@@ -28,7 +28,6 @@ XRAY_PREVALENCE = dict(
     )
 )  # fmt: skip
 SEPTAL, OPACITY = "Interlobular septal thickening", "Lung opacity"
-FOCAL = ("Lung nodule", OPACITY, "Consolidation", "Atelectasis", "Pulmonary fibrotic sequela")
 LOBES = range(1, 6)  # region ids
 
 

@@ -20,7 +20,7 @@ from common.io.bad_input import BadInput
 from common.metrics.report.corpus_metric import SummedMetric, mean_metric
 from common.metrics.report.ngrams import check_pairs
 from common.metrics.report.text import is_blank
-from common.networks.checkpoint_file import read_checkpoint
+from common.networks.weights import read_checkpoint
 
 CHEXBERT_CONDITIONS = (
     "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",

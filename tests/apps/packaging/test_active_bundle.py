@@ -12,6 +12,8 @@ def bundles(tmp_path, monkeypatch):
     for name in ("a", "b"):
         folder = tmp_path / name / "scripts" / "common"
         folder.mkdir(parents=True)
+        (tmp_path / name / "configs").mkdir()
+        (tmp_path / name / "configs" / "metadata.json").touch()
         (folder.parent / "__init__.py").touch()
         (folder / "__init__.py").touch()
         (folder / "thing.py").write_text(f"NAME = {name!r}\n")

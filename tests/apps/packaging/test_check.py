@@ -152,7 +152,7 @@ CASES = {
         "attribute",
     ),
     "import of a module of the library as a value": (
-        imports("import common.data.ct.volume as tool", "[tool]"),
+        imports("import common.data.manifest as tool", "[tool]"),
         "name",
     ),
     "target that is computed": (target("$'os.' + 'system'"), "target"),

@@ -18,8 +18,8 @@ from common.apps.packaging.vendored import modules_of_config, packages_of, vendo
 from common.apps.predict import predict
 from common.cli.main import main
 from common.io.bad_input import BadInput
-from common.networks.slice_interpolator import save_parts
 from common.networks.slice_refiner import SliceRefiner
+from common.networks.weights import save_parts
 from tests.bundles.meta_schema import schema_errors
 from tests.clients.packed_mdfnet import BUNDLE as CLASSIFIER
 from tests.clients.packed_mdfnet import make_packed, write_prepared, write_weights

@@ -20,7 +20,7 @@ def torchrun_words(text):
 
 
 def test_a_slurm_job(tmp_path):
-    text = render_job("slurm", BUNDLE, "diffusion", nodes=2, gpus=4, hours=12, **PLACES)
+    text = render_job("slurm", BUNDLE, "diffusion", nodes=2, gpus=4, hours=12, **PLACES)["job"]
     file = tmp_path / "job.sh"
     file.write_text(text)
     assert subprocess.run(["bash", "-n", str(file)], capture_output=True).returncode == 0
@@ -65,7 +65,7 @@ def test_what_is_wrong_is_named():
 
 @pytest.mark.parametrize("kind", ["slurm", "kubernetes"])
 def test_a_job_on_object_storage(kind):
-    text = render_job(kind, BUNDLE, "diffusion", "s3://b/ct", "gs://b/run", nodes=2)
+    text = render_job(kind, BUNDLE, "diffusion", "s3://b/ct", "gs://b/run", nodes=2)["job"]
     assert "-m common.apps.run.remote_run run" in text and "monai.bundle" not in text
     assert "--dataset_dir s3://b/ct --output_dir gs://b/run --ckpt_dir gs://b/run/models" in " ".join(text.split())
     assert "#SBATCH --output=./slurm-%j.log" in text or kind == "kubernetes"

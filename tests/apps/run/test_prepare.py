@@ -7,8 +7,8 @@ import nibabel as nib
 import pytest
 
 from common.apps.run.bundle import UsageError
-from common.apps.run.prepare import prepare, prepare_virtual, prepare_xrays
-from common.data.ct.prepare import MANIFEST_COLUMNS
+from common.apps.run.prepare import prepare, prepare_virtual
+from common.data.ct.listing import MANIFEST_COLUMNS
 from common.data.ct.reader import read_ct
 from common.data.cxr.cases import read_cxr_cases
 from common.io.bad_input import BadInput
@@ -111,21 +111,38 @@ def test_virtual_mimic_has_the_tables_of_prepare_mimic_cxr(tmp_path: Path) -> No
 def test_prepare_x_rays_checks_its_arguments(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     with pytest.raises(BadInput, match=f"does not exist.*the nearest is {tmp_path / 'scans'}"):
-        prepare_xrays("nih", tmp_path / "scan", tmp_path / "out")
+        prepare("nih", tmp_path / "scan", tmp_path / "out")
     with pytest.raises(
         UsageError, match="--labeller is 'chexprt', expected chexpert or negbio; the nearest is chexpert"
     ):
-        prepare_xrays("mimic_cxr", tmp_path, tmp_path / "out", labeller="chexprt")
+        prepare("mimic_cxr", tmp_path, tmp_path / "out", labeller="chexprt")
     with pytest.raises(UsageError, match="layout is 'nhi', expected .*; the nearest is nih"):
-        prepare_xrays("nhi", tmp_path, tmp_path / "out")
+        prepare("nhi", tmp_path, tmp_path / "out")
     with pytest.raises(BadInput, match="has no mimic-cxr-2.0.0-split.csv"):
-        prepare_xrays("mimic_cxr", tmp_path / "scans", tmp_path / "out")
+        prepare("mimic_cxr", tmp_path / "scans", tmp_path / "out")
 
 
-def test_layouts_that_are_not_there(tmp_path: Path) -> None:
-    for layout in ("open_i", "r2gen"):
-        with pytest.raises(NotImplementedError, match=f"{layout} cannot be read yet, expected one of nifti, dicom"):
-            prepare(layout, tmp_path, tmp_path / "out")
+@pytest.mark.parametrize("layout", ["open_i", "r2gen"])
+def test_virtual_reports_are_the_same_cases_when_they_are_prepared(tmp_path: Path, layout: str) -> None:
+    prepare_virtual(tmp_path / "virtual", layout, n=6, seed=3, **SMALL)
+    read = prepare(layout, tmp_path / "virtual", tmp_path / "prepared")
+    made, found = (sorted(rows_of(tmp_path / name), key=lambda row: row["case"]) for name in ("virtual", "prepared"))
+    assert [*found[0], "sha256"] == list(made[0]) and read["counts"]["bad"] == 0
+    assert read["counts"]["studies"] == 6 and read["labels"] == "read from the reports"
+    # Labels too: what the words of the reports say. Open-i has no official split.
+    told = [name for name in found[0] if layout == "r2gen" or name != "split"]
+    assert [[row[name] for name in told] for row in found] == [[row[name] for name in told] for row in made]
+    assert {row["split"] for row in found} == {"train", "val", "test"}
+    studies = {(row["study"], row["split"]) for row in found}
+    assert len(studies) == 6, "the images of a study are in one split"
+    assert read_cxr_cases(tmp_path / "prepared", None, views=None)
+
+
+def test_layouts_and_options_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="prepare nih has no option --labeller"):
+        prepare("nih", tmp_path, tmp_path / "out", labeller="negbio")
+    with pytest.raises(UsageError, match="prepare ct has no option --validate"):
+        prepare("ct", tmp_path, tmp_path / "out", validate=True)
     with pytest.raises(UsageError, match="layout is 'nifty', expected .*; the nearest is nifti"):
         prepare_virtual(tmp_path, "nifty")
     with pytest.raises(UsageError, match="layout is 'dicm', expected .*; the nearest is dicom"):

@@ -11,6 +11,7 @@ import torch
 
 from common.apps.run.prepare import prepare_virtual
 from common.apps.run.recipe import run_recipe
+from common.apps.run.remote_paths import takes_urls
 from common.apps.run.stage_runner import StageRunner
 from common.cli.main import main
 from common.data.cxr.cases import read_cxr_cases
@@ -28,6 +29,7 @@ CT_BUNDLE = BUNDLE.parent / "ct_slice_interpolation"
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each test has a machine of its own: nothing is cached."""
+    monkeypatch.delenv("THORAX_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("gc.collect", lambda: 0)
 
@@ -45,6 +47,20 @@ def die(patch: pytest.MonkeyPatch) -> None:
     """From now on nothing gets out of this machine."""
     patch.setattr(remote_folder._WorkingCopy, "publish", lambda self: None)
     raise Killed
+
+
+def test_options_of_a_layout_are_read_too() -> None:
+    STORE.pipe("/ehr/hosp/patients.csv", b"subject_id")
+    STORE.pipe("/ehr/skip.txt", b"a")
+
+    @takes_urls(reads=["ehr", "exclusion_list"])
+    def reader(layout: str, **options: Any) -> dict[str, Any]:
+        assert (Path(options["ehr"][0]) / "hosp" / "patients.csv").read_text() == "subject_id"
+        assert Path(options["exclusion_list"]).read_text() == "a"
+        return options
+
+    given = {"ehr": ["memory://ehr"], "exclusion_list": "memory://ehr/skip.txt", "labeller": "negbio"}
+    assert reader("mimic_cxr", **given) == given
 
 
 # ---- run, on a toy -----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ PLACES = ["--dataset_dir", "memory://b/data", "--output_dir", "memory://b/run/",
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("THORAX_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     STORE.store.clear()
     STORE.pipe({"/b/data/manifest.csv": b"case", "/b/run/models/model.pt": b"1"})

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -101,6 +102,52 @@ def test_hashes_follow_notes_and_values(tmp_path: Path, name: str) -> None:
         found.append(provide_data(tmp_path, tmp_path, None))
     assert len({data.fingerprint for data in found}) == len({data.data_hash for data in found}) == 3
     assert provide_data(tmp_path, tmp_path, None) == found[-1]
+
+
+def reported(folder: Path) -> Path:
+    """A manifest of X-rays with hashes, a report in a file of its own and one in a table."""
+    folder.mkdir()
+    rows = []
+    for case, report in (("a", "s1.txt"), ("b", "reports.csv")):
+        (folder / f"{case}.png").write_text(case)
+        (folder / report).write_text(f"uid,findings\n{case},Clear.\n")
+        digest = hashlib.sha256(case.encode()).hexdigest()
+        rows.append(f"{case},train,{folder / case}.png,{folder / report},{digest}\n")
+    (folder / "notes.csv").write_text("study,note\n")
+    (folder / "manifest.csv").write_text("case,split,image,report,sha256\n" + "".join(rows))
+    for path in folder.glob("*.png"):
+        os.utime(path, ns=(1, 1))
+    return folder
+
+
+@pytest.mark.parametrize("report", ["s1.txt", "reports.csv"])
+def test_an_edited_report_counts(tmp_path: Path, report: str) -> None:
+    """A bug: a run took no notice of an edited report, whose file the manifest names."""
+    folder = reported(tmp_path / "data")
+    before = provide_data(tmp_path, folder, None)
+    assert provide_data(tmp_path, folder, None) == before
+    (folder / report).write_text("uid,findings\nx,A nodule.\n")
+    after = provide_data(tmp_path, folder, None)
+    assert after.fingerprint != before.fingerprint and after.data_hash == before.data_hash
+    (folder / report).unlink()
+    with pytest.raises(BadInput, match=f"manifest.csv: lists .*{report}, which does not exist"):
+        provide_data(tmp_path, folder, None)
+
+
+def test_where_reports_lie_does_not_count(tmp_path: Path) -> None:
+    first = provide_data(tmp_path, reported(tmp_path / "a"), None)
+    assert provide_data(tmp_path, reported(tmp_path / "b"), None).fingerprint == first.fingerprint
+
+
+def test_an_image_changed_in_place_counts_although_the_manifest_has_its_hash(tmp_path: Path) -> None:
+    """A bug: the hash in the manifest hid that the image had changed since."""
+    folder = reported(tmp_path / "data")
+    before = provide_data(tmp_path, folder, None)
+    os.utime(folder / "a.png")  # newer, and the same
+    assert provide_data(tmp_path, folder, None) == before
+    (folder / "a.png").write_text("A")
+    after = provide_data(tmp_path, folder, None)
+    assert after.fingerprint != before.fingerprint and after.data_hash == before.data_hash
 
 
 @pytest.mark.parametrize(("text", "reason"), [("case,split\na,b\n", "lacks image"), ("case,split,image\n", "no case")])

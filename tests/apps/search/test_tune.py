@@ -12,7 +12,7 @@ from common.apps.search import trial as tune_trial
 from common.apps.search import tune as tune_module
 from common.apps.search.sampler import distribution, make_sampler
 from common.apps.search.space import read_search_plan
-from common.cli import search as cli_train
+from common.apps.search.tune import tune
 from common.cli.main import main
 from common.io.bad_input import BadInput
 from tests.toy_search import REPORT, SEARCH, formula_command, journal, parameters, table, write_search
@@ -192,7 +192,7 @@ def test_the_examples_of_the_help_are_commands_that_begin(
     (tmp_path / "data" / "mimic").mkdir(parents=True)
     (tmp_path / "bundles").symlink_to(REPOSITORY / "bundles")
     monkeypatch.chdir(tmp_path)
-    examples = [line.split()[3:] for line in (cli_train.tune.__doc__ or "").splitlines() if "-m common tune" in line]
+    examples = [line.split()[3:] for line in (tune.__doc__ or "").splitlines() if "-m common tune" in line]
     assert len(examples) == 3
     for words in examples:
         assert main(words) == 1

@@ -127,7 +127,7 @@ def test_other_ids_are_refused(files, write, changed, sentence):
         (b'{"id": 1.5, "report": "a"}', "line 2 has the id 1.5, expected a string"),
         (b'{"id": true, "report": "a"}', "line 2 has the id True, expected a string"),
         (b'{"id": "first", "report": "a"}', "line 2 has the id 'first' again"),
-        (b'{"id": "x", "report": "\xff"}', "is not UTF-8 at byte"),
+        (b'{"id": "x", "report": "\xff"}', "is not UTF-8 text"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, sentence):

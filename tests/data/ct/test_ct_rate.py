@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from common.data.ct.ct_rate import CT_RATE_LABELS, CT_RATE_REPORT, list_ct_rate, read_ct_rate
-from common.data.ct.prepare import prepare_ct
 from common.data.ct.reader import read_ct
+from common.data.prepare import prepare_data
 from common.io.bad_input import BadInput
 from tests.data.ct.bad_ct import AFFINE, tiny_hu, write_volume
 
@@ -101,7 +101,7 @@ def test_listing(tree):
 
 
 def test_prepare_keeps_one_row_per_scan_with_labels_and_report(tree, tmp_path):
-    result = prepare_ct(tree, tmp_path / "out", "ct_rate")
+    result = prepare_data(tree, tmp_path / "out", "ct_rate")
     rows = {row["scan"]: row for row in read(result.manifest)}
     assert {row["case"]: row["split"] for row in rows.values()} == {
         "train_1_a_1": "train", "train_2_a_1": "train", "train_10_a_1": "train", "valid_1_a_1": "val",
@@ -118,13 +118,13 @@ def test_prepare_keeps_one_row_per_scan_with_labels_and_report(tree, tmp_path):
     padded = read_ct(rows["train_1_a"]["image"]).hu
     assert (padded[:3] == -1024).all()
     before = [path.read_bytes() for path in (result.manifest, result.excluded, result.summary_file)]
-    prepare_ct(tree, tmp_path / "out", "ct_rate", workers=2)
+    prepare_data(tree, tmp_path / "out", "ct_rate", workers=2)
     assert [path.read_bytes() for path in (result.manifest, result.excluded, result.summary_file)] == before
 
 
 def test_the_next_reconstruction_stands_in_for_a_bad_one(tree, tmp_path):
     image(tree, "train_fixed", "train_1_a_1", np.zeros((5, 5, 5), np.int16))
-    result = prepare_ct(tree, tmp_path / "out", "ct_rate")
+    result = prepare_data(tree, tmp_path / "out", "ct_rate")
     assert "train_1_a_2" in {row["case"] for row in read(result.manifest)}
     assert "constant volume" in read(result.excluded)[0]["reason"]
 
@@ -216,7 +216,7 @@ def test_what_cannot_be_used_is_listed(tree, tmp_path):
         "row 'train_99_a_1' has no image",
     ):
         assert reason in text
-    result = prepare_ct(tree, tmp_path / "out", "ct_rate")
+    result = prepare_data(tree, tmp_path / "out", "ct_rate")
     assert result.summary["counts"]["bad"] == len(problems) - 1
 
 

@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data.ct.nifti import load_nifti, read_nifti
+from common.data.ct.nifti import load_nifti
+from common.data.ct.reader import read_ct
 from common.data.ct.volume import write_nifti
 from common.io.bad_input import BadInput
 from tests.data.ct.bad_ct import AFFINE, BAD_KEYWORDS, tiny_hu, write_bad_ct, write_volume
@@ -30,13 +31,13 @@ def patched(path, offset, data):
 @pytest.mark.parametrize("name", [name for name in BAD_KEYWORDS if name.startswith("nifti")])
 def test_bad_nifti_is_refused_by_name(bad, name):
     with pytest.raises(BadInput) as caught:
-        read_nifti(bad[name])
+        read_ct(bad[name])
     assert BAD_KEYWORDS[name] in caught.value.reason
     assert str(bad[name]) in str(caught.value)
 
 
 def test_int16_stays_int16_and_patient_is_the_case(tmp_path):
-    volume = read_nifti(write_volume(tmp_path / "a.b.nii.gz"))
+    volume = read_ct(write_volume(tmp_path / "a.b.nii.gz"))
     assert (volume.hu.dtype, volume.case, volume.patient) == (np.int16, "a.b", "a.b")
     assert volume.affine.dtype == np.float64
     volume.hu[0, 0, 0] = 7  # writable, as torch wants it
@@ -48,7 +49,7 @@ def test_int16_stays_int16_and_patient_is_the_case(tmp_path):
 def test_stored_types(tmp_path, stored, dtype):
     image = nib.Nifti1Image(tiny_hu().astype(stored), AFFINE, dtype=stored)
     nib.save(image, tmp_path / "a.nii")
-    hu = read_nifti(tmp_path / "a.nii").hu
+    hu = read_ct(tmp_path / "a.nii").hu
     assert hu.dtype == dtype
     np.testing.assert_array_equal(hu, tiny_hu())
 
@@ -59,7 +60,7 @@ def test_nifti2_and_big_endian_headers(tmp_path):
     header.set_data_dtype(">i2")
     nib.save(nib.Nifti1Image(tiny_hu(), AFFINE, header), tmp_path / "big.nii.gz")
     for name in ("two", "big"):
-        volume = read_nifti(tmp_path / f"{name}.nii.gz")
+        volume = read_ct(tmp_path / f"{name}.nii.gz")
         np.testing.assert_array_equal(volume.hu, tiny_hu())
         np.testing.assert_allclose(volume.affine, AFFINE)
 
@@ -68,20 +69,20 @@ def test_nifti2_and_big_endian_headers(tmp_path):
 def test_header_scaling_is_applied_once(tmp_path, slope, intercept, dtype):
     stored = np.round((tiny_hu() - intercept) / slope).astype(np.int16)
     path = patched(write_volume(tmp_path / "a.nii.gz", stored), 112, struct.pack("<2f", slope, intercept))
-    hu = read_nifti(path).hu
+    hu = read_ct(path).hu
     assert hu.dtype == dtype
     np.testing.assert_array_equal(hu, tiny_hu())
 
 
 def test_a_fourth_axis_of_one_is_accepted(tmp_path):
-    volume = read_nifti(write_volume(tmp_path / "a.nii.gz", tiny_hu()[..., None]))
+    volume = read_ct(write_volume(tmp_path / "a.nii.gz", tiny_hu()[..., None]))
     np.testing.assert_array_equal(volume.hu, tiny_hu())
 
 
 @pytest.mark.parametrize(
     ("offset", "data", "reason"),
     [
-        (80, struct.pack("<f", 1.6), "contradicts itself about spacing: pixdim 1.6, 1.5, 2.5"),
+        (80, struct.pack("<f", 1.6), "contradicts itself about spacing: 1.6, 1.5, 2.5"),
         (252, struct.pack("<2h", 0, 0), "neither sform nor qform"),
         (284, struct.pack("<f", float("nan")), "NaN or infinity in its affine"),
         (123, b"\x01", "spacing in metres"),
@@ -97,7 +98,16 @@ def test_a_fourth_axis_of_one_is_accepted(tmp_path):
 def test_broken_header_fields(tmp_path, offset, data, reason):
     path = patched(write_volume(tmp_path / "a.nii.gz"), offset, data)
     with pytest.raises(BadInput, match=reason):
-        read_nifti(path)
+        read_ct(path)
+
+
+def test_a_quaternion_rounded_to_four_digits_is_read(tmp_path):
+    path = write_volume(tmp_path / "a.nii.gz")
+    patched(patched(path, 252, struct.pack("<2h", 1, 0)), 256, struct.pack("<3f", 0.7072, 0.7072, 0))
+    affine = read_ct(path).affine
+    np.testing.assert_allclose(affine[:3, :3], [[0, 1.5, 0], [1.5, 0, 0], [0, 0, -2.5]], atol=1e-3)
+    with pytest.raises(BadInput, match="unreadable orientation"):
+        read_ct(patched(path, 256, struct.pack("<3f", 0.8, 0.8, 0)))
 
 
 def test_damage_after_the_last_voxel_is_found(tmp_path):
@@ -105,17 +115,17 @@ def test_damage_after_the_last_voxel_is_found(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     with pytest.raises(BadInput, match="truncated gzip"):
-        read_nifti(path)
+        read_ct(path)
     path.write_bytes(whole[:-8] + bytes(4) + whole[-4:])
     with pytest.raises(BadInput, match="damaged gzip"):
-        read_nifti(path)
+        read_ct(path)
 
 
 def test_compression_that_contradicts_the_name(tmp_path):
     path = write_volume(tmp_path / "a.nii.gz")
     path.rename(tmp_path / "a.nii")
     with pytest.raises(BadInput, match="gzip-compressed, which its name contradicts"):
-        read_nifti(tmp_path / "a.nii")
+        read_ct(tmp_path / "a.nii")
 
 
 def test_round_trip_of_write_nifti(tmp_path):
@@ -134,9 +144,9 @@ def test_real_ct_is_accepted_and_its_label_maps_are_not():
         path = REAL / row["file"]
         if any(mark in row["file"] for mark in ("_autolung", "_seg_", "pulmonary_artery")):
             with pytest.raises(BadInput, match="not CT in HU"):
-                read_nifti(path)
+                read_ct(path)
             continue
-        volume = read_nifti(path)
+        volume = read_ct(path)
         assert "x".join(map(str, volume.hu.shape)) == row["shape"]
         assert "x".join(f"{size:.3f}" for size in volume.spacing) == row["spacing_mm"]
         assert "".join(nib.aff2axcodes(volume.affine)) in ("RAS", "LPS") and volume.hu.dtype == np.int16

@@ -9,7 +9,16 @@ import pytest
 from nibabel.affines import voxel_sizes
 
 from common.data.ct.reader import read_ct
-from common.data.ct.volume import CTVolume, case_name, clip_padding, find_ct, rescale, validate_hu, write_nifti
+from common.data.ct.volume import (
+    CTVolume,
+    case_name,
+    case_names,
+    clip_padding,
+    find_ct,
+    rescale,
+    validate_hu,
+    write_nifti,
+)
 from common.io.bad_input import BadInput
 from tests.data.ct.bad_ct import AFFINE, SPACING, tiny_hu, tiny_series, write_series, write_volume, write_zip
 
@@ -28,11 +37,19 @@ def test_bad_input_is_one_sentence_and_survives_a_worker():
         ("d/1.2.840.113", "1.2.840.113"),
         ("x/000123.zip", "000123"),
         ("A.NII.GZ", "A"),
+        ("1.3.6.nrrd", "1.3.6"),
+        ("a.b.mha", "a.b"),
         (".nii.gz", ".nii.gz"),
     ],
 )
 def test_case_name_keeps_inner_dots(name, case):
     assert case_name(name) == case
+
+
+def test_case_names_are_told_apart_by_folder_then_by_ending(tmp_path):
+    names = ["a.nii.gz", "a.mha", "a", "b.nii", "x/c.nrrd", "y/c.nrrd", "y/c.nii"]
+    expected = ["a_nii_gz", "a_mha", "a", "b", "x_c", "y_c_nrrd", "y_c_nii"]
+    assert case_names([tmp_path / name for name in names], tmp_path) == expected
 
 
 def test_spacing_of_a_rotated_volume():
@@ -71,10 +88,10 @@ def test_read_ct_dispatches(tmp_path):
         np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
         assert (volume.case, volume.source) == (case_name(path), path)
         assert volume.spacing == pytest.approx(SPACING)
-    (tmp_path / "a.nrrd").write_bytes(b"NRRD0004" * 40)
+    (tmp_path / "a.raw").write_bytes(bytes(400))
     for path, reason in [
         (tmp_path / "d" / "slice_000.dcm", "single DICOM file"),
-        (tmp_path / "a.nrrd", "'.nrrd'"),
+        (tmp_path / "a.raw", "'.raw'"),
         (tmp_path / "none.nii.gz", "does not exist"),
     ]:
         with pytest.raises(BadInput, match=reason):

@@ -119,7 +119,7 @@ def test_rows_that_are_no_use_are_named(tmp_path: Path) -> None:
     reasons = {problem.path.name: problem.reason for problem in listing.problems}
     assert reasons["2.png"] == "does not exist, but has a row"
     assert reasons["3.png"].startswith("has no patientid")
-    assert "has 1 rows that cannot be read" in reasons["metadata.csv"]
+    assert reasons["metadata.csv"].startswith("line 5 has 2 fields, expected ")
 
 
 def test_a_row_cannot_point_outside(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     table = root / "metadata.csv"
     table.write_bytes(table.read_bytes().decode().encode("latin-1"))
     listing = find_covid(root)
-    assert [str(problem) for problem in listing.problems] == [f"{table}: has 1 rows that cannot be read: not UTF-8."]
+    assert [str(problem) for problem in listing.problems] == [f"{table}: line 2 is not UTF-8 text."]
     assert [row.case for row in listing.rows] == ["2"]
 
 

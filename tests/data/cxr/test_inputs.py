@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.cxr.inputs import other_views, xray_cases
+from common.data.cxr.inputs import xray_cases
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text
@@ -132,14 +132,15 @@ def test_images_of_other_views_are_listed(tmp_path):
     """A bug: nothing said that laterals, and images without a view, were not predicted."""
     folder = prepared(tmp_path, "PA", "LATERAL", "", "ap", "LL")
     assert [case["case"] for case in xray_cases(folder, LABELS)] == ["0", "3"]
-    found = [(Path(row["path"]).name, row["reason"]) for row in other_views(folder)]
+    found = [(Path(row["path"]).name, row["reason"]) for row in xray_cases(folder, LABELS).excluded]
     said = "expected PA or AP (--views)"
     assert found == [
         ("1.png", f"has the view 'LATERAL', {said}"), ("2.png", f"has the view '', {said}"),
         ("4.png", f"has the view 'LL', {said}"),
     ]  # fmt: skip
-    assert [row["path"][-5:] for row in other_views(folder, "val")] == ["4.png"]
-    assert other_views(folder, views=None) == [] == other_views(picture(tmp_path / "x" / "a.png"))
+    assert [row["path"][-5:] for row in xray_cases(folder, LABELS, split="test").excluded] == ["1.png", "2.png"]
+    assert xray_cases(folder, LABELS, views=None).excluded == []
+    assert xray_cases(picture(tmp_path / "x" / "a.png"), LABELS).excluded == []
     assert [case["case"] for case in xray_cases(folder, LABELS, views=["LL"])] == ["4"]
 
 
@@ -161,7 +162,7 @@ def test_bad_values_are_named(tmp_path, rows, said):
 
 def test_a_note_that_is_no_text_and_a_table_without_rows_are_named(tmp_path):
     (tmp_path / "n.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match="n.txt: is no text in UTF-8"):
+    with pytest.raises(BadInput, match="n.txt: is not UTF-8 text"):
         xray_cases(tmp_path / "n.txt", LABELS)
     (tmp_path / "v.csv").write_text("case,age\n")
     with pytest.raises(BadInput, match="v.csv: holds no row, expected one for each case"):
@@ -171,10 +172,10 @@ def test_a_note_that_is_no_text_and_a_table_without_rows_are_named(tmp_path):
 def test_text_beside_an_xray_that_is_not_utf8_is_named(tmp_path):
     image = picture(tmp_path / "a.png")
     (tmp_path / "n.txt").write_bytes("Ren\u00e9 coughs".encode("latin-1"))
-    with pytest.raises(BadInput, match=r"n\.txt: is no text in UTF-8 \(invalid continuation byte at byte 3\)\.$"):
+    with pytest.raises(BadInput, match=r"n\.txt: is not UTF-8 text \(byte 3\)\.$"):
         xray_cases(image, LABELS, note=str(tmp_path / "n.txt"))
     (tmp_path / "v.csv").write_bytes(b"case,age\na,6\xe9\n")
-    with pytest.raises(BadInput, match=r"v\.csv: is not UTF-8 text \(invalid continuation byte\)\.$"):
+    with pytest.raises(BadInput, match=r"v\.csv: line 2 is not UTF-8 text\.$"):
         xray_cases(image, LABELS, clinical=tmp_path / "v.csv")
 
 

@@ -109,13 +109,13 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     write(tmp_path, [("1_0.png", "Nodule", "1", "40", "F", "PA")])
     (tmp_path / "train_val_list.txt").write_bytes(b"1_0.png\n2_\xe9.png\n")
     (tmp_path / "test_list.txt").write_text("3_0.png\n")
-    with pytest.raises(BadInput, match=r"train_val_list\.txt: is not UTF-8 text \(.* at byte 10\)\.$"):
+    with pytest.raises(BadInput, match=r"train_val_list\.txt: is not UTF-8 text \(byte 10\)\.$"):
         find_nih(tmp_path)
     (tmp_path / "train_val_list.txt").write_text("1_0.png\n")
     entries = tmp_path / "Data_Entry_2017_v2020.csv"
     entries.write_bytes(entries.read_bytes().replace(b"Nodule", b"Nodul\xe9"))
     (problem,) = find_nih(tmp_path).problems
-    assert str(problem) == f"{entries}: has 1 rows that cannot be read: not UTF-8."
+    assert str(problem) == f"{entries}: line 2 is not UTF-8 text."
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the sample X-rays beside the repository")

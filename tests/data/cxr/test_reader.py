@@ -10,8 +10,8 @@ from common.data.cxr.reader import check_xray, read_xray, xray_kind
 from common.data.virtual.patient import make_virtual_patient
 from common.data.virtual.study import virtual_study
 from common.data.virtual.xray import VirtualXray, make_virtual_xray
-from common.data.virtual.xray_dicom import write_dicom_xray
 from common.io.bad_input import BadInput
+from tests.data.cxr.dicom_xray import write_dicom_xray
 
 ORACLES = Path(__file__).parents[3].parent / "shared" / "data" / "oracles" / "images"
 

@@ -1,9 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
+from common.data.datasets.feature_cache import FeatureCache, FeatureKey
 from common.data.datasets.features import FeatureDataset
 from common.io.bad_input import BadInput
 
@@ -13,34 +16,52 @@ NAN = float("nan")
 
 @pytest.fixture
 def folder(tmp_path):
-    tensors = {
-        "vision": torch.arange(12.0).reshape(4, 3), "text": torch.rand(4, 2), "clinical": torch.rand(4, 45),
+    """Vectors, labels and two maps of four cases."""
+    cache, maps = FeatureCache(tmp_path / "cache"), {"latent": [], "thick": []}
+    for i in range(4):
+        for name, side in (("latent", 0), ("thick", 1000)):
+            key = FeatureKey("weights", f"{i}", name)
+            values = torch.arange(2 * 4 * 5 * 6.0).reshape(2, 4, 5, 6) + side
+            cache.get_or_compute(key, lambda values=values: {"z": values, "shape": torch.tensor(values.shape)})
+            maps[name].append(key.digest())
+    vectors = {
+        "vision": torch.arange(12.0).reshape(4, 3), "text": torch.rand(4, 2).half(), "clinical": torch.rand(4, 45),
         "present": torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype=torch.bool),
         "label": torch.tensor([[1, 0, NAN], [0, 0, 1], [0, 1, NAN], [0, 0, 0.6]]),
     }  # fmt: skip
-    save_file(tensors, tmp_path / "train.safetensors")
-    listed = {"labels": LABELS, "cases": list("abcd"), "patients": list("wxyz")}
-    (tmp_path / "train.json").write_text(json.dumps(listed))
-    return tmp_path
+    index = {
+        "labels": LABELS, "scale_factor": 2.5, "features": ["vision", "text", "latent", "thick"],
+        "cache_dir": "../cache", "columns": {"case": list("abcd"), "patient": list("wxyz"), "ratio": [3, 5, 3, 5]},
+        "maps": {name: {"tensor": "z", "entries": digests} for name, digests in maps.items()},
+    }  # fmt: skip
+    folder = tmp_path / "features"
+    folder.mkdir()
+    save_file(vectors, folder / "train.safetensors")
+    (folder / "train.json").write_text(json.dumps(index))
+    return folder
 
 
 def test_items(folder):
     data = FeatureDataset(folder, "train")
-    assert len(data) == 4 and data.labels == tuple(LABELS)
+    assert len(data) == 4 and data.labels == tuple(LABELS) and data.scale_factor == 2.5
     item = data[1]
-    assert item["features"]["vision"].tolist() == [3, 4, 5] and set(item["features"]) == {"vision", "text", "clinical"}
+    assert set(item) == {
+        "vision", "text", "latent", "thick", "clinical", "present", "label", "case", "patient", "ratio", "index"
+    }  # fmt: skip
+    assert item["vision"].tolist() == [3, 4, 5] and item["text"].dtype == torch.float16
+    assert item["latent"].shape == (2, 4, 5, 6) and item["thick"][0, 0, 0, 0] == 1000
     assert item["present"].tolist() == [True, False, True] and item["label"].tolist() == [0, 0, 1]
-    assert (item["case"], item["patient"], item["index"]) == ("b", "x", 1)
+    assert (item["case"], item["patient"], item["ratio"], item["index"]) == ("b", "x", 5, 1)
     with pytest.raises(IndexError):
         data[4]
 
 
-def test_a_subset_of_modalities_labels_and_cases(folder):
+def test_a_choice_of_features_labels_and_cases(folder):
     data = FeatureDataset(folder, "train", ("clinical", "vision"), ["Pneumonia", "Edema"], limit=2)
-    assert len(data) == 2 and data.modalities == ("vision", "clinical")
-    assert set(data[0]["features"]) == {"vision", "clinical"}
-    assert data.present.tolist() == [[True, False, True], [True, False, True]]  # text counts as absent
-    assert data.label[:, 1].tolist() == [1, 0] and data.label[0, 0].isnan() and data.label[1, 0] == 1
+    assert len(data) == 2 and set(data[0]).isdisjoint({"text", "latent", "thick"}) and "vision" in data[0]
+    assert data.vectors["present"].tolist() == [[True, True, True], [True, False, True]]
+    label = data.vectors["label"]
+    assert label[:, 1].tolist() == [1, 0] and label[0, 0].isnan() and label[1, 0] == 1
 
 
 def test_class_weights_grow_as_a_label_gets_rarer(folder):
@@ -50,13 +71,46 @@ def test_class_weights_grow_as_a_label_gets_rarer(folder):
     assert weights.mean() == pytest.approx(1)
 
 
-def test_what_is_missing_is_named(folder):
-    with pytest.raises(BadInput, match=r"val.json: does not exist, expected what the features stage writes"):
+def test_crops_depend_on_seed_epoch_and_index_only(folder):
+    def crops(epoch, **kwargs):
+        data = FeatureDataset(folder, "train", crop=(3, 2, 2), **kwargs)
+        data.set_epoch(epoch)
+        return [item["latent"] for item in DataLoader(data, batch_size=None)]
+
+    first = crops(1)
+    assert all(item.shape == (2, 3, 2, 2) for item in first)
+    assert all(torch.equal(a, b) for a, b in zip(first, crops(1), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, crops(2), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, crops(1, seed=1), strict=True))
+
+
+def test_all_maps_are_cropped_at_the_same_place(folder):
+    item = FeatureDataset(folder, "train", crop=(2, 2, 99))[0]
+    assert item["latent"].shape == (2, 2, 2, 6)  # what is smaller is taken whole
+    assert torch.equal(item["thick"], item["latent"] + 1000)
+
+
+def test_what_is_missing_is_named(folder, tmp_path):
+    with pytest.raises(BadInput, match=r"val.json: does not exist, expected what the stage of the features writes"):
         FeatureDataset(folder, "val")
     with pytest.raises(BadInput, match="has no label 'COVID-19', expected some of Edema, Fracture, Pneumonia"):
         FeatureDataset(folder, "train", labels=["COVID-19"])
-    save_file({"clinical": torch.rand(4, 45), "present": torch.ones(4, 3) > 0, "label": torch.rand(4, 3)},
-              folder / "train.safetensors")  # fmt: skip
-    with pytest.raises(BadInput, match="has no vision features, expected those of a run of the features stage with"):
-        FeatureDataset(folder, "train")
-    assert len(FeatureDataset(folder, "train", ("clinical",))) == 4
+    with pytest.raises(BadInput, match="has no tokens features, expected those of a run of its stage with tokens"):
+        FeatureDataset(folder, "train", ["tokens"])
+    with pytest.raises(ValueError, match="expected positive sizes"):
+        FeatureDataset(folder, crop=(0, 1, 1))
+    with pytest.raises(BadInput, match="lacks latent of case a, which .*train.json names; run its stage again"):
+        FeatureDataset(folder, cache_dir=tmp_path / "empty")[0]
+
+
+@pytest.mark.parametrize("index", [{"labels": LABELS, "cases": ["a"], "patients": ["w"]}, [], None])
+def test_an_index_of_an_older_version_is_refused_in_one_sentence(folder, index):
+    (folder / "train.json").write_text("" if index is None else json.dumps(index))
+    with pytest.raises(BadInput, match="train.json: is no index of features that this version writes; run its stage"):
+        FeatureDataset(folder)
+
+
+def test_a_moved_run_is_found(folder, tmp_path):
+    shutil.copytree(tmp_path, tmp_path.parent / "moved" / "here")
+    data = FeatureDataset(tmp_path.parent / "moved" / "here" / "features")
+    assert data.cache.root == tmp_path.parent / "moved" / "here" / "cache" and data[0]["latent"].shape[0] == 2

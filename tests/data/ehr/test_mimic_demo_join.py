@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from common.data.cxr.cases import read_cxr_cases
-from common.data.cxr.prepare import prepare_cxr
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS, CLINICAL_FEATURES, ClinicalScaler
 from common.data.manifest import read_manifest
+from common.data.prepare import prepare_data
 from common.data.virtual.cxr_layouts import write_mimic_cxr
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.redaction import find_leaks
@@ -56,7 +56,7 @@ def joined(tmp_path_factory):
         target.parent.mkdir(exist_ok=True)
         shutil.move(root / "files" / f"p{old[:2]}" / f"p{old}", target)
     out = root.parent / "prepared"
-    prepare_cxr(root, out, "mimic_cxr", ehr=[str(DEMO), str(DEMO_ED)])
+    prepare_data(root, out, "mimic_cxr", ehr=[str(DEMO), str(DEMO_ED)])
     cases = read_cxr_cases(out, None, views=None)
     subjects = {row["case"]: row["patient"] for row in read_manifest(out)}
     return [case | {"subject": subjects[case["case"]]} for case in cases], study_of

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from common.data.ehr.mimic_iv import Study, parse_study_time, read_contexts, read_cxr_studies
+from common.data.ehr.mimic_iv import Study, parse_study_time, read_contexts
 from common.data.ehr.mimic_stays import read_admissions, read_emergency_stays
 from common.data.ehr.mimic_tables import DamagedTable, TableCounts
 from common.data.virtual.ehr import COLUMNS
@@ -122,24 +122,6 @@ def test_the_study_time_is_a_number_whose_zeros_are_lost():
 def test_what_is_no_moment_is_refused(date, clock):
     with pytest.raises(ValueError, match="StudyDate"):
         parse_study_time(date, clock)
-
-
-def test_studies_are_read_from_the_metadata_with_the_time_of_their_first_image(tmp_path):
-    header = "dicom_id,subject_id,study_id,ViewPosition,Rows,Columns,StudyDate,StudyTime"
-    rows = ["a,10000001,50000001,PA,1,1,21500305,120500.0", "b,10000001,50000001,LATERAL,1,1,21500305,115959.5",
-            "c,10000002,50000002,AP,1,1,21500306,93014.0", "d,x,50000003,AP,1,1,21500306,1",
-            "e,10000002,50000004,AP,1,1,0,0", "f,10000009,50000001,AP,1,1,21500305,120500.0"]  # fmt: skip
-    path = tmp_path / "metadata.csv.gz"
-    with gzip.open(path, "wt") as file:
-        file.write("\n".join([header, *rows, "short"]) + "\n")
-    studies, problems = read_cxr_studies(path)
-    assert studies == [
-        Study(10000001, 50000001, datetime(2150, 3, 5, 11, 59, 59, 500_000)),
-        Study(10000002, 50000002, datetime(2150, 3, 6, 9, 30, 14)),
-    ]
-    reasons = [problem.reason for problem in problems]
-    assert [reason[:7] for reason in reasons[:3]] == ["image d", "image e", "image f"]
-    assert reasons[3:] == ["has 1 rows that cannot be read: wrong number of fields"]
 
 
 # The open demo: 100 patients, 275 admissions, 222 emergency stays.

@@ -10,15 +10,17 @@ import pydicom
 import pytest
 from PIL import Image
 
-from common.data.ehr.mimic_iv import read_contexts, read_cxr_studies
+from common.data.cxr.mimic_cxr import find_mimic_cxr
+from common.data.cxr.mimic_study import studies_of
+from common.data.ehr.mimic_iv import read_contexts
 from common.data.virtual.cxr_layouts import write_mimic_cxr, write_open_i, write_r2gen
 from common.data.virtual.patient import make_virtual_patient
 from common.data.virtual.study import virtual_dicom_id, virtual_study
 from common.data.virtual.xray import make_virtual_xray
-from common.data.virtual.xray_dicom import write_dicom_xray
 from common.data.virtual.xray_findings import draw_xray_findings
 from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
 from common.text.sections import report_sections
+from tests.data.cxr.dicom_xray import write_dicom_xray
 
 LAYOUTS = Path(__file__).parents[3].parent / "shared" / "data" / "layouts"
 REPORTS = LAYOUTS.parent / "reports"
@@ -208,7 +210,8 @@ def test_mimic_labels_and_sections_are_those_of_the_reports(trees):
 
 def test_the_ehr_of_a_mimic_study_can_be_joined(trees):
     folder, rows = trees["mimic_cxr"]
-    studies, problems = read_cxr_studies(folder / "mimic-cxr-2.0.0-metadata.csv.gz")
+    images, problems = find_mimic_cxr(folder)
+    studies = studies_of(images)
     assert not problems and {f"s{study.study_id}" for study in studies} == {row["study"] for row in rows}
     found = read_contexts(folder / "mimic-iv", folder / "mimic-iv-ed", studies)
     assert len(found.encounters) > len(studies) / 2

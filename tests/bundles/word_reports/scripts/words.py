@@ -11,7 +11,7 @@ from torch import nn
 from common.data.manifest import read_split
 from common.evaluation.evaluation import Evaluation, Measured
 from common.io.output_folder import write_text
-from common.networks.slice_interpolator import MissingWeights
+from common.networks.weights import missing_weights
 from common.visualize.case_files import write_case_files, write_case_table
 
 
@@ -44,7 +44,7 @@ def images_and_names(items):
 def saved_table(network, path):
     """The network with the weights of a file."""
     if not Path(path).is_file():
-        raise MissingWeights(f"{path} does not exist; make it with python -m common run BUNDLE --scale demo")
+        raise missing_weights(f"{path} does not exist")
     network.load_state_dict(torch.load(path, weights_only=True))
     return network
 

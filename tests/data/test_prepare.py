@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data.ct import prepare as ct_folder
-from common.data.ct.prepare import MANIFEST_COLUMNS, prepare_ct
+from common.data.ct import listing as ct_listing
+from common.data.ct.listing import MANIFEST_COLUMNS
 from common.data.ct.reader import read_ct
+from common.data.prepare import prepare_data
 from common.io.bad_input import BadInput
 from common.io.output_folder import locked
 from tests.data.ct.bad_ct import (
@@ -28,7 +29,7 @@ from tests.data.ct.bad_ct import (
 )
 
 OUTPUTS = ("manifest.csv", "excluded.csv", "prepare.json")
-REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "ct"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct"
 
 
 def hashes(folder):
@@ -56,7 +57,7 @@ def mixed(tmp_path_factory):
     root = tmp_path_factory.mktemp("mixed")
     good, bad = write_good_ct(root / "in"), write_bad_ct(root / "in")
     before = hashes(root / "in")
-    prepare_ct(root / "in", root / "out", "ct")
+    prepare_data(root / "in", root / "out", "ct")
     return root, good, bad, before
 
 
@@ -102,20 +103,20 @@ def test_split_is_by_patient(mixed):
 def test_rerun_validates_nothing_and_is_byte_identical(mixed, monkeypatch):
     root, *_ = mixed
     before = hashes(root / "out")
-    monkeypatch.setattr(ct_folder, "read_ct", lambda path: pytest.fail(f"{path} was read again"))
-    prepare_ct(root / "in", root / "out", "ct")
+    monkeypatch.setattr(ct_listing, "read_ct", lambda path: pytest.fail(f"{path} was read again"))
+    prepare_data(root / "in", root / "out", "ct")
     assert hashes(root / "out") == before
 
 
 def test_two_workers_give_the_same(mixed):
     root, *_ = mixed
-    prepare_ct(root / "in", root / "out2", "ct", workers=2)
+    prepare_data(root / "in", root / "out2", "ct", workers=2)
     assert outputs(root / "out2") == outputs(root / "out")
 
 
 def test_resume_after_an_interruption_gives_the_same(mixed, monkeypatch):
     root, *_ = mixed
-    real, read = ct_folder.read_ct, []
+    real, read = ct_listing.read_ct, []
 
     def interrupted(path):
         read.append(path)
@@ -123,11 +124,11 @@ def test_resume_after_an_interruption_gives_the_same(mixed, monkeypatch):
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(ct_folder, "read_ct", interrupted)
+    monkeypatch.setattr(ct_listing, "read_ct", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_ct(root / "in", root / "out3", "ct")
+        prepare_data(root / "in", root / "out3", "ct")
     assert not (root / "out3" / "manifest.csv").exists()
-    prepare_ct(root / "in", root / "out3", "ct")
+    prepare_data(root / "in", root / "out3", "ct")
     assert len(read) == 45 + 1, "only the interrupted input is read twice"
     assert outputs(root / "out3") == outputs(root / "out")
 
@@ -135,42 +136,43 @@ def test_resume_after_an_interruption_gives_the_same(mixed, monkeypatch):
 def test_sigkill_then_the_same_command(mixed):
     root, *_ = mixed
     code = (
-        "import sys, time; from common.data.ct import prepare as ct_folder; real = ct_folder.read_ct\n"
+        "import sys, time; from common.data.ct import listing; from common.data.prepare import prepare_data\n"
+        "real = listing.read_ct\n"
         "def slow(path): time.sleep(0.05); return real(path)\n"
-        "ct_folder.read_ct = slow; ct_folder.prepare_ct(sys.argv[1], sys.argv[2], 'ct')"
+        "listing.read_ct = slow; prepare_data(sys.argv[1], sys.argv[2], 'ct')"
     )
-    project = Path(__file__).resolve().parents[3]
+    project = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", code, root / "in", root / "out4"], cwd=project, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 30
-    while len(list((root / "out4" / ".prepare").glob("*.json"))) < 5 and time.monotonic() < deadline:
+    while len(list((root / "out4" / ".prepare").glob("*.jsonl"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
     with pytest.raises(BadInput, match=f"written by process {process.pid}"):
-        prepare_ct(root / "in", root / "out4", "ct")
+        prepare_data(root / "in", root / "out4", "ct")
     process.send_signal(signal.SIGKILL)
     process.wait()
     (root / "out4" / "images").mkdir(exist_ok=True)
     (root / "out4" / "images" / ".good_d7.nii.gz.1.tmp").write_bytes(b"half")
-    prepare_ct(root / "in", root / "out4", "ct")
+    prepare_data(root / "in", root / "out4", "ct")
     assert outputs(root / "out4") == outputs(root / "out")
 
 
 def test_a_changed_input_is_validated_again(tmp_path):
     paths = [write_volume(tmp_path / "in" / f"{i}.nii.gz", tiny_hu(i)) for i in range(3)]
-    prepare_ct(tmp_path / "in", tmp_path / "out")
+    prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
     paths[1].write_bytes(b"")
-    result = prepare_ct(tmp_path / "in", tmp_path / "out")
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
     assert result.summary["counts"]["kept"] == 2
     assert rows(result.excluded)[0]["reason"].startswith("is an empty file")
 
 
 def test_a_lost_image_is_converted_again(tmp_path):
     write_series(tmp_path / "in" / "a")
-    prepare_ct(tmp_path / "in", tmp_path / "out", "dicom")
+    prepare_data(tmp_path / "in", tmp_path / "out", "dicom")
     before = hashes(tmp_path / "out")
     (tmp_path / "out" / "images" / "a.nii.gz").unlink()
-    prepare_ct(tmp_path / "in", tmp_path / "out", "dicom")
+    prepare_data(tmp_path / "in", tmp_path / "out", "dicom")
     assert hashes(tmp_path / "out") == before
 
 
@@ -179,17 +181,17 @@ def test_layout_decides_what_is_taken(tmp_path):
     write_series(tmp_path / "in" / "d", tiny_series(1))
     cases = {}
     for layout in ("nifti", "dicom", "ct"):
-        result = prepare_ct(tmp_path / "in", tmp_path / layout, layout)
+        result = prepare_data(tmp_path / "in", tmp_path / layout, layout)
         cases[layout] = [row["case"] for row in rows(result.manifest)]
     assert cases == {"nifti": ["n"], "dicom": ["d"], "ct": ["d", "n"]}
     with pytest.raises(ValueError, match="nrrd"):
-        prepare_ct(tmp_path / "in", tmp_path / "out", "nrrd")
+        prepare_data(tmp_path / "in", tmp_path / "out", "nrrd")
 
 
 def test_duplicate_case_names_do_not_overwrite(tmp_path):
     write_volume(tmp_path / "in" / "a" / "x.nii.gz", tiny_hu(1))
     write_volume(tmp_path / "in" / "b" / "x.nii", tiny_hu(2))
-    result = prepare_ct(tmp_path / "in", tmp_path / "out")
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
     assert rows(result.manifest)[0]["image"] == str(tmp_path / "in" / "a" / "x.nii.gz")
     (row,) = rows(result.excluded)
     assert row["path"] == str(tmp_path / "in" / "b" / "x.nii") and "duplicate case name 'x'" in row["reason"]
@@ -199,21 +201,21 @@ def test_patients_csv(tmp_path):
     for name in ("a", "b", "c"):
         write_volume(tmp_path / "in" / f"{name}.nii.gz", tiny_hu(ord(name)))
     (tmp_path / "in" / "patients.csv").write_text("case,patient\na,007\nb.nii.gz,007\nd,9\n")
-    result = prepare_ct(tmp_path / "in", tmp_path / "out")
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
     assert [(row["case"], row["patient"]) for row in rows(result.manifest)] == [("a", "007"), ("b", "007")]
     reasons = [row["reason"] for row in rows(result.excluded)]
     assert reasons == ["has no row for case 'c' in patients.csv", "row 'd' has no image in the input"]
     for text, match in [
-        ("case,who\n", "expected case,patient"),
+        ("case,who\n", "has no column 'patient'"),
         ("case,patient\na,1\na,2\n", "a second patient"),
         ("case,patient\na,\n", "line 2 lacks"),
     ]:
         (tmp_path / "in" / "patients.csv").write_text(text)
         with pytest.raises(BadInput, match=match):
-            prepare_ct(tmp_path / "in", tmp_path / "out")
+            prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
     (tmp_path / "in" / "patients.csv").write_bytes(b"case,patient\na,\xff\n")
     with pytest.raises(BadInput, match="not UTF-8"):
-        prepare_ct(tmp_path / "in", tmp_path / "out")
+        prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
 
 
 def test_exclusion_list(tmp_path):
@@ -221,39 +223,39 @@ def test_exclusion_list(tmp_path):
         write_volume(tmp_path / "in" / f"{name}.nii.gz", tiny_hu(ord(name[0])))
     listing = tmp_path / "skip.txt"
     listing.write_text("# motion\na   # blurred\n\nc.d.nii.gz\n")
-    result = prepare_ct(tmp_path / "in", tmp_path / "out", exclusion_list=listing, strict=True)
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=listing, strict=True)
     assert [row["case"] for row in rows(result.manifest)] == ["b"]
     assert {row["reason"] for row in rows(result.excluded)} == {f"on the exclusion list {listing}"}
     listing.write_text(f"{tmp_path / 'in' / 'b.nii.gz'}\n")
-    result = prepare_ct(tmp_path / "in", tmp_path / "out", exclusion_list=listing)
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=listing)
     assert [row["case"] for row in rows(result.manifest)] == ["a", "c.d"]
     listing.write_text("nobody\n")
     with pytest.raises(BadInput, match="lists 'nobody', which matches no case"):
-        prepare_ct(tmp_path / "in", tmp_path / "out", exclusion_list=listing)
+        prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=listing)
 
 
 def test_strict_and_nothing_left(tmp_path):
     write_volume(tmp_path / "in" / "a.nii.gz")
     write_volume(tmp_path / "in" / "b.nii.gz", np.zeros((4, 4, 4), np.int16))
-    prepare_ct(tmp_path / "in", tmp_path / "out")
+    prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
     with pytest.raises(BadInput, match="1 bad inputs and strict"):
-        prepare_ct(tmp_path / "in", tmp_path / "out", strict=True)
+        prepare_data(tmp_path / "in", tmp_path / "out", "nifti", strict=True)
     assert not (tmp_path / "out" / "manifest.csv").exists()
     assert len(rows(tmp_path / "out" / "excluded.csv")) == 1
     (tmp_path / "in" / "a.nii.gz").unlink()
     with pytest.raises(BadInput, match="no usable case"):
-        prepare_ct(tmp_path / "in", tmp_path / "out")
+        prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
     assert len(rows(tmp_path / "out" / "excluded.csv")) == 1
     for source in (tmp_path / "nowhere", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(BadInput, match="does not exist|no usable case"):
-            prepare_ct(source, tmp_path / "out")
+            prepare_data(source, tmp_path / "out", "nifti")
 
 
 def test_output_inside_the_input_is_refused(tmp_path):
     write_volume(tmp_path / "in" / "a.nii.gz")
     with pytest.raises(BadInput, match="lies inside the input"):
-        prepare_ct(tmp_path / "in", tmp_path / "in" / "out")
+        prepare_data(tmp_path / "in", tmp_path / "in" / "out", "nifti")
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.nii.gz"]
 
 
@@ -262,22 +264,22 @@ def test_lock_of_a_living_process_holds_and_of_a_dead_one_does_not(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     with locked(out), pytest.raises(BadInput, match=f"being written by process {os.getpid()}"):
-        prepare_ct(tmp_path / "in", out)
+        prepare_data(tmp_path / "in", out, "nifti")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for owner in (f"{dead.pid} 1", f"{os.getpid()} 1", "rubbish"):  # dead; its number reused; damaged
         (out / ".lock").write_text(owner)
-        prepare_ct(tmp_path / "in", out)
+        prepare_data(tmp_path / "in", out, "nifti")
 
 
 def test_a_single_file_and_a_seed(tmp_path):
     path = write_volume(tmp_path / "in" / "a.nii.gz")
-    result = prepare_ct(path, tmp_path / "one")
+    result = prepare_data(path, tmp_path / "one", "nifti")
     assert [row["case"] for row in rows(result.manifest)] == ["a"]
     for i in range(20):
         write_volume(tmp_path / "in" / f"{i}.nii.gz", tiny_hu(i))
     splits = [
-        [row["split"] for row in rows(prepare_ct(tmp_path / "in", tmp_path / str(seed), seed=seed).manifest)]
+        [row["split"] for row in rows(prepare_data(tmp_path / "in", tmp_path / str(seed), "nifti", seed=seed).manifest)]
         for seed in (0, 1)
     ]
     assert splits[0] != splits[1]
@@ -288,7 +290,7 @@ def test_a_linked_input_keeps_the_name_of_its_link(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "case7.nii.gz").symlink_to(blob)
     for source in (tmp_path / "in", tmp_path / "in" / "case7.nii.gz"):
-        assert rows(prepare_ct(source, tmp_path / "out").manifest)[0]["case"] == "case7"
+        assert rows(prepare_data(source, tmp_path / "out", "nifti").manifest)[0]["case"] == "case7"
 
 
 def test_real_ct_folder(tmp_path):
@@ -297,7 +299,7 @@ def test_real_ct_folder(tmp_path):
     (tmp_path / "in").mkdir()
     for path in REAL.glob("*.nii.gz"):
         (tmp_path / "in" / path.name).symlink_to(path)
-    result = prepare_ct(tmp_path / "in", tmp_path / "out", workers=2)
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti", workers=2)
     assert result.summary["counts"] | {"train": 0, "val": 0, "test": 0} == {
         "kept": 5, "excluded": 4, "bad": 4, "patients": 5, "train": 0, "val": 0, "test": 0,
     }  # fmt: skip
@@ -308,6 +310,6 @@ def test_real_ct_folder(tmp_path):
 def test_series_folders_named_alike_are_told_apart(tmp_path):
     for patient in ("P1", "P2"):
         write_series(tmp_path / "in" / patient / "CT", tiny_series(0, patient))
-    result = prepare_ct(tmp_path / "in", tmp_path / "out", layout="dicom")
+    result = prepare_data(tmp_path / "in", tmp_path / "out", layout="dicom")
     with result.manifest.open(newline="") as file:
         assert [row["case"] for row in csv.DictReader(file)] == ["P1_CT", "P2_CT"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.cxr import prepare as cxr_prepare
-from common.data.cxr.prepare import prepare_cxr
+from common.data.cxr import listing as cxr_listing
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
+from common.data.prepare import prepare_data
 from common.data.virtual.cxr_layouts import write_mimic_cxr
 from common.io.bad_input import BadInput
 from common.text.cxr_labeller import CHEXPERT_LABELS
@@ -45,7 +45,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_mimic_has_all_images_and_the_official_split(tree: Path, tmp_path: Path) -> None:
-    result = prepare_cxr(tree, tmp_path / "out", "mimic_cxr")
+    result = prepare_data(tree, tmp_path / "out", "mimic_cxr")
     rows = table(result.manifest)
     assert list(rows[0]) == ["case", "patient", "split", "image", "study", "view", "report", *CHEXPERT_LABELS]
     assert len(rows) == len(list(tree.rglob("*.jpg"))) == result.summary["counts"]["kept"]
@@ -61,7 +61,7 @@ def test_mimic_has_all_images_and_the_official_split(tree: Path, tmp_path: Path)
 
 def test_split_is_by_patient_after_validation(nih: Path, tmp_path: Path) -> None:
     (nih / "images/007.png").write_bytes(b"")
-    result = prepare_cxr(nih, tmp_path / "out", "nih", seed=1)
+    result = prepare_data(nih, tmp_path / "out", "nih", seed=1)
     rows = table(result.manifest)
     splits: dict[str, set[str]] = {}
     for row in rows:
@@ -71,17 +71,17 @@ def test_split_is_by_patient_after_validation(nih: Path, tmp_path: Path) -> None
     (bad,) = table(result.excluded)
     assert bad["path"].endswith("007.png") and bad["reason"].startswith("is empty")
     assert "007" not in {row["study"] for row in table(tmp_path / "out/notes.csv")}
-    again = prepare_cxr(nih, tmp_path / "other", "nih", seed=1, workers=2)
+    again = prepare_data(nih, tmp_path / "other", "nih", seed=1, workers=2)
     assert again.summary == result.summary | {"input": str(nih)}
     assert again.manifest.read_bytes() == result.manifest.read_bytes()
-    assert prepare_cxr(nih, tmp_path / "third", "nih", seed=2).manifest.read_bytes() != result.manifest.read_bytes()
+    assert prepare_data(nih, tmp_path / "third", "nih", seed=2).manifest.read_bytes() != result.manifest.read_bytes()
 
 
 def test_official_test_patients_stay_and_the_others_are_split(nih: Path, tmp_path: Path) -> None:
     names = [f"{i:03d}.png" for i in range(60)]
     (nih / "test_list.txt").write_text("\n".join(names[40:]))
     (nih / "train_val_list.txt").write_text("\n".join(names[:40]))
-    counts = prepare_cxr(nih, tmp_path / "out", "nih").summary["counts"]
+    counts = prepare_data(nih, tmp_path / "out", "nih").summary["counts"]
     assert counts["test"] == 20 and counts["train"] + counts["val"] == 40 and counts["val"] > 0
 
 
@@ -91,16 +91,16 @@ def test_damage_behind_the_header_is_found_where_asked(nih: Path, tmp_path: Path
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     Image.new("L", (64, 64), 9).save(nih / "images/004.png")
-    assert prepare_cxr(nih, tmp_path / "a", "nih").summary["counts"]["bad"] == 0
-    deep = prepare_cxr(nih, tmp_path / "b", "nih", validate=True)
+    assert prepare_data(nih, tmp_path / "a", "nih").summary["counts"]["bad"] == 0
+    deep = prepare_data(nih, tmp_path / "b", "nih", validate=True)
     assert {Path(row["path"]).name for row in table(deep.excluded)} == {"003.png", "004.png"}
 
 
 def test_a_second_run_checks_nothing_twice(nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
-    check = cxr_prepare.check_xray
-    monkeypatch.setattr(cxr_prepare, "check_xray", lambda path, deep: (checked.append(path.name), check(path, deep))[1])
-    first = prepare_cxr(nih, tmp_path / "out", "nih")
+    check = cxr_listing.check_xray
+    monkeypatch.setattr(cxr_listing, "check_xray", lambda path, deep: (checked.append(path.name), check(path, deep))[1])
+    first = prepare_data(nih, tmp_path / "out", "nih")
     files = {name: (tmp_path / "out" / name).read_bytes() for name in os.listdir(tmp_path / "out") if "." in name[1:]}
     assert len(checked) == 60
     (record,) = (tmp_path / "out/.prepare").iterdir()
@@ -108,7 +108,7 @@ def test_a_second_run_checks_nothing_twice(nih: Path, tmp_path: Path, monkeypatc
     record.write_text("".join(lines[:50]) + lines[50][:20])  # killed while writing
     checked.clear()
     (nih / "images/001.png").touch()
-    assert prepare_cxr(nih, tmp_path / "out", "nih").summary == first.summary
+    assert prepare_data(nih, tmp_path / "out", "nih").summary == first.summary
     assert len(checked) == 11 and "001.png" in checked
     assert {name: (tmp_path / "out" / name).read_bytes() for name in files} == files
 
@@ -116,31 +116,31 @@ def test_a_second_run_checks_nothing_twice(nih: Path, tmp_path: Path, monkeypatc
 def test_strict_and_nothing_usable(nih: Path, tmp_path: Path) -> None:
     (nih / "images/007.png").unlink()
     with pytest.raises(BadInput, match="has 1 bad inputs and strict was asked for"):
-        prepare_cxr(nih, tmp_path / "out", "nih", strict=True)
+        prepare_data(nih, tmp_path / "out", "nih", strict=True)
     assert not (tmp_path / "out/manifest.csv").exists() and (tmp_path / "out/excluded.csv").exists()
     shutil.rmtree(nih / "images")
     with pytest.raises(BadInput, match="has no usable image for layout 'nih'"):
-        prepare_cxr(nih, tmp_path / "out", "nih")
+        prepare_data(nih, tmp_path / "out", "nih")
 
 
 def test_exclusion_list(nih: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text("003  # blurred\nimages/004.png\n")
-    result = prepare_cxr(nih, tmp_path / "out", "nih", exclusion_list=listed, strict=True)
+    result = prepare_data(nih, tmp_path / "out", "nih", exclusion_list=listed, strict=True)
     assert result.summary["counts"]["kept"] == 58 and result.summary["counts"]["bad"] == 0
     assert {Path(row["path"]).name for row in table(result.excluded)} == {"003.png", "004.png"}
     listed.write_text("nobody\n")
     with pytest.raises(BadInput, match="lists 'nobody', which matches no case"):
-        prepare_cxr(nih, tmp_path / "out", "nih", exclusion_list=listed)
+        prepare_data(nih, tmp_path / "out", "nih", exclusion_list=listed)
 
 
 def test_wrong_places_are_refused(nih: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="lies inside the input"):
-        prepare_cxr(nih, nih / "out", "nih")
+        prepare_data(nih, nih / "out", "nih")
     with pytest.raises(BadInput, match="does not exist"):
-        prepare_cxr(tmp_path / "nothing", tmp_path / "out", "nih")
-    with pytest.raises(ValueError, match="Layout is 'chexpert', expected one of mimic_cxr, covid, nih"):
-        prepare_cxr(nih, tmp_path / "out", "chexpert")
+        prepare_data(tmp_path / "nothing", tmp_path / "out", "nih")
+    with pytest.raises(ValueError, match="Layout is 'chexpert', expected one of nifti, .*, mimic_cxr, covid, nih"):
+        prepare_data(nih, tmp_path / "out", "chexpert")
 
 
 def test_a_damaged_image_of_mimic_leaves_the_others(tree: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_damaged_image_of_mimic_leaves_the_others(tree: Path, tmp_path: Path) 
     images = sorted(copy.rglob("*.jpg"))
     images[0].write_bytes(images[0].read_bytes()[:500])
     images[1].unlink()
-    result = prepare_cxr(copy, tmp_path / "out", "mimic_cxr")
+    result = prepare_data(copy, tmp_path / "out", "mimic_cxr")
     reasons = {row["path"]: row["reason"] for row in table(result.excluded)}
     assert set(reasons) == {str(images[0]), str(images[1])}
     assert "damaged JPEG" in reasons[str(images[0])] and "does not exist" in reasons[str(images[1])]
@@ -159,6 +159,6 @@ def test_a_damaged_image_of_mimic_leaves_the_others(tree: Path, tmp_path: Path) 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the sample X-rays beside the repository")
 @pytest.mark.parametrize(("layout", "kept", "bad"), [("covid", 191, 0), ("nih", 160, 0)])
 def test_real_samples(tmp_path: Path, layout: str, kept: int, bad: int) -> None:
-    result = prepare_cxr(DATA, tmp_path, layout, validate=True)
+    result = prepare_data(DATA, tmp_path, layout, validate=True)
     assert (result.summary["counts"]["kept"], result.summary["counts"]["bad"]) == (kept, bad)
     assert list(table(tmp_path / "clinical.csv")[0]) == ["study", *CLINICAL_COLUMNS]

@@ -8,34 +8,17 @@ from common.data.datasets.features import FeatureDataset
 from common.data.datasets.studies import StudyCollate, StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
-from common.engines.study_features import FeatureWriter
+from common.engines.frozen_features import FeatureWriter
 from common.inferers.autocast import AutocastInferer
+from common.inferers.frozen_encoders import ImageFeatures
+from common.inferers.note_features import NoteFeatures
 from common.io.bad_input import BadInput
-from common.networks.clinical_encoder import ClinicalEncoder
-from common.networks.mdfnet import FeatureMDFNet, MDFNet
-from common.networks.modality_fusion import FusionHead
+from common.networks.mdfnet import FeatureMDFNet
 from common.networks.text_encoder import TextEncoder
 from common.networks.vision_encoder import VisionEncoder
 from common.transforms.xray_io import NormaliseXrayd, ReadXrayd
 from tests.data.datasets.tiny_study import LABELS, NOTES, make_cases, make_scaler
-
-VISION = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8,
-          "intermediate_size": 16}  # fmt: skip
-TEXT = {"model_type": "modernbert", "hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "vocab_size": 90, "pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2,
-        "sep_token_id": 3, "eos_token_id": 3}  # fmt: skip
-
-
-def make_network(modalities=MODALITIES, seed=0):
-    torch.manual_seed(seed)
-    parts = {
-        "vision": lambda: VisionEncoder(config=VISION, image_size=16, embedding=10),
-        "text": lambda: TextEncoder(config=TEXT),
-        "clinical": lambda: ClinicalEncoder(45, (8,)),
-    }
-    own = {name: parts[name]() for name in modalities}
-    sizes = {name: encoder.features for name, encoder in own.items()}
-    return MDFNet(**own, fusion=FusionHead(modalities, len(LABELS), sizes, width=8, heads=2, hidden=(8, 8)))
+from tests.networks.tiny_mdfnet import TEXT, VISION, make_network
 
 
 class Study:
@@ -54,12 +37,19 @@ class Study:
     def run(self):
         self.runs += 1
         self.out = self.folder / f"run{self.runs}"
+        data, inferer = self.dataset(), AutocastInferer(self.dtype)
+        settings, network = {"image_size": 16, "mean": self.mean}, self.network
+        encoders = {
+            "vision": network.vision and ImageFeatures(network.vision, inferer, data.transform, settings),
+            "text": network.text and NoteFeatures(network.text, inferer, self.tokenizer),
+        }
+        columns = ["case", "patient", "clinical", "present", "label"]
         writer = FeatureWriter(
-            self.network, {"train": self.dataset()}, self.tokenizer, LABELS, str(self.folder / "cache"), str(self.out),
-            AutocastInferer(self.dtype), "cpu", 2, {"image_size": 16, "mean": self.mean}, progress=False,
+            encoders, {"train": data.records()}, columns, self.folder / "cache", self.out, batch_size=2,
+            settings={"labels": LABELS}, progress=False, oom_advice=["--eval_batch_size 16"],
         )  # fmt: skip
         found = writer.run()
-        return found["images_encoded"], found["notes_encoded"]
+        return found.get("images_encoded", 0), found.get("notes_encoded", 0)
 
     def features(self, modalities=MODALITIES):
         return FeatureDataset(self.out / "features", "train", modalities)
@@ -79,12 +69,13 @@ def test_features_are_what_the_encoders_give_directly(study):
         note = torch.zeros(12)
         if case["note"]:
             note = study.network.text(torch.tensor([study.tokenizer.encode(case["note"])]))[0]
-        torch.testing.assert_close(data.features["vision"][i], image, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(data.features["text"][i], note, atol=1e-6, rtol=1e-5)
-        assert torch.equal(data.features["clinical"][i], cases[i]["clinical"])
-        assert data.present[i].tolist() == cases.present(i)
-        torch.testing.assert_close(data.label[i], cases[i]["label"], equal_nan=True)
-    assert (data.cases, data.patients) == ([f"c{i}" for i in range(6)], ["p0", "p0", "p1", "p1", "p2", "p2"])
+        torch.testing.assert_close(data.vectors["vision"][i], image, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(data.vectors["text"][i], note, atol=1e-6, rtol=1e-5)
+        assert torch.equal(data.vectors["clinical"][i], cases[i]["clinical"])
+        assert data.vectors["present"][i].tolist() == cases.present(i)
+        torch.testing.assert_close(data.vectors["label"][i], cases[i]["label"], equal_nan=True)
+    assert data.columns["case"] == [f"c{i}" for i in range(6)]
+    assert data.columns["patient"] == ["p0", "p0", "p1", "p1", "p2", "p2"]
     assert data.labels == LABELS
 
 
@@ -94,7 +85,7 @@ def test_stage_1_on_features_is_the_whole_network_with_frozen_encoders(study):
     data, network = study.features(), study.network.eval()
     batch = StudyCollate(study.tokenizer)([study.dataset()[i] for i in range(6)])
     whole = network(batch["image"], batch["note"], batch["clinical"], batch["present"])
-    stage1 = FeatureMDFNet(network.clinical, network.fusion)(data.features, data.present)
+    stage1 = FeatureMDFNet(network.clinical, network.fusion)(data.vectors, data.vectors["present"])
     torch.testing.assert_close(stage1, whole, atol=1e-5, rtol=1e-4)
 
 
@@ -127,12 +118,12 @@ def test_another_weight_encodes_again(study):
 def test_other_settings_of_an_encoder_encode_again(study):
     """A bug: pooling and heads are no weights, so an encoder with others was given the features of the first."""
     study.run()
-    before = study.features().features["text"].clone()
+    before = study.features().vectors["text"].clone()
     text = study.network.text
     study.network.text = TextEncoder(config=TEXT, pooling="mean")
     study.network.text.load_state_dict(text.state_dict())
     assert text.pooling == "cls" and study.run() == (0, 2)
-    assert not torch.equal(study.features().features["text"], before)
+    assert not torch.equal(study.features().vectors["text"], before)
     vision = study.network.vision
     study.network.vision = VisionEncoder(config=VISION | {"num_attention_heads": 4}, image_size=16, embedding=10)
     study.network.vision.load_state_dict(vision.state_dict())
@@ -144,17 +135,17 @@ def test_other_settings_of_an_encoder_encode_again(study):
 
 def test_another_precision_encodes_again(study):
     study.run()
-    before = study.features().features["text"].clone()
+    before = study.features().vectors["text"].clone()
     study.dtype = "bfloat16"
     assert study.run() == (4, 2)
-    assert not torch.equal(study.features().features["text"], before)
+    assert not torch.equal(study.features().vectors["text"], before)
     study.dtype = "float32"
-    assert study.run() == (0, 0) and torch.equal(study.features().features["text"], before)
+    assert study.run() == (0, 0) and torch.equal(study.features().vectors["text"], before)
 
 
 def test_another_image_note_normalisation_or_tokenizer_encodes_again(study):
     study.run()
-    before = study.features().features["vision"].clone()
+    before = study.features().vectors["vision"].clone()
     with open(study.cases[0]["image"], "rb") as file:
         content = bytearray(file.read())
     other = study.folder / "other.png"
@@ -164,7 +155,7 @@ def test_another_image_note_normalisation_or_tokenizer_encodes_again(study):
     study.cases[3]["image"] = study.cases[1]["image"]
     study.cases[3]["note"] = "Fever."
     assert study.run() == (0, 1)  # the image of c1 is known
-    assert torch.equal(study.features().features["vision"][3], before[1])
+    assert torch.equal(study.features().vectors["vision"][3], before[1])
     study.mean = 0.4
     assert study.run()[0] == 3
     study.tokenizer = build_note_tokenizer(
@@ -175,14 +166,14 @@ def test_another_image_note_normalisation_or_tokenizer_encodes_again(study):
 
 def test_background_passages_encode_the_notes_again(study):
     study.run()
-    before = study.features().features["text"].clone()
+    before = study.features().vectors["text"].clone()
     study.tokenizer = NoteTokenizer(study.folder / "tokenizer", background_passages=1, labels=LABELS)
     assert study.run() == (0, 2)
-    after, present = study.features().features["text"], study.features().present[:, 1]
+    after, present = study.features().vectors["text"], study.features().vectors["present"][:, 1]
     assert (after != before).any(1).tolist() == present.tolist()  # a case without a note has no background
     assert study.run() == (0, 0)
     study.tokenizer = NoteTokenizer(study.folder / "tokenizer")
-    assert study.run() == (0, 0) and torch.equal(study.features().features["text"], before)
+    assert study.run() == (0, 0) and torch.equal(study.features().vectors["text"], before)
 
 
 @pytest.mark.parametrize("modalities", [("vision",), ("text", "clinical"), ("clinical",)])
@@ -197,8 +188,9 @@ def test_a_subset_has_its_own_features_only(study, modalities):
     assert study.run() == (0, 0)  # encoded before, for all three
     data = study.features(modalities)
     for name in modalities:
-        assert torch.equal(data.features[name], whole.features[name])
-    assert torch.equal(data.present, whole.present)
+        assert torch.equal(data.vectors[name], whole.vectors[name])
+    own = [MODALITIES.index(name) for name in modalities]
+    assert torch.equal(data.vectors["present"][:, own], whole.vectors["present"][:, own])
     for name in {"vision", "text"} - set(modalities):
         with pytest.raises(BadInput, match=f"has no {name} features"):
             study.features((name,))
@@ -220,7 +212,7 @@ def test_when_memory_runs_out_the_overrides_are_named(study, monkeypatch, caplog
     def run_out(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
 
-    monkeypatch.setattr(study.network, "encode_image", run_out)
+    monkeypatch.setattr(study.network.vision, "forward", run_out)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         study.run()
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
