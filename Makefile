@@ -18,8 +18,9 @@ install: .venv/installed
 demo: install
 	$(PY) -m common demo --bundle $(BUNDLE)
 
+# A process for each core, each on one thread (tests/conftest.py).
 test: install
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto
 
 test-slow: install
 	$(PY) -m pytest -m slow

@@ -38,7 +38,7 @@ class SimulateThickd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the pair to ``data``."""
         out, thin = dict(data), data[self.key]
-        affine = np.array(thin.affine.cpu(), dtype=np.float64)
+        affine = thin.affine.cpu().numpy().astype(np.float64)
         first = 0
         if self.max_slices is not None and thin.shape[1] > self.max_slices:
             first = (thin.shape[1] - self.max_slices) // 2

@@ -2,12 +2,9 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
-import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
@@ -26,11 +23,12 @@ from common.evaluation.slice_interpolation import COLUMNS, COMPARED
 from common.io.bad_input import BadInput
 from common.networks.weights import MissingWeights, read_state
 from common.transforms.windows import WINDOWS
+from tests import processes
+from tests.bundles.meta_schema import schema_errors
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ct_slice_interpolation"
 CONFIGS = BUNDLE / "configs"
-SCHEMA = ROOT.parent / "shared" / "data" / "monai_schema" / "meta_schema_20240725.json"
 
 
 def config(name):
@@ -74,12 +72,10 @@ def test_metadata_is_valid():
     assert meta["version"] in meta["changelog"]
     assert next(iter(meta["network_data_format"]["inputs"])) == "image"
     assert next(iter(meta["network_data_format"]["outputs"])) == "pred"
-    if not SCHEMA.is_file():
-        pytest.skip("the metadata schema is not here")
-    jsonschema.validate(meta, json.loads(SCHEMA.read_text()))
+    assert schema_errors(meta) == []
 
 
-@pytest.mark.parametrize("name", [p.name for p in CONFIGS.glob("*.json")])
+@pytest.mark.parametrize("name", sorted(p.name for p in CONFIGS.glob("*.json")))
 def test_every_overlay_changes_something_that_exists(name):
     """An overlay's `a#b` must find its `a` in the files it goes over."""
     if name in ("metadata.json", "recipe.json", "inference.json"):
@@ -106,34 +102,12 @@ def test_standard_ids_are_there():
 
 # ---- the smoke recipe ---------------------------------------------------------------------------------------------
 
-TINY = {
-    "virtual#n": 6,
-    "virtual#shape": [16, 32, 32],
-    "virtual#spacing": [6, 6, 6],
-    "virtual#seed": 0,
-    "max_epochs": 1,
-    "warmup_epochs": 0,
-    "val_interval": 2,
-    "sampling_steps": 2,
-    # bfloat16 convolutions of oneDNN read memory nobody wrote at latents of 2 x 4 x 4, which real sizes never reach
-    "precision": "float32",
-    "stage_overrides#vae#patch_size": [16, 16, 16],
-    "stage_overrides#vae#patches_per_volume": 1,
-    "patches_per_epoch": 64,
-    "stage_overrides#refiner#patch_size": [16, 16],
-    "stage_overrides#refiner#sample_cases": 1,
-    "patch_ratios": [2, 3],
-    "refiner_def#context": 3,
-    "refiner_def#channels": [8, 16],
-    "refiner_def#blocks": [1, 1],
-}
-
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    first = run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
-    return out, TINY, first
+def run(smoke_run, tmp_path_factory):
+    """The folder of the smoke recipe, a copy that this module may change, and what the recipe returned."""
+    out, first = smoke_run(BUNDLE)
+    return shutil.copytree(out, tmp_path_factory.mktemp("run"), dirs_exist_ok=True), first
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +119,7 @@ def thick_case(tmp_path_factory):
 
 
 def test_every_stage_leaves_its_part(run):
-    out, _, first = run
+    out, first = run
     assert first["ran"] == ["vae", "latents", "diffusion", "refiner"]
     assert {name.split(".")[0] for name in read_state(out / "models" / "model.pt")} == {
         "vae",
@@ -159,7 +133,7 @@ def test_every_stage_leaves_its_part(run):
 
 
 def test_only_the_unet_is_in_the_optimizer(run):
-    out, _, _ = run
+    out, _ = run
     report = json.loads((out / "diffusion" / "startup.json").read_text())
     unet = sum(t.numel() for name, t in read_state(out / "models" / "model.pt").items() if name.startswith("unet."))
     assert report["parameters"]["trainable"] == unet
@@ -168,18 +142,17 @@ def test_only_the_unet_is_in_the_optimizer(run):
 
 
 def test_a_second_run_does_nothing_and_a_change_reruns_what_follows(run):
-    out, overrides, _ = run
-    again = run_recipe(BUNDLE, "demo", output_dir=out, overrides=overrides)
+    out, _ = run
+    again = run_recipe(BUNDLE, "demo+smoke", output_dir=out)
     assert again["ran"] == [] and len(again["skipped"]) == 4
 
 
 def test_latents_are_encoded_once(run):
-    out, _, _ = run
+    out, _ = run
     metrics = json.loads((out / "latents" / "history.json").read_text())["metrics"]
     assert metrics["misses"] == metrics["volumes_encoded"] > 0
     (out / "latents" / "finished.json").unlink()
-    tiny = {key: value for key, value in TINY.items() if not key.startswith(("patch", "refiner"))}
-    run_recipe(BUNDLE, "demo", stages="latents", output_dir=out, overrides=tiny)
+    run_recipe(BUNDLE, "demo+smoke", stages="latents", output_dir=out)
     again = json.loads((out / "latents" / "history.json").read_text())["metrics"]
     assert again["volumes_encoded"] == 0 and again["hits"] == metrics["misses"]
 
@@ -209,10 +182,10 @@ def test_several_samples_give_an_uncertainty_map(run, thick_case, tmp_path):
 def test_plain_monai_runs_the_same_inference(run, thick_case, tmp_path):
     predict(BUNDLE, thick_case[0], tmp_path / "ours", ckpt_dir=run[0] / "models", overrides={"target_spacing": 6.0})
     files = [str(CONFIGS / "inference.json"), str(run[0] / "models" / "network.json")]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(BUNDLE)]
+    command = ["-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(BUNDLE)]
     command += ["--input", str(thick_case[0]), "--output_dir", str(tmp_path / "monai"), "--target_spacing", "6.0"]
     command += ["--ckpt_dir", str(run[0] / "models")]
-    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True)
+    processes.run_python(command, {}, tmp_path, tmp_path / "log")
     ours, monai = (nib.load(tmp_path / d / "case.1.nii.gz") for d in ("ours", "monai"))
     np.testing.assert_array_equal(ours.get_fdata(), monai.get_fdata())
     np.testing.assert_array_equal(ours.affine, monai.affine)

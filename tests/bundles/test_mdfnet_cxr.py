@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
@@ -63,10 +64,9 @@ SCALE = re.compile(r"projections\.(vision|text)\.0\.")  # measured, not trained
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    first = run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
-    return out, first
+def run(smoke_run):
+    """The folder of the smoke recipe, which others read too, and what the recipe returned."""
+    return smoke_run(BUNDLE)
 
 
 def weights(folder, name="model"):
@@ -192,7 +192,8 @@ def test_a_real_x_ray_is_predicted(run, tmp_path, folder):
 
 def test_a_second_run_does_nothing(run):
     out, _ = run
-    again = run_recipe(BUNDLE, "demo", output_dir=out, overrides=TINY)
+    with FileLock(f"{out}.lock"):
+        again = run_recipe(BUNDLE, "demo+smoke", output_dir=out)
     assert again["ran"] == [] and again["skipped"] == RUN
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 
-from common.apps.run.recipe import run_recipe
-from tests.bundles.test_ct_slice_interpolation import BUNDLE, CONFIGS, TINY
+from tests.bundles.test_ct_slice_interpolation import BUNDLE, CONFIGS
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 SETTINGS = {"max_epochs": 3, "warmup_epochs": 0, "precision": "float32", "accumulation_steps": 1, "sampling_steps": 2}
@@ -23,18 +23,21 @@ SETTINGS |= {"num_workers": 0, "val_interval": 4, "ckpt_interval": 1000, "seed":
 
 
 @pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    """A run folder after the stages vae and latents, four training cases."""
+def latents(smoke_run, tmp_path_factory):
+    """A run folder after the stages vae and latents, four training cases: the smoke run without what came after."""
+    whole, _ = smoke_run(BUNDLE)
     out = tmp_path_factory.mktemp("latents")
-    sizes = {
-        key: value for key, value in TINY.items() if not key.startswith(("patch", "refiner", "stage_overrides#refiner"))
-    }
-    run_recipe(BUNDLE, "demo", "vae,latents", output_dir=out, overrides=sizes)
+    for name in ("data", "latents", "cache"):
+        shutil.copytree(whole / name, out / name)
+    state = torch.load(whole / "models" / "model.pt", weights_only=True)
+    (out / "models").mkdir()
+    early = {name: tensor for name, tensor in state.items() if not name.startswith(("unet.", "refiner."))}
+    torch.save(early, out / "models" / "model.pt")
     return out
 
 
-def words(latents, out, processes, **settings):
-    """The command of the diffusion stage; two processes halve the batch."""
+def stage(latents, out, processes, **settings):
+    """Files and overrides of the diffusion stage; two processes halve the batch."""
     (out / "models").mkdir(parents=True, exist_ok=True)
     shutil.copy(latents / "models" / "model.pt", out / "models")
     names = ["train", "diffusion", "demo", *(["multi_gpu_train"] if processes == 2 else [])]
@@ -42,20 +45,25 @@ def words(latents, out, processes, **settings):
     places |= {"ckpt_dir": str(out / "models")}
     places |= {"latent_index": str(latents / "latents"), "batch_size": 2 // processes}
     files = [str(CONFIGS / f"{name}.json") for name in names]
-    options = SETTINGS | places | settings
+    return files, SETTINGS | places | settings
+
+
+def words(latents, out, **settings):
+    """The command of the diffusion stage for two processes."""
+    files, options = stage(latents, out, 2, **settings)
     listed = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    start = [sys.executable, *(TORCHRUN if processes == 2 else [])]
-    return [*start, "-m", "monai.bundle", "run", "--config_file", str(files), *listed]
+    return [sys.executable, *TORCHRUN, "-m", "monai.bundle", "run", "--config_file", str(files), *listed]
 
 
 def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
 
 
-def run(latents, out, processes, code=0, **settings):
-    command = words(latents, out, processes, **settings)
+def run(latents, out, **settings):
+    """Run the diffusion stage in two processes."""
+    command = words(latents, out, **settings)
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert (done.returncode == 0) == (code == 0), done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
@@ -72,12 +80,15 @@ def losses(out):
 @pytest.fixture(scope="module")
 def two(latents, tmp_path_factory):
     out = tmp_path_factory.mktemp("two")
-    run(latents, out, 2)
+    run(latents, out)
     return out
 
 
 def test_two_processes_give_what_one_does(latents, two, tmp_path):
-    run(latents, tmp_path, 1)
+    files, options = stage(latents, tmp_path, 1)
+    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **options)
+    for step in (workflow.initialize, workflow.run, workflow.finalize):
+        step()
     one, both = unet(tmp_path), unet(two)
     assert one.keys() == both.keys() and len(one) > 100
     for name in one:
@@ -89,7 +100,7 @@ def test_two_processes_give_what_one_does(latents, two, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_of_two_processes_ends_alike(latents, two, tmp_path):
-    command = words(latents, tmp_path, 2, ckpt_interval=1, val_interval=1000)
+    command = words(latents, tmp_path, ckpt_interval=1, val_interval=1000)
     process = subprocess.Popen(command, env=environment(), start_new_session=True, stderr=subprocess.PIPE)
     checkpoints = tmp_path / "diffusion" / "checkpoints"
     while not list(checkpoints.glob("*.pt")):
@@ -98,8 +109,8 @@ def test_a_killed_run_of_two_processes_ends_alike(latents, two, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     shutil.rmtree(tmp_path / "uninterrupted", ignore_errors=True)
-    run(latents, tmp_path / "uninterrupted", 2, ckpt_interval=1, val_interval=1000)
-    log = run(latents, tmp_path, 2, ckpt_interval=1, val_interval=1000)
+    run(latents, tmp_path / "uninterrupted", ckpt_interval=1, val_interval=1000)
+    log = run(latents, tmp_path, ckpt_interval=1, val_interval=1000)
     assert "resumed after iteration" in log
     found, expected = unet(tmp_path), unet(tmp_path / "uninterrupted")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -110,7 +121,7 @@ def test_two_machines_give_what_one_does(latents, two, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = words(latents, tmp_path, 2, backend="gloo")
+    command = words(latents, tmp_path, backend="gloo")
     start = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={place}", "--rdzv_id=test"]
     command[1 : 1 + len(TORCHRUN)] = ["-m", "torch.distributed.run", *start]
     agents = [
@@ -125,13 +136,12 @@ def test_two_machines_give_what_one_does(latents, two, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_run(latents, tmp_path):
-    command = words(latents, tmp_path, 2, max_epochs=2000)
+    command = words(latents, tmp_path, max_epochs=2000)
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
         if re.search(r"iterations in", line):
             break
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
     os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
-    start = time.monotonic()
-    process.communicate(timeout=120)
-    assert process.returncode != 0 and time.monotonic() - start < 90
+    process.communicate(timeout=120)  # the other process does not wait for the dead one
+    assert process.returncode != 0

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,10 +47,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def test_help_is_instant_and_needs_no_torch() -> None:
-    start = time.monotonic()
+def test_help_is_instant_because_it_imports_nothing_heavy() -> None:
     done = python_m_common("--help")
-    assert time.monotonic() - start < 5  # well under 1 s on an idle machine
     assert done.returncode == 0 and done.stderr == ""
     for name in VERBS:
         assert f"\n  {name}" in done.stdout

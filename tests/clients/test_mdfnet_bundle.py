@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +12,11 @@ from common.apps.packaging.check import check_bundle
 from common.apps.predict import predict
 from common.networks.study_encoders import build_network
 from common.text.cxr_labeller import CHEXPERT_LABELS
+from tests.bundles.meta_schema import SCHEMA
 from tests.clients.packed import python, without_common
 from tests.clients.packed_mdfnet import BUNDLE, SETTINGS, make_packed, write_prepared
 
 pytestmark = pytest.mark.client
-SCHEMA = Path(__file__).parents[3] / "shared" / "data" / "monai_schema" / "meta_schema_20240725.json"
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +58,6 @@ def options():
 
 
 def test_mdfnet_verify_metadata(bundle, env, tmp_path):
-    if not SCHEMA.is_file():
-        pytest.skip(f"{SCHEMA} is not there, and the schema is not fetched")
     local = tmp_path / "schema.json"
     local.write_bytes(SCHEMA.read_bytes())
     said = monai(env, "verify_metadata", "--meta_file", bundle / "configs/metadata.json", "--filepath", local)

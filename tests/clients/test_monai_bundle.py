@@ -1,18 +1,16 @@
 """MONAI's own programs on the packed bundle: its subcommands, `load`, `create_workflow`, property checks."""
 
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from common.transforms.slabs import average_slabs
+from tests.bundles.meta_schema import SCHEMA
 from tests.clients.packed import make_packed, python, without_common
 from tests.data.ct.thin_ct import write_manifest, write_thin_ct
 
 pytestmark = pytest.mark.client
-SCHEMA = Path(__file__).parents[3] / "shared" / "data" / "monai_schema" / "meta_schema_20240725.json"
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +28,6 @@ def monai(env, verb, *words):
 
 
 def test_verify_metadata(bundle, env, tmp_path):
-    if not SCHEMA.is_file():
-        pytest.skip(f"{SCHEMA} is not there, and the schema is not fetched")
     local = tmp_path / "schema.json"
     local.write_bytes(SCHEMA.read_bytes())
     said = monai(env, "verify_metadata", "--meta_file", bundle / "configs/metadata.json", "--filepath", local)

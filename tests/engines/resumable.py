@@ -1,12 +1,13 @@
-"""A small training with everything a resume must bring back; `python -m tests.engines.resumable FOLDER` runs it.
+"""A small training with everything a resume must bring back.
 
 Dropout and NumPy noise draw from the global generators, gradients are accumulated over two iterations, the best
 metric and early stopping look at a validation every third iteration.
 """
 
+import contextlib
 import random
-import sys
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +108,10 @@ def result(trainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in state.items()}
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    trainer = make(folder, pause=float(sys.argv[2]))
-    print("ready", flush=True)
-    trainer.run()
-    torch.save(result(trainer), folder / "result.pt")
+def run(folder: Path, pause: float, log: Path, ready: Event) -> None:
+    """What a process of its own does: train with pauses, and write `result.pt`."""
+    with log.open("w", buffering=1) as file, contextlib.redirect_stderr(file):
+        trainer = make(folder, pause=pause)
+        ready.set()
+        trainer.run()
+        torch.save(result(trainer), folder / "result.pt")

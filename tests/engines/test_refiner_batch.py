@@ -51,7 +51,7 @@ def test_monai_trainer_lowers_the_loss(batch):
         decollate=False,
     )
     trainer.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output["loss"]))
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output["loss"].detach()))
     )
     trainer.run()
     assert losses[-1] < 0.9 * losses[0]

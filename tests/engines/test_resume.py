@@ -1,8 +1,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,8 +12,9 @@ from common.engines.resume import ResumeHandler, differences
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
 from common.io.bad_input import BadInput
 from common.networks.weights import ChosenWeights, freeze
-from tests.engines.resumable import EPOCHS, LENGTH, make, result
+from tests.engines.resumable import EPOCHS, LENGTH, make, result, run
 from tests.handlers.small_engines import make_trainer
+from tests.processes import CONTEXT, start
 
 
 class Killed(BaseException):
@@ -168,29 +167,33 @@ def test_with_workers_of_the_data_loader(tmp_path):
     same(result(trainer), whole)
 
 
+def started(folder, pause, log):
+    """A process that has begun to train."""
+    ready = CONTEXT.Event()
+    process = start(run, folder, pause, log, ready)
+    assert ready.wait(60), log.read_text()
+    return process
+
+
 def test_killed_for_real_at_random_moments(tmp_path, uninterrupted):
-    delays = [0.05, 0.31]
-    for number in range(len(delays) + 1):
-        command = [sys.executable, "-m", "tests.engines.resumable", str(tmp_path), "0.03"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
-        if number < len(delays):
-            time.sleep(delays[number])
-            process.send_signal(signal.SIGKILL)
-        code = process.wait()
-        assert code == (-signal.SIGKILL if number < len(delays) else 0)
+    for delay in (0.05, 0.31, None):
+        process = started(tmp_path, 0.03, tmp_path / "log")
+        if delay is not None:
+            time.sleep(delay)
+            process.kill()
+        process.join()
+        assert process.exitcode == (0 if delay is None else -signal.SIGKILL)
     found = torch.load(tmp_path / "result.pt", weights_only=True)
     same(found, uninterrupted)
 
 
 def test_sigterm_saves_and_exits_with_0(tmp_path, uninterrupted):
-    command = [sys.executable, "-m", "tests.engines.resumable", str(tmp_path), "0.05"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
+    process = started(tmp_path, 0.05, tmp_path / "log")
     time.sleep(0.3)
     process.terminate()
-    assert process.wait() == 0
-    assert not (tmp_path / "result.pt").exists() and "asked to end" in process.stderr.read()
+    process.join()
+    assert process.exitcode == 0
+    assert not (tmp_path / "result.pt").exists() and "asked to end" in (tmp_path / "log").read_text()
     trainer = make(tmp_path)
     trainer.run()
     same(result(trainer), uninterrupted)

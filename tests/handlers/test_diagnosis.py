@@ -1,12 +1,10 @@
-import time
-
 import pytest
 import torch
 from ignite.engine import Engine, Events
 
 from common.handlers.diagnosis import DiagnosisHandler
 from common.handlers.engine_state import notes
-from tests.handlers.small_engines import make_data, make_network, make_trainer
+from tests.handlers.small_engines import Clock, make_data, make_network, make_trainer
 
 
 class Validator(Engine):
@@ -59,10 +57,13 @@ def test_a_growing_gap_is_named():
     assert run(falling, [0.5, 0.6, 0.7, 0.6, 0.7, 0.8, 0.7, 0.8]) == []
 
 
-def test_a_slow_loader_is_named():
+def test_a_slow_loader_is_named(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("common.handlers.diagnosis.time", clock)
+
     class Slow(list):
         def __getitem__(self, index):
-            time.sleep(0.02)
+            clock.sleep(0.02)
             return super().__getitem__(index)
 
     handler = DiagnosisHandler("refiner", window=4, advice={"loader": "--num_workers 8"})

@@ -7,6 +7,7 @@ from ignite.engine import Engine
 
 from common.handlers.engine_state import iteration_losses
 from common.losses.bce_focal import MaskedBCEFocalLoss
+from tests.processes import run_together
 
 NAN = float("nan")
 
@@ -123,7 +124,7 @@ def test_two_processes_have_the_gradient_of_all_their_cases(tmp_path):
     logits, target = torch.randn(6, 4), torch.randint(0, 2, (6, 4)).float()
     target[0:3, 1:] = target[4, 0] = float("nan")
     torch.save((logits, target), tmp_path / "cases.pt")
-    torch.multiprocessing.start_processes(_gradients, (str(tmp_path),), 2, start_method="spawn")
+    run_together(_gradients, 2, str(tmp_path))
     mean = sum(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)) / 2
     x = torch.nn.Parameter(logits)
     MaskedBCEFocalLoss()(x, target).backward()

@@ -1,19 +1,17 @@
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
 
 from common.metrics.multilabel import multilabel_scores
 from common.metrics.multilabel_score import MultilabelScore
 from common.metrics.segmentation import OverlapScore
+from tests.processes import run_together
 
 NAMES = ("Edema", "Fracture", "Pneumonia")
 
@@ -106,45 +104,32 @@ def test_an_undefined_metric_is_nan_for_a_handler_and_absent_from_a_summary():
     assert "auroc_macro" not in score.compute(draws=0).summary()
 
 
-WORKER = """
-import json, sys
-import numpy as np, torch
-import torch.distributed as dist
-from common.metrics.multilabel_score import MultilabelScore
-from common.metrics.segmentation import OverlapScore
-dist.init_process_group("gloo")
-rank, (probabilities, labels) = dist.get_rank(), (np.array(json.loads(t)).astype(float) for t in sys.argv[1:3])
-score, masks = MultilabelScore(("Edema", "Fracture", "Pneumonia")), OverlapScore(("Consolidation",))
-results = []
-for shares in json.loads(sys.argv[3]):
-    for case in shares[rank]:
-        score.update(probabilities[[case]], labels[[case]], cases=[case])
-        mask = torch.arange(8).reshape(1, 1, 2, 2, 2)
-        masks.update(mask > case, mask > 3, cases=[case])
-    results.append({"labels": score.compute(draws=20).to_dict(), "masks": masks.compute(draws=20).to_dict()})
-    score.reset()
-    masks.reset()
-open(sys.argv[4] + str(rank), "w").write(json.dumps(results, allow_nan=False))
-"""
+SHARES = [
+    [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 0]],  # the last process repeats a case to be as long as the first
+    [list(range(11)), []],  # or has none
+]
+
+
+def one_of_two(rank, folder):
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    probabilities, labels = problem(11)
+    score, masks = MultilabelScore(NAMES), OverlapScore(("Consolidation",))
+    results = []
+    for shares in SHARES:
+        for case in shares[rank]:
+            score.update(probabilities[[case]], labels[[case]], cases=[case])
+            mask = torch.arange(8).reshape(1, 1, 2, 2, 2)
+            masks.update(mask > case, mask > 3, cases=[case])
+        results.append({"labels": score.compute(draws=20).to_dict(), "masks": masks.compute(draws=20).to_dict()})
+        score.reset()
+        masks.reset()
+    (folder / f"rank{rank}").write_text(json.dumps(results, allow_nan=False))
+    dist.destroy_process_group()
 
 
 def test_two_processes_give_what_one_does(tmp_path):
+    run_together(one_of_two, 2, tmp_path)
     probabilities, labels = problem(11)
-    (tmp_path / "worker.py").write_text(WORKER)
-    shares = [
-        [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 0]],  # the last process repeats a case to be as long as the first
-        [list(range(11)), []],  # or has none
-    ]
-    words = [json.dumps(value) for value in (probabilities.tolist(), labels.tolist(), shares)]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        + [str(tmp_path / "worker.py"), *words, str(tmp_path / "rank")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
     masks = OverlapScore(("Consolidation",))
     for case in range(11):
         mask = torch.arange(8).reshape(1, 1, 2, 2, 2)

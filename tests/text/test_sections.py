@@ -1,6 +1,5 @@
 import json
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -150,8 +149,7 @@ def test_anything_is_cut_into_places_of_the_text():
         "Findings: no effusion. Impression: normal. ", " FINDINGS:  Clear.\n \n IMPRESSION: Normal.\n \n",
     ],
 )  # fmt: skip
-def test_a_megabyte_takes_less_than_two_seconds(unit):
-    text = unit * (1_000_000 // len(unit))
-    start = time.process_time()
-    report_sections(text)
-    assert time.process_time() - start < 2
+def test_a_megabyte_is_read(unit):
+    """How long that takes is measured by benchmarks/text_fuzz.py."""
+    values = report_sections(unit * (1_000_000 // len(unit))).values()
+    assert all(value and value == " ".join(value.split()) for value in values)

@@ -4,8 +4,6 @@ import ast
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -22,9 +20,11 @@ from common.cli.main import main
 from common.io.bad_input import BadInput
 from common.networks.slice_refiner import SliceRefiner
 from common.networks.weights import save_parts
+from tests.bundles.meta_schema import schema_errors
 from tests.clients.packed_mdfnet import BUNDLE as CLASSIFIER
 from tests.clients.packed_mdfnet import make_packed, write_prepared, write_weights
 from tests.data.ct.thin_ct import write_thin_ct
+from tests.processes import run_python
 
 BUNDLE = Path("bundles/ct_slice_interpolation").resolve()
 SIZES = {"refiner_def#context": 3, "refiner_def#channels": [8, 16], "refiner_def#blocks": [1, 1]}
@@ -52,12 +52,6 @@ def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shadow")
     (folder / "common.py").write_text("raise ImportError('common was imported')\n")
     return os.environ | {"PYTHONPATH": str(folder)}
-
-
-def python(*words, env, cwd="/"):
-    done = subprocess.run([sys.executable, *words], env=env, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
 
 
 def test_the_zip_has_the_same_bytes_twice(packed, weights, tmp_path):
@@ -88,13 +82,8 @@ def test_it_is_complete_and_names_the_vendored_library(packed):
 
 
 def test_metadata_fits_monais_schema(packed):
-    jsonschema = pytest.importorskip("jsonschema")
-    schema = Path("../shared/data/monai_schema/meta_schema_20240725.json")
-    if not schema.is_file():
-        pytest.skip(f"{schema} is not there")
     metadata = json.loads((Path(packed["folder"]) / "configs" / "metadata.json").read_text())
-    validator = jsonschema.validators.validator_for(json.loads(schema.read_text()))
-    assert list(validator(json.loads(schema.read_text())).iter_errors(metadata)) == []
+    assert schema_errors(metadata) == []
 
 
 def test_monai_alone_gives_the_same_bits_from_anywhere(packed, weights, environment, tmp_path):
@@ -103,7 +92,7 @@ def test_monai_alone_gives_the_same_bits_from_anywhere(packed, weights, environm
     folder = packed["folder"]
     words = ["-m", "monai.bundle", "run", "--config_file", f"{folder}/configs/inference.json"]
     words += ["--bundle_root", folder, "--input", str(ct), "--output_dir", str(tmp_path / "theirs"), "--tta", "False"]
-    python(*words, env=environment)
+    run_python(words, environment, "/", tmp_path / "log")
     ours, theirs = (nib.load(tmp_path / name / "ct.nii.gz") for name in ("ours", "theirs"))
     assert np.array_equal(ours.affine, theirs.affine)
     assert np.array_equal(ours.get_fdata(), theirs.get_fdata())
@@ -138,8 +127,8 @@ def test_two_bundles_in_one_process_do_not_mix(packed, environment, tmp_path):
     assert "HU_SCALE = 1000.0" in text
     module.write_text(text.replace("return (HU_SCALE * (base", "return (0 * (base"))
     ct = write_thin_ct(tmp_path / "ct.nii.gz", spacing=(1.5, 1.5, 5.0))
-    lines = python("-c", TWO, packed["folder"], str(other), str(ct), str(tmp_path / "out"), env=environment)
-    files, sums = lines.strip().splitlines()[-2:]
+    words = ["-c", TWO, packed["folder"], str(other), str(ct), str(tmp_path / "out")]
+    files, sums = run_python(words, environment, "/", tmp_path / "log").strip().splitlines()[-2:]
     assert [Path(file).parents[3] for file in files.split()] == [Path(packed["folder"]), other]
     assert float(sums.split()[0]) != 0 and float(sums.split()[1]) == 0
 
@@ -167,7 +156,8 @@ def test_two_bundles_of_plain_monai_take_turns(packed, environment, tmp_path):
     module = other / "scripts" / "common" / "networks" / "slice_refiner.py"
     module.write_text(module.read_text().replace("return (HU_SCALE * (base", "return (0 * (base"))
     ct = write_thin_ct(tmp_path / "ct.nii.gz", spacing=(1.5, 1.5, 5.0))
-    said = python("-c", ALTERNATING, packed["folder"], str(other), str(ct), str(tmp_path), env=environment)
+    words = ["-c", ALTERNATING, packed["folder"], str(other), str(ct), str(tmp_path)]
+    said = run_python(words, environment, "/", tmp_path / "log")
     assert said.strip().splitlines()[-1] == "True False True"
 
 
@@ -302,7 +292,7 @@ def test_a_packed_classifier_needs_nothing_from_outside(classifier, environment,
     try:
         words = ["-m", "monai.bundle", "run", "--config_file", f"{folder}/configs/inference.json", "--bundle_root"]
         words += [str(folder), "--input", str(image), "--output_dir", str(tmp_path / "theirs"), "--pictures", "False"]
-        python(*words, "--note", note, env=environment, cwd=tmp_path)
+        run_python([*words, "--note", note], environment, tmp_path, tmp_path / "log")
     finally:
         shutil.move(folder, packed["folder"])
     for name in ("test01.json", "predictions.csv"):

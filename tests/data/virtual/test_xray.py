@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -302,7 +301,7 @@ def crowd_of_healthy(look):
     return np.mean(people[:15], 0), np.std(people[:15], 0) + 0.05, people[15:]
 
 
-@pytest.mark.parametrize("label", SOURCES.keys() - {"Fracture"})
+@pytest.mark.parametrize("label", sorted(SOURCES.keys() - {"Fracture"}))
 def test_looking_unlike_the_healthy_tells_a_label_from_its_absence(look, crowd_of_healthy, label):
     mean, spread, healthy = crowd_of_healthy
 
@@ -320,18 +319,6 @@ def test_the_earlier_image_of_a_person_tells_every_label_from_its_absence(look, 
 
     ill, healthy = ([news(seed, sources) for seed in (3, 4, 5)] for sources in (SOURCES[label], ((), ())))
     assert auroc(ill, healthy) > 0.85
-
-
-@pytest.mark.parametrize(("ct", "size", "limit"), [((48, 96, 96), 128, 0.1), ((96, 192, 192), 512, 1.0)])
-def test_speed(ct, size, limit):
-    # Measured on a 2-core machine in November 2026: about 0.01 and 0.13 CPU seconds.
-    patient = make_virtual_patient(0, ct, findings=["Consolidation"])
-    best = np.inf
-    for view in VIEWS:
-        start = time.process_time()
-        make_virtual_xray(patient, size, view)
-        best = min(best, time.process_time() - start)
-    assert best < limit
 
 
 def test_needs_neither_torch_nor_monai():

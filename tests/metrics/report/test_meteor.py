@@ -1,9 +1,9 @@
 import random
-import time
 
 import pytest
 
 from common.metrics.report.meteor import align_words, count_chunks, meteor_exact_stem
+from tests.metrics.report.work import lines_run
 
 
 def value(hypothesis, reference, **parameters):
@@ -68,9 +68,8 @@ def test_without_a_match_it_is_0(texts):
 
 
 @pytest.mark.parametrize("letters", [1, 20, 5000])
-def test_long_texts_take_seconds(letters):
+def test_the_work_grows_with_the_words_and_not_with_their_square(letters):
     rng = random.Random(0)
-    texts = [" ".join(f"w{rng.randrange(letters)}" for _ in range(10_000)) for _ in range(2)]
-    start = time.perf_counter()
+    texts = [" ".join(f"w{rng.randrange(letters)}" for _ in range(2000)) for _ in range(2)]
     assert 0 < value(*texts) < 1
-    assert time.perf_counter() - start < 10
+    assert lines_run(value, *texts) < 2000 * 2000

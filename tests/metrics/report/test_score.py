@@ -1,15 +1,15 @@
 import json
 import math
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 
+from common.metrics.report.perplexity import Perplexity
 from common.metrics.report.score import ReportScore
+from tests.processes import run_together
 
 IDS = ["a", "b", "c", "d", "e"]
 PREDICTIONS = [
@@ -26,22 +26,18 @@ REFERENCES = [
     "Small left pleural effusion. No pneumothorax.",
     "Left lower lobe pneumonia is possible.",
 ]
-ROOT = Path(__file__).parents[3]
-PROCESS = """
-import json, sys
-import torch.distributed as dist
-from common.metrics.report.perplexity import Perplexity
-from common.metrics.report.score import ReportScore
-rank, store = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-reports = json.load(sys.stdin)
-score, perplexity = ReportScore(), Perplexity()
-for i in reports["division"][rank]:
-    score.update(*([reports[key][i]] for key in ("ids", "predictions", "references")))
-    perplexity.update((float(i), i + 1))
-print(json.dumps([score.compute(), perplexity.compute()]))
-dist.destroy_process_group()
-"""
+DIVISION = [[0, 3, 1], [1, 2, 4]]  # case b is in both, as a sampler that pads would have it
+
+
+def one_of_two(rank, folder):
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    score, perplexity = ReportScore(), Perplexity()
+    for i in DIVISION[rank]:
+        score.update([IDS[i]], [PREDICTIONS[i]], [REFERENCES[i]])
+        perplexity.update((float(i), i + 1))
+    (folder / f"{rank}.json").write_text(json.dumps([score.compute(), perplexity.compute()]))
+    dist.destroy_process_group()
 
 
 def whole():
@@ -51,15 +47,15 @@ def whole():
 
 
 def same(a, b):
-    assert a.keys() == b.keys()
-    assert all(a[key] == b[key] or (math.isnan(a[key]) and math.isnan(b[key])) for key in a)
+    equal = (a[key] == b[key] or (math.isnan(a[key]) and math.isnan(b[key])) for key in a)
+    return a.keys() == b.keys() and all(equal)
 
 
 def test_batches_and_their_order_do_not_matter():
     score = ReportScore()
     for i in (4, 0, 3, 2, 1):
         score.update([IDS[i]], [PREDICTIONS[i]], [REFERENCES[i]])
-    same(score.compute(), whole().compute())
+    assert same(score.compute(), whole().compute())
     assert len(score) == 5
     score.reset()
     with pytest.raises(NotComputableError):
@@ -88,7 +84,7 @@ def test_merge_and_state():
     one.merge(two)
     loaded = ReportScore()
     loaded.load_state_dict(json.loads(json.dumps(one.state_dict())))
-    same(loaded.compute(), whole().compute())
+    assert same(loaded.compute(), whole().compute())
 
 
 def test_an_id_with_other_texts_is_refused():
@@ -109,29 +105,13 @@ def test_on_an_engine():
     engine = Engine(lambda _, i: {"id": IDS[i], "report": PREDICTIONS[i], "reference": REFERENCES[i]})
     ReportScore(output_transform=lambda o: ([o["id"]], [o["report"]], [o["reference"]])).attach(engine, "report")
     metrics = engine.run(range(5)).metrics
-    same(metrics["report"], whole().compute())
+    assert same(metrics["report"], whole().compute())
     assert metrics["cleaned.bleu_4"] == whole().compute()["cleaned.bleu_4"]
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):
-    # Case b is in both, as a sampler that pads would have it.
-    given = {"ids": IDS, "predictions": PREDICTIONS, "references": REFERENCES, "division": [[0, 3, 1], [1, 2, 4]]}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "store")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        )
-        for rank in range(2)
-    ]
-    for process in started:
-        process.stdin.write(json.dumps(given))
-        process.stdin.close()
-    results = [json.loads(process.stdout.read()) for process in started]
-    assert [process.wait() for process in started] == [0, 0]
-    for scores, perplexity in results:
-        same(scores, whole().compute())
+    run_together(one_of_two, 2, tmp_path)
+    for rank in range(2):
+        scores, perplexity = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert same(scores, whole().compute())
         assert perplexity == pytest.approx(math.exp((0 + 3 + 1 + 1 + 2 + 4) / (1 + 4 + 2 + 2 + 3 + 5)))
