@@ -1,8 +1,8 @@
 """Do the tiny networks beat chance on real X-rays? Every patient is tested once, by networks that never saw them.
 
-Splits a prepared folder (`prepare covid`, `prepare nih`) by patients into five parts, trains with the scale `covid_cpu`
-or `nih_cpu` on three and a half, has half a part for validation, predicts the fifth, and pools the predictions. Prints
-one JSON line: mean AUROC of every model over the labels that have positive and negative cases, with 95 % intervals from
+Splits a prepared folder (`prepare covid`, `prepare nih`) by patients into five parts, trains with the scale
+`demo+covid+few_cases` or `demo+nih+few_cases` on three and a half, has half a part for validation, predicts the fifth,
+and pools the predictions. Prints one JSON line: mean AUROC of every model over the labels that have positive and negative cases, with 95 % intervals from
 resampled patients; chance is 0.5.
 
     python benchmarks/mdf_real_xrays.py covid PREPARED [--folds 5] [--folder DIR]
@@ -51,13 +51,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="mdf_real_xrays_"))
+    scale = f"demo+{options.layout}+few_cases"
     found: dict[str, list] = {name: [] for name in MODELS.values()}
     truths, patients = [], []
     for fold in range(options.folds):
         data, out = folder / f"data_{fold}", folder / f"run_{fold}"
         split_again(options.prepared, data, fold, options.folds)
         stages = ["encoders", "features", *MODELS]
-        run_recipe("mdfnet_cxr", f"{options.layout}_cpu", stages=stages, dataset_dir=data, output_dir=out, seed=fold)
+        run_recipe("mdfnet_cxr", scale, stages=stages, dataset_dir=data, output_dir=out, seed=fold)
         tables = out / "predictions"
         truth = read_truth(tables / "labels_test.csv")
         for name, values in found.items():
@@ -73,7 +74,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "name": f"mean AUROC on real X-rays, {options.folds} parts by patient, scale {options.layout}_cpu",
+                "name": f"mean AUROC on real X-rays, {options.folds} parts by patient, scale {scale}",
                 "input": f"{len(target)} frontal X-rays of {len(set(patients))} patients, {len(labels)} labels, "
                 f"without {sorted(scores['vision'].undefined)}",
                 "ours": auroc,

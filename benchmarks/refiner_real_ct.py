@@ -19,7 +19,7 @@ import numpy as np
 from common.apps.run.prepare import prepare_virtual
 from common.apps.run.recipe import run_recipe
 from common.data.ct.volume import write_nifti
-from common.evaluation.slice_interpolation import evaluate
+from common.apps.run.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "ct_slice_interpolation"
@@ -57,9 +57,9 @@ def main() -> None:
             (work / "unseen" / name).symlink_to(DATA / name)
         prepare_virtual(work / "virtual", "nifti", n=2, seed=9000, shape=(160, 256, 256), spacing=(1.25, 1.2, 1.2))
         for source in (work / "unseen", work / "virtual" / "images"):
-            overrides = {"tta": args.tta == "true"}
+            settings = {"tta": args.tta == "true", "ratio": 5}
             out = work / "out" / source.name
-            evaluate(BUNDLE, source, out, args.ckpt_dir, ratio=5, overrides=overrides)
+            evaluate(BUNDLE, source, out, args.ckpt_dir, settings)
             print_rows(out / "metrics.csv", args.tta)
 
 
