@@ -2,8 +2,8 @@
 
 Splits a prepared folder (`prepare covid`, `prepare nih`) by patients into five parts, trains with the scale
 `demo+covid+few_cases` or `demo+nih+few_cases` on three and a half, has half a part for validation, predicts the fifth,
-and pools the predictions. Prints one JSON line: mean AUROC of every model over the labels that have positive and negative cases, with 95 % intervals from
-resampled patients; chance is 0.5.
+and pools the predictions. Prints one JSON line: mean AUROC of every model over the labels that have positive and
+negative cases, with 95 % intervals from resampled patients; chance is 0.5.
 
     python benchmarks/mdf_real_xrays.py covid PREPARED [--folds 5] [--folder DIR]
 """

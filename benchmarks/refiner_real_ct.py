@@ -16,10 +16,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from common.apps.run.evaluate import evaluate
 from common.apps.run.prepare import prepare_virtual
 from common.apps.run.recipe import run_recipe
 from common.data.ct.volume import write_nifti
-from common.apps.run.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "ct_slice_interpolation"

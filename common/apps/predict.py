@@ -20,6 +20,7 @@ from typing import Any
 from common.apps.run.bundle import Bundle, cpu_count, open_bundle, resolve
 from common.apps.run.prepare import check_engine
 from common.apps.run.remote_paths import takes_urls
+from common.data.datasets.case_loader import excluded_path
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 from common.io.parallel import Failure, map_cases
@@ -85,7 +86,7 @@ def predict(
     unusable: Excluded = []
     for group, result in zip(groups, results, strict=True):
         if isinstance(result, Failure):
-            unusable += [{"path": str(case.get("image") or case["case"]), "reason": result.reason} for case in group]
+            unusable += [{"path": excluded_path(case), "reason": result.reason} for case in group]
         else:
             outputs += result[0]
             unusable += result[1]

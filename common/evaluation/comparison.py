@@ -62,7 +62,7 @@ class RunComparison:
         """
         predictions, out = self.folder / "predictions", self.folder / "comparison"
         split = "test" if (predictions / "labels_test.csv").is_file() else "val"
-        stale = _stale(self.folder)
+        stale = _stale(self.folder, out.name)
         models = find_predictions(predictions, split) if predictions.is_dir() else {}
         models = {name: path for name, path in models.items() if name.partition("_without_")[0] not in stale}
         whole = [name for name in models if "_without_" not in name]
@@ -96,9 +96,10 @@ class RunComparison:
             return None
 
 
-def _stale(run: Path) -> set[str]:
+def _stale(run: Path, comparison: str) -> set[str]:
     """Models whose stage has not finished, or finished before a stage that comes before it."""
     stages = {path.parent.name: _read(path).get("model_name") for path in run.glob("*/config.json")}
+    stages.pop(comparison, None)  # makes no model
     finished = {name: _read(run / name / "finished.json") for name in stages}
     times = {name: facts.get("finished_at", "") for name, facts in finished.items()}  # ISO text, which sorts
     stale = set()

@@ -73,10 +73,9 @@ class EncoderClassifiers(StudyParts):
             if value is None:
                 continue
             first = value if torch.is_tensor(value) else value["input_ids"]
-            rows = columns[name]
-            rows = torch.ones(len(first), dtype=torch.bool) if rows is None else rows
-            answers.append(self._logits(name, value, rows.to(first.device)))
-            here.append(rows.to(first.device))
+            rows = None if columns[name] is None else columns[name].to(first.device)
+            answers.append(self._logits(name, value, rows))
+            here.append(torch.ones(len(first), dtype=torch.bool, device=first.device) if rows is None else rows)
         if not answers:
             raise ValueError(f"there is no input for {' and '.join(self.modalities)}, expected one of them")
         logits, weight = torch.stack(answers, 1), torch.stack(here, 1)[..., None]
@@ -84,20 +83,22 @@ class EncoderClassifiers(StudyParts):
             return logits
         return (logits * weight).sum(1) / weight.sum(1).clamp(min=1)
 
-    def _logits(self, name: str, value: Any, rows: Tensor) -> Tensor:
+    def _logits(self, name: str, value: Any, rows: Tensor | None) -> Tensor:
         """(B, labels), only rows with the input are encoded, so that the others are in no mean of a batch."""
-        out = self.heads[name].weight.new_zeros(len(rows), self.heads[name].out_features)
-        if not rows.any():
-            return out
-        encoder = getattr(self, name)
-        features = encoder(value[rows]) if name == "vision" else encoder(*(value[k][rows] for k in _NOTE))
+        if rows is not None and not rows.any():
+            return self.heads[name].weight.new_zeros(len(rows), self.heads[name].out_features)
+        given = (value,) if name == "vision" else tuple(value[key] for key in _NOTE)
+        features = getattr(self, name)(*(given if rows is None else (part[rows] for part in given)))
         norm, features = self.norms[name], features.float()
         if self.training and len(features) == 1:
             # One case has no spread: it is normalised by what earlier batches had.
             features = F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:
             features = norm(features)
-        return out.masked_scatter(rows[:, None], self.heads[name](features).to(out.dtype))
+        logits = self.heads[name](features)
+        if rows is None:
+            return logits
+        return logits.new_zeros(len(rows), logits.shape[1]).masked_scatter(rows[:, None], logits)
 
     def parts(self) -> dict[str, nn.Module]:
         """The encoders, which are what is kept of it, by the names that their weights begin with."""

@@ -14,9 +14,8 @@ import os, sys, time
 from pathlib import Path
 from common.io.output_folder import locked
 with locked(Path(sys.argv[1])):
-    worker = os.fork()  # which lives on when its parent is killed, and must not hold the folder
-    if worker:
-        print(worker, flush=True)
+    if not os.fork():  # a worker, which lives on when its parent is killed, and must not hold the folder
+        print(os.getpid(), flush=True)
     time.sleep(600)
 """
 

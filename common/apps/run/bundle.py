@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command 
     from common.apps.run.bundle_config import BundleConfig
 
 _COMPONENT_KEYS = ("_disabled_", "_requires_", "_mode_", "_desc_")  # MONAI's own, valid in every `_target_` section
+JOINED = "+"  # between the overlays of a scale
 _MISSING = object()
 
 
@@ -97,7 +98,7 @@ class Bundle:
         `CKPT_DIR/network.json`, which holds the sizes of the networks in the checkpoint, is merged over the files.
 
         Args:
-            names: configuration files, later ones over earlier ones.
+            names: configuration files, or several joined by "+", later ones over earlier ones.
             ckpt_dir: folder of the checkpoint; default the bundle's `models`.
             overrides: id -> value, over everything else.
             changes: an overlay over the files, below the overrides.
@@ -110,7 +111,7 @@ class Bundle:
             BadInput: if a file or the checkpoint folder does not exist, or a file is not JSON.
             UnknownKey: if an override's id is in none of the files.
         """
-        files = [self.config_file(name) for name in names]
+        files = [self.config_file(part) for name in names for part in name.split(JOINED)]
         if ckpt_dir is not None and not Path(ckpt_dir).is_dir():
             raise missing(ckpt_dir, "a folder with model.pt")
         asked = ckpt_dir is not None

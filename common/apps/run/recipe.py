@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.apps.run.bundle import Bundle, UsageError, has_id, hint, merged_config, open_bundle, read_overrides
+from common.apps.run.bundle import JOINED, Bundle, UsageError, has_id, hint, merged_config, open_bundle, read_overrides
 from common.apps.run.remote_paths import takes_urls
 from common.apps.run.run_data import CT, check_data, provide_data
 from common.apps.run.stage_runner import TRACKERS, Job, StageRunner, settings_of_torch
@@ -42,7 +42,7 @@ from common.io.output_folder import locked
 
 logger = logging.getLogger("train")
 
-NO_OVERLAY, JOINED = "paper", "+"
+NO_OVERLAY = "paper"
 RESERVED = ("data", "cache", "models", "logs", "predictions")  # folders of a run that are no stage
 _NOT_A_SCALE = ("metadata", "recipe", "search", "plan", "train", "multi_gpu_train", "inference", "evaluate")
 _SCALE_IDS = ("stages", "stage_overrides", "virtual")

@@ -87,7 +87,7 @@ def _other_views(path: Path, split: str | Sequence[str] | None, views: Sequence[
     splits = [split] if isinstance(split, str) else split
     wanted, expected = {view.upper() for view in views}, f"expected {' or '.join(views)} (--views)"
     return [
-        {"path": row["image"] or row["case"], "reason": f"has the view {row['view']!r}, {expected}"}
+        {"path": row["case"], "reason": f"has the view {row['view']!r}, {expected}"}
         for row in read_manifest(path)
         if (splits is None or row["split"] in splits) and row["view"].upper() not in wanted
     ]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.io.bad_input import BadInput, first_error
 
-__all__ = ["CaseList", "CaseLoader"]
+__all__ = ["CaseList", "CaseLoader", "excluded_path"]
 
 logger = logging.getLogger("predict")
 
@@ -29,6 +29,14 @@ class CaseList(list):
         self.excluded = [dict(row) for row in excluded]
 
 
+def excluded_path(case: Mapping[str, Any]) -> str:
+    """What a list of excluded cases calls this one: its file; its name if it is of prepared data (has a split).
+
+    The paths of a data set may name its patients, the names of cases do not.
+    """
+    return str(case["case"] if "split" in case else case.get("image") or case["case"])
+
+
 class CaseLoader:
     """Batches of the cases that can be used, in their order.
 
@@ -40,7 +48,7 @@ class CaseLoader:
 
     Args:
         dataset: an item per case, in the order of the cases.
-        cases: names them: `image` if there is one, else `case`.
+        cases: names them, see `excluded_path`.
         batch_size: cases of a batch.
         collate_fn: makes a batch of a list of items.
         num_workers: processes that read.
@@ -75,7 +83,7 @@ class _GuardedDataset(Dataset):
     """Items of a data set, or the row of `excluded.csv` in place of one that cannot be read."""
 
     def __init__(self, dataset: Dataset, cases: Sequence[Mapping[str, Any]]) -> None:
-        self.dataset, self.names = dataset, [str(case.get("image") or case["case"]) for case in cases]
+        self.dataset, self.names = dataset, [excluded_path(case) for case in cases]
 
     def __len__(self) -> int:
         return len(self.names)

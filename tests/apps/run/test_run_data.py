@@ -150,7 +150,9 @@ def test_an_image_changed_in_place_counts_although_the_manifest_has_its_hash(tmp
     assert after.fingerprint != before.fingerprint and after.data_hash == before.data_hash
 
 
-@pytest.mark.parametrize(("text", "reason"), [("case,split\na,b\n", "lacks image"), ("case,split,image\n", "no case")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("case,split\na,b\n", "has no column 'image'"), ("case,split,image\n", "no case")]
+)
 def test_a_manifest_that_is_none_is_named(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(BadInput, match=f"manifest.csv: .*{reason}"):
