@@ -95,7 +95,7 @@ class EncoderClassifiers(StudyParts):
             features = F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:
             features = norm(features)
-        logits = self.heads[name](features)
+        logits = self.heads[name](features).float()
         if rows is None:
             return logits
         return logits.new_zeros(len(rows), logits.shape[1]).masked_scatter(rows[:, None], logits)
