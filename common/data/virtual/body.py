@@ -149,6 +149,12 @@ def _heart_turn() -> np.ndarray:
 HEART_TURN = _heart_turn()
 
 
+def heart_centre(scale: float) -> np.ndarray:
+    """Return the middle (z, y, x) in body mm of a heart ``scale`` times as large as that of an average adult."""
+    # An enlarged heart grows to the left and down, as it is held by the great vessels.
+    return np.array(HEART_CENTRE) + (scale - 1) * np.array([-18.0, -12.0, 22.0])
+
+
 def heart_field(
     grid: Grid, body: Body, enlarge: float = 1.0, grow: float = 0.0, margin: float = 1.0
 ) -> tuple[Box, np.ndarray]:
@@ -165,7 +171,4 @@ def heart_field(
         The box and the squared normalised radius there, below 1 inside the pericardium.
     """
     scale = body.heart_size * enlarge
-    # An enlarged heart grows to the left and down, as it is held by the great vessels.
-    shift = (scale - 1) * np.array([-18.0, -12.0, 22.0])
-    radii = np.array(HEART_RADII) * scale + grow
-    return ellipsoid(grid, np.array(HEART_CENTRE) + shift, radii, HEART_TURN, margin)
+    return ellipsoid(grid, heart_centre(scale), np.array(HEART_RADII) * scale + grow, HEART_TURN, margin)

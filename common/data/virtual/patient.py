@@ -21,7 +21,6 @@ from common.data.virtual.findings import CT_RATE_LABELS, LESIONS, Finding, Paint
 from common.data.virtual.geometry import Grid, stream
 from common.data.virtual.mediastinum import paint_mediastinum
 from common.data.virtual.scanner import scan as image
-from common.data.virtual.scanner import thick_slabs
 from common.data.virtual.xray_findings import check_xray_findings, paint_xray_findings
 
 __all__ = [
@@ -162,11 +161,11 @@ def virtual_person(seed: int) -> tuple[str, int]:
 
 
 def thick_reconstruction(patient: VirtualPatient, ratio: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reconstruct the same scan in thick slices.
+    """Average slabs of thin slices, as a scanner reconstructs thick ones.
 
     Args:
         patient: the patient.
-        ratio: thin slices per thick slice, counted from the first; the remainder is dropped.
+        ratio: thin slices per slab, from the first slice on; the remainder is dropped.
 
     Returns:
         int16 (x, y, z // ratio), the rounded means of the thin slices, and the affine (4, 4) at the slab centres.
@@ -174,7 +173,15 @@ def thick_reconstruction(patient: VirtualPatient, ratio: int) -> tuple[np.ndarra
     Raises:
         ValueError: if the ratio is not between 1 and the number of slices.
     """
-    return thick_slabs(patient.ct, patient.affine, ratio)
+    ct, n = patient.ct, patient.ct.shape[2]
+    if int(ratio) != ratio or not 1 <= ratio <= n:
+        raise ValueError(f"ratio {ratio} is not a whole number between 1 and the {n} thin slices.")
+    ratio = int(ratio)
+    slabs = ct[:, :, : n // ratio * ratio].reshape(*ct.shape[:2], n // ratio, ratio)
+    affine = patient.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * (ratio - 1) / 2
+    affine[:3, 2] *= ratio
+    return np.rint(slabs.mean(3, dtype=np.float32)).astype(np.int16), affine
 
 
 def lesion_map(patient: VirtualPatient) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the scanner does to a virtual patient: blur, noise and the thickness of slices."""
+"""What the scanner does to a virtual patient: blur and noise."""
 
 from __future__ import annotations
 
@@ -51,32 +51,6 @@ def scan(
         out += noise
     np.clip(out, *HU_RANGE, out=out)
     return np.rint(out, out=out).astype(np.int16)
-
-
-def thick_slabs(ct: np.ndarray, affine: np.ndarray, ratio: int) -> tuple[np.ndarray, np.ndarray]:
-    """Average slabs of thin slices, as a scanner reconstructs thick ones.
-
-    Args:
-        ct: int16 (x, y, z).
-        affine: (4, 4) of the thin slices.
-        ratio: thin slices per slab, from the first slice on; the remainder is dropped.
-
-    Returns:
-        int16 (x, y, z // ratio), the rounded means, and the affine with every slab at its centre.
-
-    Raises:
-        ValueError: if the ratio is not between 1 and the number of slices.
-    """
-    n = ct.shape[2]
-    if int(ratio) != ratio or not 1 <= ratio <= n:
-        raise ValueError(f"ratio {ratio} is not a whole number between 1 and the {n} thin slices.")
-    ratio = int(ratio)
-    slabs = ct[:, :, : n // ratio * ratio].reshape(*ct.shape[:2], n // ratio, ratio)
-    mean = np.rint(slabs.mean(3, dtype=np.float32)).astype(np.int16)
-    thick = affine.copy()
-    thick[:3, 2] *= ratio
-    thick[:3, 3] += affine[:3, 2] * (ratio - 1) / 2
-    return mean, thick
 
 
 def _taps(sigma: float) -> np.ndarray:

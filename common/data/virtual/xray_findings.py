@@ -227,19 +227,14 @@ def _fracture(p: Painter, rng: np.random.Generator) -> None:
 def _break(p: Painter, path: np.ndarray, shift: float, region: int) -> None:
     """Replace a rib along ``path`` by two fragments whose ends part by ``shift`` body mm in height."""
     canvas = p.canvas
-    lung = np.isin(canvas.regions.reshape(-1), LOBES)
-    index, cover = canvas.stamper.stamp(path, np.full(len(path), 7.5))
-    index, cover = index[~lung[index]], cover[~lung[index]]
-    canvas.blend(index, cover, 45.0)
-    canvas.regions.reshape(-1)[index[cover >= 0.5]] = REGION_ID["chest wall"]
+    outside = np.isin(canvas.regions, LOBES, invert=True)
+    canvas.stamp(path, np.full(len(path), 7.5), 45.0, outside, REGION_ID["chest wall"])
     t = np.linspace(-1, 1, len(path))
     moved = path.copy()
     moved[:, 0] += np.sign(t) * (1 - np.abs(t)) * shift / 2
     for fragment in (moved[t < -0.06], moved[t > 0.06]):
         for radius, value in ((5.2, 720.0), (3.0, p.body.bone_hu)):
-            index, cover = canvas.stamper.stamp(fragment, np.full(len(fragment), radius))
-            canvas.blend(index, cover, value)
-            canvas.regions.reshape(-1)[index[cover >= 0.5]] = region
+            canvas.stamp(fragment, np.full(len(fragment), radius), value, region=region)
 
 
 _DRAWERS: dict[str, Callable[[Painter, np.random.Generator], None]] = {
