@@ -8,9 +8,7 @@ of the report state it; nothing but tests should read it.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -133,7 +131,8 @@ def write_mimic_cxr(
     for name in ("chexpert", "negbio"):
         save_csv(out / f"mimic-cxr-2.0.0-{name}.csv.gz", ("subject_id", "study_id", *CHEXPERT_LABELS), labels)
     save_csv(out / "mimic_cxr_sectioned.csv", MIMIC_SECTION_COLUMNS, sections)
-    _write_ehr(out, studies, {row["study_id"]: {name: row[name] for name in CHEXPERT_LABELS} for row in labels})
+    labels_of = {row["study_id"]: {name: row[name] for name in CHEXPERT_LABELS} for row in labels}
+    write_virtual_ehr(out / "mimic-iv", out / "mimic-iv-ed", studies, labels_of)
     return rows
 
 
@@ -352,16 +351,3 @@ def _with_removed_words(truth: Row, random: Any) -> dict[str, str]:
         text = _REMOVABLE.sub(removed, truth["sections"][name])
         sections[name] = re.sub(r"\b\d+-year-old", "XXXX-year-old", text)
     return sections
-
-
-def _write_ehr(out: Path, studies: Sequence[VirtualStudy], labels: Mapping[int, Mapping[str, float | None]]) -> None:
-    """Write the tables of the hospital and of its emergency department beside the images."""
-    part = out / ".part_ehr"
-    shutil.rmtree(part, ignore_errors=True)
-    write_virtual_ehr(part, studies, labels)
-    for table in sorted(part.rglob("*.csv.gz")):
-        room = table.parent.name
-        target = out / ("mimic-iv-ed" if room == "ed" else "mimic-iv") / room / table.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(table, target)
-    shutil.rmtree(part)
