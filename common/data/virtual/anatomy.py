@@ -8,7 +8,7 @@ import numpy as np
 
 from common.data.virtual.body import HALF_HEIGHT, POWER, REGION_ID, SKIN_POWER, Body
 from common.data.virtual.geometry import Grid, Stamper, ellipsoid, polyline, smooth_field, stream, turn
-from common.data.virtual.trees import Tree, depth_for, grow_tree
+from common.data.virtual.trees import Tree, grow_tree
 
 
 @dataclass
@@ -72,15 +72,9 @@ class Canvas:
 
 
 def paint_chest(grid: Grid, body: Body, heart_scale: float = 1.0) -> Canvas:
-    """Paint the healthy chest up to the lungs; ``mediastinum`` adds the heart, great vessels and spine.
+    """Return a canvas with the healthy chest up to the lungs; ``mediastinum`` adds the heart, great vessels and spine.
 
-    Args:
-        grid: the image grid.
-        body: the person's shape.
-        heart_scale: 1 is normal; 1.2 and more is an enlarged heart.
-
-    Returns:
-        The canvas.
+    A ``heart_scale`` of 1 is normal, 1.2 and more an enlarged heart.
     """
     canvas = Canvas(
         grid=grid,
@@ -242,7 +236,8 @@ def _paint_lung_trees(canvas: Canvas) -> None:
             group = group[(group @ rng.normal((1, 0, 0), 0.4)).argsort()]
             halves.extend(group.reshape(-1, 1024, 3))
         roots = np.array([hila[0] if u <= 3 else hila[1] for u in units], float) + rng.normal(0, 2, (len(units), 3))
-        levels = depth_for(grid, radius, decay, 10)
+        thinnest = 0.17 * float(grid.voxel.mean())  # that the grid can show
+        levels = int(np.clip(np.log(thinnest / radius) / np.log(decay), 3, 10))
         canvas.trees[name] = grow_tree(np.stack(halves), units, roots, radius, decay, rng, levels)
         canvas.stamp(*canvas.trees[name].sample(grid), body.blood[int(name == "vein")], canvas.lung)
     artery = canvas.trees["artery"]

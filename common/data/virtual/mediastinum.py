@@ -35,12 +35,6 @@ def paint_mediastinum(canvas: Canvas) -> None:
     canvas.regions[outside] = 0
 
 
-def heart_point(canvas: Canvas, direction: tuple[float, float, float]) -> np.ndarray:
-    """Return the body point (z, y, x) at ``direction`` (shares of the radii) in the frame of the heart."""
-    scale = canvas.body.heart_size * canvas.heart_scale
-    return heart_centre(scale) + HEART_TURN @ (np.array(direction) * np.array(HEART_RADII) * scale)
-
-
 def paint_heart(canvas: Canvas) -> None:
     """Paint pericardium, fat, muscle, chambers and coronary arteries."""
     grid, body = canvas.grid, canvas.body
@@ -70,8 +64,8 @@ def paint_heart(canvas: Canvas) -> None:
     np.copyto(canvas.regions[box], np.uint8(REGION_ID["heart"]), where=inside)
     np.copyto(canvas.lung[box], False, where=inside)
     for name, directions in CORONARIES.items():
-        unit = [tuple(0.93 * np.array(d) / np.linalg.norm(d)) for d in directions]
-        points = [heart_point(canvas, d) for d in unit]
+        shares = [0.93 * np.array(d) / np.linalg.norm(d) for d in directions]
+        points = [heart_centre(scale) + HEART_TURN @ (share * np.array(HEART_RADII) * scale) for share in shares]
         path = polyline(points, [1.9, 1.7, 1.5, 1.2], 0.6 * float(grid.voxel.min()))
         canvas.paths[name] = path
         canvas.stamp(*path, body.blood[1] + 10)

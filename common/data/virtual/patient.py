@@ -21,7 +21,7 @@ from common.data.virtual.findings import CT_RATE_LABELS, LESIONS, Finding, Paint
 from common.data.virtual.geometry import Grid, stream
 from common.data.virtual.mediastinum import paint_mediastinum
 from common.data.virtual.scanner import scan as image
-from common.data.virtual.xray_findings import check_xray_findings, paint_xray_findings
+from common.data.virtual.xray_findings import XRAY_FINDINGS, paint_xray_findings
 
 __all__ = [
     "CT_RATE_LABELS", "LESIONS", "REGIONS", "REGION_SWAP", "Finding", "VirtualPatient", "lesion_map",
@@ -96,21 +96,20 @@ def make_virtual_patient(
         xray_findings: draw these of ``XRAY_FINDINGS`` too; nothing else changes. Edema also shows as septal
             thickening and lung opacity and sets those labels.
 
-    Returns:
-        The patient.
-
     Raises:
         ValueError: if an argument is not usable.
     """
     labels = virtual_labels(seed, scan, findings)
-    extra = check_xray_findings(xray_findings)
+    for name in xray_findings:
+        if name not in XRAY_FINDINGS:
+            raise ValueError(f"xray_findings has {name!r}, which is not one of {', '.join(XRAY_FINDINGS)}.")
     grid = Grid.fit(shape, spacing)
     body = Body.draw(seed)
     canvas = paint_chest(grid, body, heart_scale(seed, scan, labels))
     paint_mediastinum(canvas)
     painter = Painter(canvas, scan)
     painter.paint(labels)
-    extra_findings = paint_xray_findings(painter, extra)
+    extra_findings = paint_xray_findings(painter, xray_findings)
     labels = {*labels, *(finding.label for finding in painter.findings)}
     ct = image(canvas.hu, grid, stream(seed, f"noise/{scan}"), noise_hu, kernel)
     return VirtualPatient(
@@ -134,12 +133,7 @@ def make_virtual_patient(
 
 
 def virtual_labels(seed: int, scan: int = 0, findings: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the labels that a scan has, without making it.
-
-    Args:
-        seed: the patient's seed.
-        scan: which scan of this person.
-        findings: exactly these, or None to draw them.
+    """Return the labels that a scan of a patient has, drawn unless ``findings`` are given, without making it.
 
     Raises:
         ValueError: if the seed is negative or a finding is unknown.

@@ -110,9 +110,3 @@ def grow_tree(
         starts = np.repeat(ends, 2, axis=1)
     start, middle, end, *rest = (np.concatenate(column) for column in zip(*rows, strict=True))
     return Tree(start @ frame.T, middle @ frame.T, end @ frame.T, *rest)
-
-
-def depth_for(grid: Grid, radius: float, decay: float, deepest: int) -> int:
-    """Return the level below which branches are too thin for the grid to show."""
-    thinnest = 0.17 * float(grid.voxel.mean())
-    return int(np.clip(np.log(thinnest / radius) / np.log(decay), 3, deepest))

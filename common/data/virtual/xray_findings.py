@@ -42,31 +42,16 @@ def draw_xray_findings(seed: int, scan: int = 0) -> tuple[tuple[str, ...], tuple
     return tuple(n for n in drawn if n in CT_RATE_LABELS), tuple(n for n in drawn if n in XRAY_FINDINGS)
 
 
-def check_xray_findings(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the findings in the order of ``XRAY_FINDINGS``.
-
-    Raises:
-        ValueError: if one is unknown.
-    """
-    for name in names:
-        if name not in XRAY_FINDINGS:
-            raise ValueError(f"xray_findings has {name!r}, which is not one of {', '.join(XRAY_FINDINGS)}.")
-    return tuple(name for name in XRAY_FINDINGS if name in names)
-
-
 def paint_xray_findings(p: Painter, names: Sequence[str]) -> tuple[Finding, ...]:
-    """Paint the findings ``names`` onto a canvas that holds those of CT-RATE.
-
-    Args:
-        p: the painter; findings that are of CT-RATE are added to its own.
-        names: of ``XRAY_FINDINGS``.
+    """Paint those of ``XRAY_FINDINGS`` that are in ``names`` onto a canvas that holds the findings of CT-RATE.
 
     Returns:
-        The findings that are not of CT-RATE; their label is the name.
+        The painted findings; their label is the name. What edema adds of CT-RATE's goes to those of the painter.
     """
-    for name in names:
-        p.label = name
-        _DRAWERS[name](p, stream(p.body.seed, f"{name}/{p.scan}"))
+    for name, draw in _DRAWERS.items():
+        if name in names:
+            p.label = name
+            draw(p, stream(p.body.seed, f"{name}/{p.scan}"))
     extra = tuple(f for f in p.findings if f.label not in CT_RATE_LABELS)
     p.findings = sorted(
         (f for f in p.findings if f.label in CT_RATE_LABELS), key=lambda f: CT_RATE_LABELS.index(f.label)
