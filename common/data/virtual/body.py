@@ -121,7 +121,7 @@ class Body:
         return (upper + middle).astype(np.uint8)
 
     def lung_points(self, rng: np.random.Generator, n: int, margin: float) -> np.ndarray:
-        """Return those of ``n`` uniform points (z, y, x) that lie ``margin`` body mm inside a lung, clear of the heart."""
+        """Return those of ``n`` uniform points (z, y, x) that lie ``margin`` body mm inside a lung, off the heart."""
         p = rng.uniform([-125, -98, -130], [122, 92, 130], (n, 3))
         z, y, x = p.T
         inside = (self.cavity(z, y, x) < (1 - margin / 100) ** POWER) & (np.abs(x) > self.hilum_width(z, y) + margin)

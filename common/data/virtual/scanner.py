@@ -62,19 +62,10 @@ def _taps(sigma: float) -> np.ndarray:
 
 def _blur(a: np.ndarray, axis: int, taps: np.ndarray) -> np.ndarray:
     """Convolve along an axis with symmetric taps; the border repeats."""
-    reach = len(taps) // 2
+    reach, n = len(taps) // 2, a.shape[axis]
+    padded = np.pad(a, [(reach, reach) if dim == axis else (0, 0) for dim in range(3)], mode="edge")
     out = a * taps[reach]
-    n = a.shape[axis]
-    part = [slice(None)] * 3
     for k in range(1, reach + 1):
-        weight = taps[reach + k]
-        for source, target, edge in (((k, n), (0, n - k), (n - k, n)), ((0, n - k), (k, n), (0, k))):
-            part[axis] = slice(*source)
-            moved = a[tuple(part)] * weight
-            part[axis] = slice(*target)
-            out[tuple(part)] += moved
-            part[axis] = slice(n - 1, n) if edge[1] == n else slice(0, 1)
-            border = a[tuple(part)] * weight
-            part[axis] = slice(*edge)
-            out[tuple(part)] += border
+        for first in (reach + k, reach - k):
+            out += padded[(slice(None),) * axis + (slice(first, first + n),)] * taps[reach + k]
     return out
