@@ -146,7 +146,7 @@ def clinical_state(study: VirtualStudy, labels: Mapping[str, float | None]) -> C
 
 
 def chief_complaint(state: ClinicalState, rng: np.random.Generator) -> str:
-    """Return the words of triage; they never name a finding of the X-ray."""
+    """Draw the chief complaint of triage; it never names a finding of the X-ray."""
     reasons = [name for name in ("infected", "congested", "pneumothorax", "embolism", "fracture", "fluid", "lesion")
                if getattr(state, name)]  # fmt: skip
     related = reasons and rng.random() >= UNRELATED_COMPLAINT

@@ -14,6 +14,7 @@ from common.data.virtual.anatomy import Canvas, paint_airways
 from common.data.virtual.body import REGION_ID, REGIONS, Body, heart_field
 from common.data.virtual.geometry import Box, ellipsoid, polyline, random_turn, smooth_field, stream, turn
 from common.text.ct_labels import CT_RATE_LABELS
+from common.text.template_facts import SEVERITIES
 
 # How often each finding is drawn, close to the training set of CT-RATE.
 CT_RATE_PREVALENCE = dict(
@@ -24,7 +25,6 @@ CT_RATE_PREVALENCE = dict(
     )
 )
 LESIONS = ("pericardial effusion", "pleural effusion", "consolidation", "ground-glass opacity", "lung nodule")
-SEVERITIES = ("mild", "moderate", "severe")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Painter:
         self, rng: np.random.Generator, centre: Sequence[float], radii: Sequence[float],
         rotation: np.ndarray | None = None, rough: float = 0.0, cell: float = 14.0,
     ) -> tuple[Box, np.ndarray]:  # fmt: skip
-        """Return a box and how much of its voxels an ellipsoid with a rough edge covers, float32 0..1."""
+        """Return a box and how much of its voxels an ellipsoid with a rough edge covers, 0 to 1."""
         voxel = float(self.grid.voxel.mean())
         margin = 1 / (1 - 0.75 * rough) + 0.5 * voxel / min(radii)  # as far as the rough, soft edge can reach
         box, q = ellipsoid(self.grid, centre, radii, rotation, margin)

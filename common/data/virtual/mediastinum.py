@@ -145,18 +145,15 @@ def _paint_spine(canvas: Canvas) -> None:
     cortex = (radius > 1 - max(1.8, 0.4 * float(grid.voxel[1])) / 16) | (step < 6.5) | (step > 23.5)
     value = np.where(disc, np.float32(85), np.where(cortex, np.float32(480), np.float32(body.bone_hu - 40)))
     hu, regions = canvas.hu[box], canvas.regions[box]
-    spine = np.uint8(REGION_ID["spine"])
 
-    def paint(where: np.ndarray, what: np.ndarray | float) -> None:
+    def paint(where: np.ndarray, what: np.ndarray | float, region: str = "spine") -> None:
         np.copyto(hu, np.float32(what), where=where)
-        np.copyto(regions, spine, where=where)
+        np.copyto(regions, np.uint8(REGION_ID[region]), where=where)
         np.copyto(canvas.lung[box], False, where=where)
 
     # Soft tissue around the vertebrae keeps the lung off the bone.
     soft = (((x / 29) ** 2 + ((v - 16) / 25) ** 2) < 1) & canvas.lung[box]
-    np.copyto(hu, np.float32(45), where=soft)
-    np.copyto(regions, np.uint8(REGION_ID["mediastinum"]), where=soft)
-    np.copyto(canvas.lung[box], False, where=soft)
+    paint(soft, 45.0, "mediastinum")
     paint(vertebra, value)
     ring = np.sqrt(x**2 + (v - 24) ** 2)
     lamina = (ring < 13) & (step > 7)

@@ -66,13 +66,11 @@ def _depth(p: Painter) -> np.ndarray:
 
 def _focal_depth(p: Painter, side: int) -> float:
     """Return how deep below the chest wall of a side (-1 right, 1 left) the outermost focal finding begins, body mm."""
+    focal = ("Lung nodule", OPACITY, "Consolidation", "Atelectasis", "Pulmonary fibrotic sequela")
     depths = [np.inf]
     for f in p.findings:
         x, y, z = (c / p.grid.scale for c in f.centre_mm)
-        if (
-            f.label in ("Lung nodule", OPACITY, "Consolidation", "Atelectasis", "Pulmonary fibrotic sequela")
-            and x * side < 0
-        ):
+        if f.label in focal and x * side < 0:
             at = (1 - p.body.cavity(*(np.array([c]) for c in (z, -y, -x)))[0]) * (100 / POWER)
             depths.append(at - (f.size_mm / 2 / p.grid.scale if f.label == "Lung nodule" else 2))
     return min(depths)
@@ -157,14 +155,8 @@ def _pleural_other(p: Painter, rng: np.random.Generator) -> None:
         hu = p.canvas.hu
         np.copyto(hu, hu + cover * (np.float32(value) - hu), where=where)
         _clear(p, where & (cover >= 0.5))
-        lobe = "upper lobe" if kind.startswith("apical") else "lower lobe"
-        p.note(
-            kind,
-            f"{'right' if side < 0 else 'left'} {lobe}",
-            np.multiply(centre, (1, 1, side)),
-            float(thick.max()),
-            grade,
-        )
+        region = f"{'right' if side < 0 else 'left'} {'upper' if kind.startswith('apical') else 'lower'} lobe"
+        p.note(kind, region, np.multiply(centre, (1, 1, side)), float(thick.max()), grade)
 
 
 def _pneumothorax(p: Painter, rng: np.random.Generator) -> None:
