@@ -172,8 +172,8 @@ class Chart:
             )  # fmt: skip
 
     def add(self, table: str, **row: object) -> None:
-        """Add a row; columns that are not given stay blank, times are written as MIMIC writes them."""
-        self.rows[table].append({k: str(v) if isinstance(v, datetime) else v for k, v in row.items()})
+        """Add a row; columns that are not given stay blank."""
+        self.rows[table].append(row)
 
     def new_id(self, first_digit: int, *key: object) -> int:
         """Return an id that no study's stay has."""
@@ -402,18 +402,13 @@ class Chart:
         for moment in before + after:
             charted = _minute(moment)
             stored = charted + timedelta(minutes=5)
-            values = vital_signs(state, rng) if charted < time else certain
-            for name, (_, text_unit) in CHART_ITEMS.items():
-                if name in values:
-                    self.add(
-                        "icu/chartevents", **own, charttime=charted, storetime=stored, itemid=self._chart_items[name],
-                        value=f"{values[name]:g}", valuenum=f"{values[name]:g}", valueuom=text_unit,
-                    )  # fmt: skip
+            numbers = (vital_signs(state, rng) if charted < time else certain) | {"alarm": 88}
             text = _DEVICES[device] if charted < time else "T-piece"  # a device that is charted only after studies
-            for name, value in (("o2_device", text), ("alarm", 88)):
+            for name, (_, text_unit) in CHART_ITEMS.items():
+                number = f"{numbers[name]:g}" if name in numbers else ""
                 self.add(
                     "icu/chartevents", **own, charttime=charted, storetime=stored, itemid=self._chart_items[name],
-                    value=value, valuenum=value if name == "alarm" else "", valueuom=CHART_ITEMS[name][1],
+                    value=number or text, valuenum=number, valueuom=text_unit,
                 )  # fmt: skip
 
     def _add_omr(self, studies: Sequence[VirtualStudy], sex: str, rng: np.random.Generator) -> None:
