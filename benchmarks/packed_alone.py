@@ -21,6 +21,7 @@ import numpy as np
 
 from common.apps.packaging.pack import pack_bundle
 from common.apps.predict import predict
+from common.data.virtual.files import Cohort
 from common.data.virtual.layouts import write_nifti as write_virtual
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +52,7 @@ def main() -> None:
         folder = Path(packed[0]["folder"])
         metadata = json.loads((folder / "configs" / "metadata.json").read_text())
         (work / "ct").mkdir(exist_ok=True)
-        write_virtual(work / "ct", n=1, seed=5, shape=(12, 96, 96), spacing=(12.0, 2.0, 2.0))
+        write_virtual(work / "ct", Cohort(1, 5, (12, 96, 96), (12.0, 2.0, 2.0)))
         (image,) = (work / "ct").glob("images/*.nii.gz")
         python = install(work / "venv", metadata)
         alone = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}

@@ -17,6 +17,7 @@ from common.apps.run.evaluate import evaluate
 from common.apps.run.recipe import run_recipe
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import write_nifti
+from common.data.virtual.files import Cohort
 from common.data.virtual.layouts import write_dicom
 from common.data.virtual.patient import make_virtual_patient, thick_reconstruction
 from common.evaluation.slice_interpolation import COLUMNS, COMPARED
@@ -242,7 +243,7 @@ def test_several_processes_predict_the_same(run, tmp_path):
 
 
 def test_series_folders_named_alike_do_not_overwrite_each_other(tmp_path):
-    write_dicom(tmp_path / "in", 2, seed=0, shape=(8, 24, 24), spacing=(10, 8, 8))
+    write_dicom(tmp_path / "in", Cohort(2, 0, (8, 24, 24), (10, 8, 8)))
     settings = {"mode": "nearest", "target_spacing": 5.0}
     result = predict(BUNDLE, tmp_path / "in" / "dicom", tmp_path / "out", overrides=settings)
     assert len({Path(path).name for path in result["outputs"]}) == 2
@@ -250,7 +251,7 @@ def test_series_folders_named_alike_do_not_overwrite_each_other(tmp_path):
 
 
 def test_every_format_side_by_side_is_predicted_alike(tmp_path):
-    (patient,) = write_dicom(tmp_path / "in", 1, seed=0, shape=(8, 24, 24), spacing=(10, 8, 8))
+    (patient,) = write_dicom(tmp_path / "in", Cohort(1, 0, (8, 24, 24), (10, 8, 8)))
     folder = (tmp_path / "in" / patient["image"]).parent
     volume = read_ct(tmp_path / "in" / patient["image"])
     write_nifti(folder / "a.nii", volume.hu, volume.affine)

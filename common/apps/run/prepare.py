@@ -20,7 +20,7 @@ from common.data.prepare import prepare_data
 from common.data.splits import SPLITS, split_by_patient
 from common.data.virtual.cache import write_virtual
 from common.data.virtual.cxr_layouts import ROW_COLUMNS
-from common.data.virtual.files import VERSION
+from common.data.virtual.files import VERSION, Cohort
 from common.io.output_folder import content_hash, csv_text, locked, write_text
 from common.io.parallel import ENGINES
 
@@ -110,7 +110,7 @@ def prepare_virtual(
     out = Path(output_dir).resolve()
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        rows = write_virtual(out, layout, n, seed, tuple(shape), tuple(spacing), workers)
+        rows = write_virtual(out, layout, Cohort(n, seed, tuple(shape), tuple(spacing)), workers)
         facts = {"layout": layout, "seed": seed, "shape": list(shape), "spacing": list(spacing)}
         if "study" in rows[0]:
             for row in rows:

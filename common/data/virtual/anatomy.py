@@ -8,7 +8,7 @@ import numpy as np
 
 from common.data.virtual.body import HALF_HEIGHT, POWER, REGION_ID, SKIN_POWER, Body
 from common.data.virtual.geometry import Grid, Stamper, ellipsoid, polyline, smooth_field, stream, turn
-from common.data.virtual.trees import Tree, depth_for, grow_tree
+from common.data.virtual.trees import Tree, grow_tree
 
 
 @dataclass
@@ -43,29 +43,38 @@ class Canvas:
         old = flat[index]
         flat[index] = old + cover * (value - old)
 
+    def stamp(
+        self, points: np.ndarray, radii: np.ndarray, value: float, where: np.ndarray | None = None, region: int = 0,
+        share: float = 1.0,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Mix ``share`` of ``value`` HU into the voxels of ``where`` that balls cover, see ``Stamper.stamp``.
+
+        Those that are at least half covered become ``region``, unless it is 0. Returns the flat indices (m,) of the
+        painted voxels and how much of each is covered, float32 (m,).
+        """
+        index, cover = self.stamper.stamp(points, radii)
+        if where is not None:
+            inside = where.reshape(-1)[index]
+            index, cover = index[inside], cover[inside]
+        self.blend(index, share * cover, value)
+        if region:
+            self.regions.reshape(-1)[index[cover >= 0.5]] = region
+        return index, cover
+
     def tube(self, name: str, points: list, radii: list, value: float, region: int, wall: float = 0.0) -> None:
         """Paint a tube; with ``wall`` > 0 a soft-tissue wall of that many body mm around it."""
         samples, radius = polyline(points, radii, max(0.6 * float(self.grid.voxel.min()), 0.25 * min(radii)))
         self.paths[name] = samples, radius
         if wall:
-            index, cover = self.stamper.stamp(samples, radius + wall)
-            self.blend(index, cover, 30.0)
-        index, cover = self.stamper.stamp(samples, radius)
-        self.blend(index, cover, value)
-        self.regions.reshape(-1)[index[cover >= 0.5]] = region
+            self.stamp(samples, radius + wall, 30.0)
+        index, cover = self.stamp(samples, radius, value, region=region)
         self.lung.reshape(-1)[index[cover >= 0.5]] = False
 
 
 def paint_chest(grid: Grid, body: Body, heart_scale: float = 1.0) -> Canvas:
-    """Paint the healthy chest up to the lungs; ``virtual_mediastinum`` adds the heart, great vessels and spine.
+    """Return a canvas with the healthy chest up to the lungs; ``mediastinum`` adds the heart, great vessels and spine.
 
-    Args:
-        grid: the image grid.
-        body: the person's shape.
-        heart_scale: 1 is normal; 1.2 and more is an enlarged heart.
-
-    Returns:
-        The canvas.
+    A ``heart_scale`` of 1 is normal, 1.2 and more an enlarged heart.
     """
     canvas = Canvas(
         grid=grid,
@@ -158,21 +167,19 @@ def _paint_abdomen(canvas: Canvas, below: np.ndarray, low: slice) -> None:
     hu = canvas.hu[low]
     contrast = 60 if body.blood[1] > 100 else 0
 
-    def organ(centre: tuple, radii: tuple, value: float, limit: float = 1.0) -> None:
+    def organ(centre: tuple, radii: tuple, value: float, back: float = np.inf) -> None:
+        """Paint an ellipsoid as far as ``back`` (y)."""
         box, q = ellipsoid(grid, centre, radii)
         box = (slice(box[0].start, min(box[0].stop, low.stop)), *box[1:])
         q = q[: max(0, box[0].stop - box[0].start)]
-        np.copyto(hu[box], np.float32(value), where=(q < limit) & below[box])
+        np.copyto(hu[box], np.float32(value), where=(q < 1) & (grid.coords(box)[1] < back) & below[box])
 
     organ((-125, -5, -62), (92, 100, 98), 56 + contrast)
     organ((-122, -14, 8), (58, 62, 62), 56 + contrast)
     organ((-118, 42, 92), (40, 34, 34), 48 + 1.3 * contrast)
     organ((-112, -18, 74), (42, 54, 44), 42)
     organ((-112, -18, 74), (38, 50, 40), 12)
-    box, q = ellipsoid(grid, (-112, -18, 74), (38, 50, 40))
-    box = (slice(box[0].start, min(box[0].stop, low.stop)), *box[1:])
-    gas = (q[: max(0, box[0].stop - box[0].start)] < 1) & (grid.coords(box)[1] < -30) & below[box]
-    np.copyto(hu[box], np.float32(-940), where=gas)
+    organ((-112, -18, 74), (38, 50, 40), -940, back=-30)
 
 
 def _paint_cage(canvas: Canvas, cavity: np.ndarray) -> None:
@@ -206,8 +213,8 @@ def _paint_cage(canvas: Canvas, cavity: np.ndarray) -> None:
     np.copyto(canvas.hu[box], np.where(core, np.float32(body.bone_hu - 60), np.float32(480)), where=bone)
     for side in (-1, 1):
         clavicle = polyline([(84, -78, 16 * side), (100, -84, 60 * side), (118, -62, 112 * side)], [7, 5.5, 6], 2.0)
-        canvas.blend(*canvas.stamper.stamp(*clavicle), 620.0)
-        canvas.blend(*canvas.stamper.stamp(clavicle[0], clavicle[1] - 2.5), body.bone_hu)
+        canvas.stamp(*clavicle, 620.0)
+        canvas.stamp(clavicle[0], clavicle[1] - 2.5, body.bone_hu)
         plate = turn(about_z=38 * side, about_x=-8)
         box, q = ellipsoid(grid, (58, 74, 122 * side), (62, 5.5, 38), plate)
         np.copyto(canvas.hu[box], np.float32(430), where=(q < 1) & (cavity[box] > 1.3))
@@ -229,11 +236,10 @@ def _paint_lung_trees(canvas: Canvas) -> None:
             group = group[(group @ rng.normal((1, 0, 0), 0.4)).argsort()]
             halves.extend(group.reshape(-1, 1024, 3))
         roots = np.array([hila[0] if u <= 3 else hila[1] for u in units], float) + rng.normal(0, 2, (len(units), 3))
-        levels = depth_for(grid, radius, decay, 10)
+        thinnest = 0.17 * float(grid.voxel.mean())  # that the grid can show
+        levels = int(np.clip(np.log(thinnest / radius) / np.log(decay), 3, 10))
         canvas.trees[name] = grow_tree(np.stack(halves), units, roots, radius, decay, rng, levels)
-        index, cover = canvas.trees[name].stamp(canvas.stamper)
-        inside = canvas.lung.reshape(-1)[index]
-        canvas.blend(index[inside], cover[inside], body.blood[0] if name == "artery" else body.blood[1])
+        canvas.stamp(*canvas.trees[name].sample(grid), body.blood[int(name == "vein")], canvas.lung)
     artery = canvas.trees["artery"]
     canvas.trees["airway"] = artery.select(artery.level <= 6).shifted(np.array([0.35, 0.8, 0.45]), 0.8, 1.1)
     paint_airways(canvas, canvas.trees["airway"], wall=0.25, wall_base=0.6)
@@ -241,13 +247,7 @@ def _paint_lung_trees(canvas: Canvas) -> None:
 
 def paint_airways(canvas: Canvas, airways: Tree, wall: float, wall_base: float) -> None:
     """Paint airway lumen and wall inside the lungs; the wall is ``wall`` of the radius plus ``wall_base`` body mm."""
-    points, radii = airways.sample(0.6 * float(canvas.grid.voxel.min()))
-    lung = canvas.lung.reshape(-1)
-    index, cover = canvas.stamper.stamp(points, radii * (1 + wall) + wall_base)
-    inside = lung[index]
-    canvas.blend(index[inside], 0.85 * cover[inside], 10.0)
-    index, cover = canvas.stamper.stamp(points, radii)
-    inside = lung[index]
-    canvas.blend(index[inside], cover[inside], -985.0)
-    large = inside & (cover >= 0.5)
-    canvas.paths.setdefault("airway voxels", (index[large], cover[large]))
+    points, radii = airways.sample(canvas.grid)
+    canvas.stamp(points, radii * (1 + wall) + wall_base, 10.0, canvas.lung, share=0.85)
+    index, cover = canvas.stamp(points, radii, -985.0, canvas.lung)
+    canvas.paths.setdefault("airway voxels", (index[cover >= 0.5], cover[cover >= 0.5]))

@@ -120,16 +120,12 @@ class Body:
         upper = np.where(right, 1, 4) + np.where(lower, np.where(right, 2, 1), 0)
         return (upper + middle).astype(np.uint8)
 
-    def in_lung(self, z: np.ndarray, y: np.ndarray, x: np.ndarray, margin: float = 0.0) -> np.ndarray:
-        """Return whether points are in a lung (the heart not yet subtracted), ``margin`` body mm from its surface."""
-        edge = (1 - margin / 100) ** POWER
-        inside = (self.cavity(z, y, x) < edge) & (np.abs(x) > self.hilum_width(z, y) + margin)
-        return inside & (z > self.diaphragm(y, x) + margin)
-
     def lung_points(self, rng: np.random.Generator, n: int, margin: float) -> np.ndarray:
-        """Return those of ``n`` uniform points (z, y, x) that are in a lung and clear of the normal heart."""
+        """Return those of ``n`` uniform points (z, y, x) that lie ``margin`` body mm inside a lung, off the heart."""
         p = rng.uniform([-125, -98, -130], [122, 92, 130], (n, 3))
-        p = p[self.in_lung(*p.T, margin)]
+        z, y, x = p.T
+        inside = (self.cavity(z, y, x) < (1 - margin / 100) ** POWER) & (np.abs(x) > self.hilum_width(z, y) + margin)
+        p = p[inside & (z > self.diaphragm(y, x) + margin)]
         d = (p - np.array(HEART_CENTRE)) @ HEART_TURN / (np.array(HEART_RADII) + 6)
         return p[(d**2).sum(1) > 1]
 
@@ -149,23 +145,18 @@ def _heart_turn() -> np.ndarray:
 HEART_TURN = _heart_turn()
 
 
+def heart_centre(scale: float) -> np.ndarray:
+    """Return the middle (z, y, x) in body mm of a heart ``scale`` times as large as that of an average adult."""
+    # An enlarged heart grows to the left and down, as it is held by the great vessels.
+    return np.array(HEART_CENTRE) + (scale - 1) * np.array([-18.0, -12.0, 22.0])
+
+
 def heart_field(
     grid: Grid, body: Body, enlarge: float = 1.0, grow: float = 0.0, margin: float = 1.0
 ) -> tuple[Box, np.ndarray]:
-    """Evaluate the heart on its bounding box.
+    """Evaluate the heart, see ``ellipsoid``: below 1 inside the pericardium.
 
-    Args:
-        grid: the image grid.
-        body: the person's shape.
-        enlarge: 1 is the person's normal heart.
-        grow: body mm added to every radius.
-        margin: the box reaches to this multiple of the radii.
-
-    Returns:
-        The box and the squared normalised radius there, below 1 inside the pericardium.
+    Its radii are ``enlarge`` times those of the person's normal heart and ``grow`` body mm more.
     """
     scale = body.heart_size * enlarge
-    # An enlarged heart grows to the left and down, as it is held by the great vessels.
-    shift = (scale - 1) * np.array([-18.0, -12.0, 22.0])
-    radii = np.array(HEART_RADII) * scale + grow
-    return ellipsoid(grid, np.array(HEART_CENTRE) + shift, radii, HEART_TURN, margin)
+    return ellipsoid(grid, heart_centre(scale), np.array(HEART_RADII) * scale + grow, HEART_TURN, margin)

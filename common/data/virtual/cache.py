@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -20,47 +19,34 @@ from typing import Any
 from filelock import FileLock
 
 from common.data.layouts import VIRTUAL_LAYOUTS
-from common.data.virtual.files import STAMP, claim, stamp_of
+from common.data.virtual.files import STAMP, Cohort, claim
 from common.io.output_folder import cache_folder, whole
-
-__all__ = ["write_virtual"]
 
 _MANIFEST = "manifest.csv"  # written last, so that where it is nothing has to be made
 _COMMON = Path(__file__).parents[2]
 
 
 def write_virtual(
-    output_dir: str | os.PathLike[str],
-    layout: str,
-    n: int,
-    seed: int,
-    shape: Sequence[int],
-    spacing: Sequence[float],
-    workers: int = 1,
+    output_dir: str | os.PathLike[str], layout: str, cohort: Cohort, workers: int = 1
 ) -> list[dict[str, Any]]:
     """Write virtual patients in a layout, from the cache as far as they are there.
 
     Args:
         output_dir: a folder that is new, or was written by the same call before; what is there is kept.
         layout: one of `VIRTUAL_LAYOUTS`.
-        n: how many.
-        seed: of the first patient.
-        shape: voxels along (z, y, x).
-        spacing: millimetres along (z, y, x).
+        cohort: which patients.
         workers: processes that make them.
 
     Returns:
         The rows of the writer of the layout: case, patient, split, image (relative to the folder) and more.
 
     Raises:
-        ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    write, wanted = resolve_name(VIRTUAL_LAYOUTS[layout]), (n, seed, shape, spacing)
-    out = claim(output_dir, layout, *wanted)
+    write, out = resolve_name(VIRTUAL_LAYOUTS[layout]), claim(output_dir, layout, cohort)
     if not (out / _MANIFEST).is_file():
         try:
-            entry = _entry(stamp_of(layout, *wanted))
+            entry = _entry(cohort.stamp(layout))
             lock = FileLock(entry.with_name(f".{entry.name}.lock")).acquire()
         except (OSError, RuntimeError) as error:  # of a user without a home, or who may not write there
             print(f"the cache of virtual patients cannot be used ({error}); THORAX_CACHE names another folder for it")
@@ -68,10 +54,10 @@ def write_virtual(
             with lock:
                 if not entry.is_dir():
                     part = entry.with_name(f".part_{entry.name}")  # a call that was interrupted left some of it there
-                    write(part, *wanted, workers=workers)
+                    write(part, cohort, workers)
                     os.replace(part, entry)
             _copy(entry, out)
-    return write(out, *wanted, workers=workers)
+    return write(out, cohort, workers)
 
 
 def _entry(stamp: dict[str, Any]) -> Path:

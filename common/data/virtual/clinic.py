@@ -116,13 +116,8 @@ class ClinicalState:
 def clinical_state(study: VirtualStudy, labels: Mapping[str, float | None]) -> ClinicalState:
     """Decide what the patient of a study suffers from.
 
-    Args:
-        study: the study.
-        labels: CheXpert label -> 1.0, 0.0, -1.0 or None; one that is missing counts as None.
-
-    Returns:
-        The state. A label of -1.0 is there or not by the throw of a coin, an opacity that is not said to be pneumonia
-        (or not) is infected if the patient is.
+    A finding with the label -1.0 is there or not by the throw of a coin. An opacity whose label "Pneumonia" is neither
+    1.0 nor 0.0 is infected if the patient is. A label that is missing counts as None.
     """
     rng = stream(study.seed, f"clinic state/{study.scan}")
     coins = {name: bool(rng.random() < 0.5) for name in _DOUBTFUL}
@@ -151,7 +146,7 @@ def clinical_state(study: VirtualStudy, labels: Mapping[str, float | None]) -> C
 
 
 def chief_complaint(state: ClinicalState, rng: np.random.Generator) -> str:
-    """Return the words of triage; they never name a finding of the X-ray."""
+    """Draw the chief complaint of triage; it never names a finding of the X-ray."""
     reasons = [name for name in ("infected", "congested", "pneumothorax", "embolism", "fracture", "fluid", "lesion")
                if getattr(state, name)]  # fmt: skip
     related = reasons and rng.random() >= UNRELATED_COMPLAINT
@@ -160,12 +155,9 @@ def chief_complaint(state: ClinicalState, rng: np.random.Generator) -> str:
 
 
 def vital_signs(state: ClinicalState, rng: np.random.Generator, noise: float = 1.0) -> dict[str, float]:
-    """Draw vital signs in the units of MIMIC-IV-ED (temperature in Fahrenheit).
+    """Draw vital signs in the units of MIMIC-IV-ED (temperature in Fahrenheit); name -> value.
 
-    Args:
-        state: what the patient suffers from.
-        rng: source of the noise.
-        noise: factor on the noise; 0 gives the values that the state stands for.
+    ``noise`` is a factor; 0 gives the values that the state stands for.
     """
     s = state
     wet_lung = s.infected * s.opacity + s.congested
@@ -187,13 +179,7 @@ def vital_signs(state: ClinicalState, rng: np.random.Generator, noise: float = 1
 
 
 def lab_values(state: ClinicalState, rng: np.random.Generator, noise: float = 1.0) -> dict[str, float]:
-    """Draw laboratory values, names of ``LAB_TESTS`` in their units.
-
-    Args:
-        state: what the patient suffers from.
-        rng: source of the noise.
-        noise: factor on the noise; 0 gives the values that the state stands for.
-    """
+    """Draw laboratory values; name of ``LAB_TESTS`` -> value in its unit, with noise as in ``vital_signs``."""
     s = state
     # Median of the healthy, factor of the illness, spread of the logarithm, digits.
     laws = {
@@ -223,12 +209,9 @@ def lab_values(state: ClinicalState, rng: np.random.Generator, noise: float = 1.
 
 
 def chronic_names(age: int, labels: Mapping[str, float | None], rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw what was known of a patient before: common with age, and what lies behind the labels.
+    """Draw the names in ``CHRONIC`` of what a patient had before.
 
-    Args:
-        age: years.
-        labels: of the patient's first study.
-        rng: source of the draw.
+    They are more common with age (years), and where the labels of the first study have them as a cause.
     """
     chances = {name: float(np.interp(age, (40, 80), (young, old))) for name, (*_, young, old) in CHRONIC.items()}
     for label, conditions in _BEHIND.items():
@@ -241,14 +224,7 @@ def chronic_names(age: int, labels: Mapping[str, float | None], rng: np.random.G
 def diagnosis_codes(
     state: ClinicalState, chronic: tuple[str, ...], version: int, rng: np.random.Generator
 ) -> list[str]:
-    """Draw the codes of a stay in their order, those of the study's illness first.
-
-    Args:
-        state: what the patient suffers from.
-        chronic: names in ``CHRONIC``.
-        version: 9 or 10.
-        rng: source of the draw.
-    """
+    """Draw the ICD codes (version 9 or 10) of a stay in their order, those of the study's illness first."""
     states = {name: getattr(state, name) for name in _STATE_CODES if name != "infected opacity"}
     states["infected opacity"] = state.infected and state.opacity
     column = 0 if version == 9 else 1

@@ -1,6 +1,7 @@
 """Writes virtual patients' X-rays with their reports and labels in the layouts of MIMIC-CXR, Open-i and R2Gen.
 
-Every writer keeps what an earlier call with the same parameters completed and refuses a folder with other content.
+Every writer takes a folder, which patients and how many processes make their studies. It keeps what an earlier call
+with the same arguments completed, and raises FileExistsError for a folder with other content.
 Beside the layout, ``truth/STUDY.json`` tells what was drawn into the CT of the study, where it is seen, and which words
 of the report state it; nothing but tests should read it.
 """
@@ -8,12 +9,9 @@ of the report state it; nothing but tests should read it.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,9 @@ from PIL import Image
 
 from common.data.splits import split_by_patient
 from common.data.virtual.ehr import write_virtual_ehr
-from common.data.virtual.files import claim, for_each, save_csv
+from common.data.virtual.files import Cohort, claim, for_each, save_csv
 from common.data.virtual.geometry import stream
-from common.data.virtual.patient import SHAPE, SPACING, make_virtual_patient
+from common.data.virtual.patient import make_virtual_patient
 from common.data.virtual.study import VirtualStudy, study_date_and_time, virtual_dicom_id, virtual_study
 from common.data.virtual.xray import make_virtual_xray
 from common.data.virtual.xray_findings import draw_xray_findings
@@ -33,12 +31,9 @@ from common.text.cxr_template import cxr_report
 from common.text.sections import report_sections
 from common.text.virtual_report import VirtualReport
 
-__all__ = [
-    "MIMIC_METADATA_COLUMNS", "MIMIC_SECTION_COLUMNS", "OPEN_I_REPORT_COLUMNS", "ROW_COLUMNS", "write_mimic_cxr",
-    "write_open_i", "write_r2gen",
-]  # fmt: skip
-
 Row = dict[str, Any]
+Item = tuple[VirtualStudy, dict[str, str], str | None]
+"""A study, its images by view, and its report if that is a file of its own (paths relative to the output folder)."""
 
 SPLIT = (6, 2, 2)  # of the patients, in train, validation and test
 
@@ -69,128 +64,77 @@ _REMOVABLE = re.compile(
 )
 
 
-def write_mimic_cxr(
-    output_dir: str | Path,
-    n: int,
-    seed: int = 0,
-    shape: Sequence[int] = SHAPE,
-    spacing: Sequence[float] = SPACING,
-    workers: int = 1,
-) -> list[Row]:
+def write_mimic_cxr(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> list[Row]:
     """Write MIMIC-CXR(-JPG) with the MIMIC-IV and MIMIC-IV-ED tables of the same patients.
 
     ``files/p10/p10000032/s50414267/DICOM_ID.jpg`` and ``files/p10/p10000032/s50414267.txt``, the four tables
     ``mimic-cxr-2.0.0-*.csv.gz``, ``mimic_cxr_sectioned.csv``, ``mimic-iv/`` and ``mimic-iv-ed/``. Patients have one to
     three studies; about half of these have a lateral view, and two of five are AP. The two label tables are alike.
 
-    Args:
-        output_dir: a folder that is new, or was written by the same call before.
-        n: number of patients; patient i has the seed ``seed + i``.
-        seed: seed of the first patient.
-        shape: voxels along (z, y, x) of the CT that is X-rayed.
-        spacing: millimetres along (z, y, x).
-        workers: processes that make studies.
-
     Returns:
         One row per image: case (the DICOM id), patient (the subject id), split, image, study, view, report (paths
         relative to ``output_dir``) and the 14 labels.
-
-    Raises:
-        ValueError: if an argument is not usable.
-        FileExistsError: if the folder holds something else.
     """
-    out = claim(output_dir, "mimic_cxr", n, seed, shape, spacing)
-    studies = [virtual_study(seed + i, scan) for i in range(n) for scan in range(_scans(seed + i))]
-    split_of = _splits([study.seed for study in studies], seed)
+    out, split_of = claim(output_dir, "mimic_cxr", cohort), _splits(cohort)
     rows, metadata, splits, labels, sections = [], [], [], [], []
-    make = partial(_make_study, out=out, shape=shape, spacing=spacing)
-    files = [_mimic_files(study) for study in studies]
-    items = [(study, images, f"{folder}.txt") for study, (folder, _, images) in zip(studies, files, strict=True)]
-    truths = for_each(make, items, workers, "mimic_cxr", "study")
-    for study, (folder, ids, images), truth in zip(studies, files, truths, strict=True):
-        views = _views(study)
+    items = [_mimic_item(virtual_study(seed, scan)) for seed in cohort.seeds for scan in range(_scans(seed))]
+    truths = for_each(_make_study, items, workers, "mimic_cxr", "study", out=out, cohort=cohort)
+    for (study, images, text), truth in zip(items, truths, strict=True):
         identity = {"subject_id": study.subject_id, "study_id": study.study_id}
         date, time = study_date_and_time(study.study_time)
-        split, procedure = split_of[study.seed], _PROCEDURE[views]
-        for view in views:
-            row = {"case": ids[view], "patient": str(study.subject_id), "split": split, "image": images[view]}
-            rows.append(
-                row | {"study": f"s{study.study_id}", "view": view, "report": f"{folder}.txt"} | truth["labels"]
-            )
+        split, procedure = split_of[study.seed], _PROCEDURE[tuple(images)]
+        for view, image in images.items():
+            name = Path(image).stem
+            row = {"case": name, "patient": str(study.subject_id), "split": split, "image": image}
+            rows.append(row | {"study": f"s{study.study_id}", "view": view, "report": text} | truth["labels"])
             known = {
-                "dicom_id": ids[view], "PerformedProcedureStepDescription": procedure, "ViewPosition": view,
+                "dicom_id": name, "PerformedProcedureStepDescription": procedure, "ViewPosition": view,
                 "Rows": truth["size"], "Columns": truth["size"], "StudyDate": date, "StudyTime": time,
                 "ProcedureCodeSequence_CodeMeaning": procedure, "ViewCodeSequence_CodeMeaning": _VIEW_CODE[view],
                 "PatientOrientationCodeSequence_CodeMeaning": "Recumbent" if view == "AP" else "Erect",
             }  # fmt: skip
             metadata.append(known | identity)
-            splits.append({"dicom_id": ids[view], "split": "validate" if split == "val" else split} | identity)
+            splits.append({"dicom_id": name, "split": "validate" if split == "val" else split} | identity)
         labels.append(identity | truth["labels"])
-        found = report_sections((out / f"{folder}.txt").read_text(encoding="utf-8"))
+        found = report_sections((out / text).read_text(encoding="utf-8"))
         sections.append({"study": f"s{study.study_id}"} | {name: found.get(name) for name in MIMIC_SECTION_COLUMNS[1:]})
     save_csv(out / "mimic-cxr-2.0.0-metadata.csv.gz", MIMIC_METADATA_COLUMNS, metadata)
     save_csv(out / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"), splits)
     for name in ("chexpert", "negbio"):
         save_csv(out / f"mimic-cxr-2.0.0-{name}.csv.gz", ("subject_id", "study_id", *CHEXPERT_LABELS), labels)
     save_csv(out / "mimic_cxr_sectioned.csv", MIMIC_SECTION_COLUMNS, sections)
-    _write_ehr(out, studies, {row["study_id"]: {name: row[name] for name in CHEXPERT_LABELS} for row in labels})
+    labels_of = {study.study_id: truth["labels"] for (study, *_), truth in zip(items, truths, strict=True)}
+    write_virtual_ehr(out / "mimic-iv", out / "mimic-iv-ed", [study for study, *_ in items], labels_of)
     return rows
 
 
-def write_open_i(
-    output_dir: str | Path,
-    n: int,
-    seed: int = 0,
-    shape: Sequence[int] = SHAPE,
-    spacing: Sequence[float] = SPACING,
-    workers: int = 1,
-) -> list[Row]:
+def write_open_i(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> list[Row]:
     """Write ``indiana_reports.csv``, ``indiana_projections.csv`` and ``images/*.png`` as Open-i has them.
 
     Ages, and some words that no label hangs on, are replaced by XXXX. Nine of ten studies have a lateral view.
 
-    Args:
-        output_dir: a folder that is new, or was written by the same call before.
-        n: number of patients, one study each; patient i has the seed ``seed + i``.
-        seed: seed of the first patient.
-        shape: voxels along (z, y, x) of the CT that is X-rayed.
-        spacing: millimetres along (z, y, x).
-        workers: processes that make studies.
-
     Returns:
         One row per image as of ``write_mimic_cxr``; the report is the table that holds it, study and patient its uid.
-
-    Raises:
-        ValueError: if an argument is not usable.
-        FileExistsError: if the folder holds something else.
     """
-    out = claim(output_dir, "open_i", n, seed, shape, spacing)
-    split_of = _splits(range(seed, seed + n), seed)
+    out, split_of = claim(output_dir, "open_i", cohort), _splits(cohort)
     rows, reports, projections, items, streams = [], [], [], [], []
-    for i in range(n):
-        rng = stream(seed + i, "open-i")
+    for i, seed in enumerate(cohort.seeds):
+        rng = stream(seed, "open-i")
         stem = f"{i + 1}_IM-{rng.integers(1, 4000):04d}"
         images = {"PA": f"images/{stem}-1001.dcm.png"}
         if rng.random() < 0.9:
             images["LATERAL"] = f"images/{stem}-2001.dcm.png"
-        items.append((virtual_study(seed + i), images, None))
+        items.append((virtual_study(seed), images, None))
         streams.append(rng)
-    make = partial(_make_study, out=out, shape=shape, spacing=spacing)
-    truths = for_each(make, items, workers, "open_i", "study")
+    truths = for_each(_make_study, items, workers, "open_i", "study", out=out, cohort=cohort)
     for i, ((study, images, _), truth, rng) in enumerate(zip(items, truths, streams, strict=True)):
         uid, mesh = str(i + 1), _mesh(truth)
         report = {"uid": uid, "MeSH": ";".join(mesh), "Problems": ";".join(term.split("/")[0] for term in mesh)}
         report["image"] = "Xray Chest PA and Lateral" if len(images) > 1 else "PA view of the chest"
         reports.append(report | _with_removed_words(truth, rng.random))
         for view, image in images.items():
-            row = {
-                "case": Path(image).stem,
-                "patient": uid,
-                "split": split_of[study.seed],
-                "image": image,
-                "study": uid,
-            }
-            rows.append(row | {"view": view, "report": "indiana_reports.csv"} | truth["labels"])
+            row = {"case": Path(image).stem, "patient": uid, "split": split_of[study.seed], "image": image}
+            rows.append(row | {"study": uid, "view": view, "report": "indiana_reports.csv"} | truth["labels"])
             projection = "Lateral" if view == "LATERAL" else "Frontal"
             projections.append({"uid": uid, "filename": Path(image).name, "projection": projection})
     save_csv(out / "indiana_reports.csv", OPEN_I_REPORT_COLUMNS, reports)
@@ -198,42 +142,21 @@ def write_open_i(
     return rows
 
 
-def write_r2gen(
-    output_dir: str | Path,
-    n: int,
-    seed: int = 0,
-    shape: Sequence[int] = SHAPE,
-    spacing: Sequence[float] = SPACING,
-    workers: int = 1,
-) -> list[Row]:
+def write_r2gen(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> list[Row]:
     """Write ``annotation.json`` and ``images/ID/{0,1}.png`` (frontal and lateral) as R2Gen has IU X-ray.
-
-    Args:
-        output_dir: a folder that is new, or was written by the same call before.
-        n: number of patients, one study each; patient i has the seed ``seed + i``.
-        seed: seed of the first patient.
-        shape: voxels along (z, y, x) of the CT that is X-rayed.
-        spacing: millimetres along (z, y, x).
-        workers: processes that make studies.
 
     Returns:
         One row per image as of ``write_mimic_cxr``; the report is annotation.json, study and patient its id.
-
-    Raises:
-        ValueError: if an argument is not usable.
-        FileExistsError: if the folder holds something else.
     """
-    out = claim(output_dir, "r2gen", n, seed, shape, spacing)
-    split_of = _splits(range(seed, seed + n), seed)
+    out, split_of = claim(output_dir, "r2gen", cohort), _splits(cohort)
     rows: list[Row] = []
     annotation: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
-    names = [f"CXR{i + 1}_IM-{stream(seed + i, 'r2gen').integers(1, 4000):04d}" for i in range(n)]
+    names = [f"CXR{i + 1}_IM-{stream(seed, 'r2gen').integers(1, 4000):04d}" for i, seed in enumerate(cohort.seeds)]
     items = [
-        (virtual_study(seed + i), {view: f"images/{name}/{k}.png" for k, view in enumerate(("PA", "LATERAL"))}, None)
-        for i, name in enumerate(names)
+        (virtual_study(seed), {view: f"images/{name}/{k}.png" for k, view in enumerate(("PA", "LATERAL"))}, None)
+        for seed, name in zip(cohort.seeds, names, strict=True)
     ]
-    make = partial(_make_study, out=out, shape=shape, spacing=spacing)
-    truths = for_each(make, items, workers, "r2gen", "study")
+    truths = for_each(_make_study, items, workers, "r2gen", "study", out=out, cohort=cohort)
     for name, (study, images, _), truth in zip(names, items, truths, strict=True):
         split, paths = split_of[study.seed], [image.removeprefix("images/") for image in images.values()]
         entry = {"id": name, "report": truth["sections"]["findings"], "image_path": paths}
@@ -251,29 +174,24 @@ def _scans(seed: int) -> int:
     return 1 + int(stream(seed, "x-ray studies").choice(3, p=(0.6, 0.3, 0.1)))
 
 
-def _views(study: VirtualStudy) -> tuple[str, ...]:
-    """The views of a study; who can stand has PA, often with a lateral, who cannot has AP."""
-    views = list(_PROCEDURE)
-    return views[int(stream(study.seed, f"x-ray views/{study.scan}").choice(len(views), p=(0.45, 0.15, 0.4)))]
-
-
-def _mimic_files(study: VirtualStudy) -> tuple[str, dict[str, str], dict[str, str]]:
-    """Folder of a study, and of its views the ids and the images."""
+def _mimic_item(study: VirtualStudy) -> Item:
+    """Decide the views of a study: who can stand has PA, often with a lateral, who cannot has AP."""
+    views = list(_PROCEDURE)[int(stream(study.seed, f"x-ray views/{study.scan}").choice(3, p=(0.45, 0.15, 0.4)))]
     folder = f"files/p{str(study.subject_id)[:2]}/p{study.subject_id}/s{study.study_id}"
-    ids = {view: virtual_dicom_id(study.seed, study.scan, view) for view in _views(study)}
-    return folder, ids, {view: f"{folder}/{name}.jpg" for view, name in ids.items()}
+    images = {view: f"{folder}/{virtual_dicom_id(study.seed, study.scan, view)}.jpg" for view in views}
+    return study, images, f"{folder}.txt"
 
 
-def _splits(seeds: Sequence[int], seed: int) -> dict[int, str]:
-    """Split by patient; validation and test are large enough to tell models apart."""
-    by_name = split_by_patient({str(s): str(virtual_study(s).subject_id) for s in seeds}, SPLIT, seed=seed)
+def _splits(cohort: Cohort) -> dict[int, str]:
+    """Seed of a patient -> split; validation and test are large enough to tell models apart."""
+    by_name = split_by_patient(
+        {str(s): str(virtual_study(s).subject_id) for s in cohort.seeds}, SPLIT, seed=cohort.seed
+    )
     return {int(name): split for name, split in by_name.items()}
 
 
-def _make_study(
-    item: tuple[VirtualStudy, Mapping[str, str], str | None], out: Path, shape: Sequence[int], spacing: Sequence[float]
-) -> Row:
-    """Write the images of a study (view -> relative path) and its report (relative path), unless they are there.
+def _make_study(item: Item, out: Path, cohort: Cohort) -> Row:
+    """Write the images of a study and its report, unless they are there.
 
     Returns:
         The truth about the study, which is written last.
@@ -283,8 +201,10 @@ def _make_study(
     if all((out / name).exists() for name in (*images.values(), *([text] if text else ()))) and path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     findings, extra = draw_xray_findings(study.seed, study.scan)
-    patient = make_virtual_patient(study.seed, shape, spacing, findings, scan=study.scan, xray_findings=extra)
-    size = 512 if shape[2] >= 128 else 128  # more pixels than a coarse CT fills
+    patient = make_virtual_patient(
+        study.seed, cohort.shape, cohort.spacing, findings, scan=study.scan, xray_findings=extra
+    )
+    size = 512 if cohort.shape[2] >= 128 else 128  # more pixels than a coarse CT fills
     xrays = {view: make_virtual_xray(patient, size, view) for view in images}
     frontal = next(iter(xrays.values()))
     # The report measures in millimetres of an adult, however small the CT is.
@@ -352,16 +272,3 @@ def _with_removed_words(truth: Row, random: Any) -> dict[str, str]:
         text = _REMOVABLE.sub(removed, truth["sections"][name])
         sections[name] = re.sub(r"\b\d+-year-old", "XXXX-year-old", text)
     return sections
-
-
-def _write_ehr(out: Path, studies: Sequence[VirtualStudy], labels: Mapping[int, Mapping[str, float | None]]) -> None:
-    """Write the tables of the hospital and of its emergency department beside the images."""
-    part = out / ".part_ehr"
-    shutil.rmtree(part, ignore_errors=True)
-    write_virtual_ehr(part, studies, labels)
-    for table in sorted(part.rglob("*.csv.gz")):
-        room = table.parent.name
-        target = out / ("mimic-iv-ed" if room == "ed" else "mimic-iv") / room / table.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(table, target)
-    shutil.rmtree(part)

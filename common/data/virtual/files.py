@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from common.data.virtual.geometry import Grid
-from common.data.virtual.patient import virtual_labels
+from common.data.virtual.patient import SHAPE, SPACING, virtual_labels
 from common.io.output_folder import csv_text, whole
 from common.io.parallel import Failure, map_cases
 
@@ -33,48 +36,50 @@ _OWNED = {
 """Layout -> what its writer makes in the folder."""
 
 
-def stamp_of(layout: str, n: int, seed: int, shape: Sequence[int], spacing: Sequence[float]) -> dict[str, Any]:
-    """Everything that decides what is written, as it stands in virtual.json.
+@dataclass(frozen=True)
+class Cohort:
+    """Which virtual patients are made.
 
-    Args:
-        layout: what is written.
-        n: how many.
-        seed: of the first patient.
-        shape: voxels along (z, y, x).
-        spacing: millimetres along (z, y, x).
+    Attributes:
+        n: how many (CT-RATE: how many scans).
+        seed: of the first patient; patient i has the seed ``seed + i``.
+        shape: voxels along (z, y, x) of the CT, also of one that is X-rayed.
+        spacing: millimetres along (z, y, x) of the CT.
 
     Raises:
-        ValueError: if an argument is not usable.
+        ValueError: if one of them is not usable.
     """
-    if isinstance(n, bool) or int(n) != n or n < 1:
-        raise ValueError(f"n {n} is not a whole number of at least 1.")
-    virtual_labels(seed)
-    grid = Grid.fit(shape, spacing)
-    wanted = {"layout": layout, "version": VERSION, "n": int(n), "seed": int(seed)}
-    return wanted | {"shape": list(grid.shape), "spacing": list(grid.spacing)} | _MORE_VERSIONS.get(layout, {})
+
+    n: int
+    seed: int = 0
+    shape: Sequence[int] = SHAPE
+    spacing: Sequence[float] = SPACING
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or int(self.n) != self.n or self.n < 1:
+            raise ValueError(f"n {self.n} is not a whole number of at least 1.")
+        virtual_labels(self.seed)
+        Grid.fit(self.shape, self.spacing)
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the patients."""
+        return range(self.seed, self.seed + self.n)
+
+    def stamp(self, layout: str) -> dict[str, Any]:
+        """Everything that decides what is written in a layout, as it stands in virtual.json."""
+        grid = Grid.fit(self.shape, self.spacing)
+        wanted = {"layout": layout, "version": VERSION, "n": int(self.n), "seed": int(self.seed)}
+        return wanted | {"shape": list(grid.shape), "spacing": list(grid.spacing)} | _MORE_VERSIONS.get(layout, {})
 
 
-def claim(
-    output_dir: str | Path, layout: str, n: int, seed: int, shape: Sequence[int], spacing: Sequence[float]
-) -> Path:
-    """Mark a folder with what is to be written there, or refuse one that holds something else.
-
-    Args:
-        output_dir: the folder, created.
-        layout: as the other arguments, see `stamp_of`.
-        n: how many.
-        seed: of the first patient.
-        shape: voxels along (z, y, x).
-        spacing: millimetres along (z, y, x).
-
-    Returns:
-        The folder.
+def claim(output_dir: str | os.PathLike[str], layout: str, cohort: Cohort) -> Path:
+    """Create a folder and mark it with what is to be written there, and return its path.
 
     Raises:
-        ValueError: if an argument is not usable.
         FileExistsError: if the folder holds something else.
     """
-    out, wanted = Path(output_dir), stamp_of(layout, n, seed, shape, spacing)
+    out, wanted = Path(output_dir), cohort.stamp(layout)
     stamp = out / STAMP
     if stamp.exists():
         try:
@@ -101,14 +106,16 @@ def save_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any
         part.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
-def for_each(make: Callable[[Any], Any], items: Sequence[Any], workers: int, layout: str, unit: str) -> list[Any]:
-    """Apply a function to every item, in several processes, and show how far it is.
+def for_each(
+    make: Callable[..., Any], items: Sequence[Any], workers: int, layout: str, unit: str, **shared: Any
+) -> list[Any]:
+    """Call ``make(item, **shared)`` for every item, in several processes, and show how far it is.
 
     Raises:
         RuntimeError: if the process of an item died every time.
     """
     with tqdm(total=len(items), desc=layout, unit=unit) as bar:
-        results = map_cases(make, items, workers, on_done=bar.update)
+        results = map_cases(partial(make, **shared), items, workers, on_done=bar.update)
     for item, result in zip(items, results, strict=True):
         if isinstance(result, Failure):
             raise RuntimeError(f"{unit} {item}: {result.reason}")

@@ -6,7 +6,7 @@ Every finding has its own random stream, so switching one on or off leaves the o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from common.data.virtual.anatomy import Canvas, paint_airways
 from common.data.virtual.body import REGION_ID, REGIONS, Body, heart_field
 from common.data.virtual.geometry import Box, ellipsoid, polyline, random_turn, smooth_field, stream, turn
 from common.text.ct_labels import CT_RATE_LABELS
+from common.text.template_facts import SEVERITIES
 
 # How often each finding is drawn, close to the training set of CT-RATE.
 CT_RATE_PREVALENCE = dict(
@@ -24,7 +25,6 @@ CT_RATE_PREVALENCE = dict(
     )
 )
 LESIONS = ("pericardial effusion", "pleural effusion", "consolidation", "ground-glass opacity", "lung nodule")
-SEVERITIES = ("mild", "moderate", "severe")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Painter:
         self, rng: np.random.Generator, centre: Sequence[float], radii: Sequence[float],
         rotation: np.ndarray | None = None, rough: float = 0.0, cell: float = 14.0,
     ) -> tuple[Box, np.ndarray]:  # fmt: skip
-        """Return a box and how much of its voxels an ellipsoid with a rough edge covers, float32 0..1."""
+        """Return a box and how much of its voxels an ellipsoid with a rough edge covers, 0 to 1."""
         voxel = float(self.grid.voxel.mean())
         margin = 1 / (1 - 0.75 * rough) + 0.5 * voxel / min(radii)  # as far as the rough, soft edge can reach
         box, q = ellipsoid(self.grid, centre, radii, rotation, margin)
@@ -264,9 +264,7 @@ def _fibrosis(p: Painter, rng: np.random.Generator) -> None:
             middle = ends.mean(0) + rng.normal(0, 3, 3)
             width = rng.uniform(1.0, 2.2)
             points, radii = polyline([ends[0], middle, ends[1]], [width, width, 0.6], 0.7 * float(p.grid.voxel.min()))
-            index, cover = p.canvas.stamper.stamp(points, radii)
-            inside = p.canvas.lung.reshape(-1)[index]
-            p.canvas.blend(index[inside], cover[inside], 10.0)
+            p.canvas.stamp(points, radii, 10.0, p.canvas.lung)
         box, cover = p.blob(rng, site, (reach, reach, reach), rough=0.5)
         p.fill(box, 0.12 * cover, 0.0, p.canvas.lung[box] & (p.canvas.hu[box] > -960))
         p.note("fibrotic bands", p.lobe_of(site), site, 2 * reach, (reach - 16) / 14)
@@ -286,8 +284,7 @@ def _bronchiectasis(p: Painter, rng: np.random.Generator) -> None:
         widen = rng.uniform(2.0, 2.8)
         part = airways.select((airways.lobe == lobe) & (airways.level >= 2) & (airways.level <= 6))
         radius = np.clip(part.radius * widen, 2.2, 6.0)
-        part = type(part)(part.start, part.middle, part.end, radius, part.level, part.lobe)
-        paint_airways(p.canvas, part, wall=0.2, wall_base=0.9)
+        paint_airways(p.canvas, replace(part, radius=radius), wall=0.2, wall_base=0.9)
         centre = (part.start.mean(0) + part.end.mean(0)) / 2
         p.note("cylindrical bronchiectasis", int(lobe), centre, 2 * radius.max(), (widen - 2) / 0.8)
 
@@ -330,9 +327,7 @@ def _nodule(p: Painter, rng: np.random.Generator) -> None:
         if radius > 7:  # spicules
             for direction in rng.normal(0, 1, (7, 3)):
                 tip = site + direction / np.linalg.norm(direction) * radius * 2
-                index, cover = p.canvas.stamper.stamp(*polyline([site, tip], [1.5, 0.4], 0.8))
-                inside = p.canvas.lung.reshape(-1)[index]
-                p.canvas.blend(index[inside], cover[inside], -50.0)
+                p.canvas.stamp(*polyline([site, tip], [1.5, 0.4], 0.8), -50.0, p.canvas.lung)
         box, cover = p.blob(rng, site, radii, random_turn(rng), rough=0.15, cell=10)
         value = rng.uniform(250, 500) if kind == "calcified" else rng.uniform(10, 60)
         p.fill(box, cover, value, p.canvas.lung[box] & (cover > 0), "lung nodule")
@@ -354,8 +349,7 @@ def _plaques(
     centre = points[at] + wall * radii[at, None] * out
     spread = np.cross(out, along) * 2.5  # plaques are longer than thick
     balls = np.concatenate([centre - spread, centre, centre + spread])
-    index, cover = p.canvas.stamper.stamp(balls, np.tile(rng.uniform(*size, count), 3))
-    p.canvas.blend(index, cover, rng.uniform(700, 1100))
+    p.canvas.stamp(balls, np.tile(rng.uniform(*size, count), 3), rng.uniform(700, 1100))
     return centre.mean(0)
 
 
@@ -400,8 +394,7 @@ def _medical_material(p: Painter, rng: np.random.Generator) -> None:
         elif kind == "port catheter":
             balls = (pocket, (11, 7, 11))
     for points in tubes:
-        path = polyline(points, np.full(len(points), 1.5), step)
-        p.canvas.blend(*p.canvas.stamper.stamp(*path), 2600.0)
+        p.canvas.stamp(*polyline(points, np.full(len(points), 1.5), step), 2600.0)
     if balls:
         box, cover = p.blob(rng, *balls)
         p.fill(box, cover, 2900.0, cover > 0)

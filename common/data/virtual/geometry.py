@@ -21,16 +21,9 @@ Box = tuple[slice, slice, slice]
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """Return the random stream ``name`` of a patient.
+    """Return the random numbers of patient ``seed`` for one purpose, for example ``"anatomy"``.
 
     Streams are independent of each other, so a new consumer never moves the numbers of an old one.
-
-    Args:
-        seed: the patient's seed, a non-negative integer.
-        name: what the numbers are for, for example ``"anatomy"``.
-
-    Returns:
-        A generator that depends on ``seed`` and ``name`` only.
     """
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
 
@@ -190,12 +183,7 @@ def _spline(axis: np.ndarray, extent: float, cell: float, count: int) -> tuple[n
 
 
 def polyline(points: Sequence[Sequence[float]], radii: Sequence[float], step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sample a smooth tube.
-
-    Args:
-        points: control points (n, 3) in body mm.
-        radii: radius at each control point in body mm.
-        step: distance of the samples in body mm.
+    """Sample a smooth tube through control points (n, 3) with radii (n,) every ``step``, all in body mm.
 
     Returns:
         Samples float (m, 3) and their radii float (m,).

@@ -1,13 +1,13 @@
 """Writes virtual patients in the layouts of real CT data: NIfTI folders, DICOM series and the CT-RATE tree.
 
-Every writer keeps what an earlier call with the same parameters completed and refuses a folder with other content.
-Files appear under their final name only when they are whole.
+Every writer takes a folder, which patients and how many processes make them. It keeps what an earlier call with the
+same arguments completed, and raises FileExistsError for a folder with other content. Files appear under their final
+name only when they are whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,10 @@ import numpy as np
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import CTImageStorage
 
-from common.data.virtual.files import VERSION, claim, for_each, save_csv, virtual_uid
+from common.data.virtual.files import VERSION, Cohort, claim, for_each, save_csv, virtual_uid
 from common.data.virtual.geometry import Grid, stream
 from common.data.virtual.patient import (
     CT_RATE_LABELS,
-    SHAPE,
-    SPACING,
     VirtualPatient,
     lesion_map,
     make_virtual_patient,
@@ -32,11 +30,6 @@ from common.data.virtual.patient import (
 from common.io.output_folder import whole
 from common.io.table import read_rows
 from common.text.ct_template import ct_report
-
-__all__ = [
-    "CT_RATE_METADATA_COLUMNS", "CT_RATE_REPORT_COLUMNS", "VERSION", "template_report", "write_ct_rate", "write_dicom",
-    "write_nifti",
-]  # fmt: skip
 
 CT_RATE_THICK_RATIO = 2
 NOT_GIVEN = "Not given."
@@ -53,179 +46,102 @@ CT_RATE_METADATA_COLUMNS = (
 )  # fmt: skip
 
 Row = dict[str, Any]
+Scan = tuple[str, list[str], int, int]
+"""Folder of a scan of CT-RATE, names of its reconstructions, seed of the patient, which scan of this patient."""
 
 
-def write_nifti(
-    output_dir: str | Path,
-    n: int,
-    seed: int = 0,
-    shape: Sequence[int] = SHAPE,
-    spacing: Sequence[float] = SPACING,
-    workers: int = 1,
-) -> list[Row]:
+def write_nifti(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> list[Row]:
     """Write ``images/``, ``regions/``, ``lesions/`` (CASE.nii.gz each) and ``labels.csv``.
 
-    Args:
-        output_dir: a folder that is new, or was written by the same call before.
-        n: number of patients; patient i has the seed ``seed + i``.
-        seed: seed of the first patient.
-        shape: voxels along (z, y, x).
-        spacing: millimetres along (z, y, x).
-        workers: processes that make patients.
-
     Returns:
-        One row per patient: case, patient, split, image, regions, lesions (paths relative to ``output_dir``), seed,
-        sex and age.
-
-    Raises:
-        ValueError: if an argument is not usable.
-        FileExistsError: if the folder holds something else.
+        One row per patient: case, patient, split, image, seed, sex, age, regions, lesions (paths relative to
+        ``output_dir``).
     """
-    out = claim(output_dir, "nifti", n, seed, shape, spacing)
-    rows = [_person(seed + i, _split(i, n)) for i in range(n)]
+    out, rows = claim(output_dir, "nifti", cohort), _people(cohort)
     for row in rows:
         row |= {name: f"{folder}/{row['case']}.nii.gz" for name, folder in
                 (("image", "images"), ("regions", "regions"), ("lesions", "lesions"))}  # fmt: skip
-    for_each(partial(_make_nifti, out=out, shape=shape, spacing=spacing), rows, workers, "nifti", "patient")
+    for_each(_make_nifti, rows, workers, "nifti", "patient", out=out, cohort=cohort)
     _save_labels(out / "labels.csv", "case", ((row["case"], virtual_labels(row["seed"])) for row in rows))
     return rows
 
 
-def _make_nifti(row: Row, out: Path, shape: Sequence[int], spacing: Sequence[float]) -> None:
+def _make_nifti(row: Row, out: Path, cohort: Cohort) -> None:
     if not all((out / row[name]).exists() for name in ("image", "regions", "lesions")):
-        patient = make_virtual_patient(row["seed"], shape, spacing)
+        patient = make_virtual_patient(row["seed"], cohort.shape, cohort.spacing)
         volumes = {"image": patient.ct, "regions": patient.regions, "lesions": lesion_map(patient)}
         for name, volume in volumes.items():
             _save_nifti(out / row[name], volume, patient.affine)
 
 
-def write_dicom(
-    output_dir: str | Path,
-    n: int,
-    seed: int = 0,
-    shape: Sequence[int] = SHAPE,
-    spacing: Sequence[float] = SPACING,
-    workers: int = 1,
-) -> list[Row]:
+def write_dicom(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> list[Row]:
     """Write ``dicom/PATIENT/SERIES/*.dcm`` (file names in no order) and ``labels.csv``.
-
-    Args:
-        output_dir: a folder that is new, or was written by the same call before.
-        n: number of patients; patient i has the seed ``seed + i``.
-        seed: seed of the first patient.
-        shape: voxels along (z, y, x).
-        spacing: millimetres along (z, y, x).
-        workers: processes that make patients.
 
     Returns:
         One row per patient: case, patient, split, image (the folder of the series, relative), seed, sex and age.
-
-    Raises:
-        ValueError: if an argument is not usable.
-        FileExistsError: if the folder holds something else.
     """
-    out = claim(output_dir, "dicom", n, seed, shape, spacing)
-    rows = [_person(seed + i, _split(i, n)) for i in range(n)]
+    out, rows = claim(output_dir, "dicom", cohort), _people(cohort)
     for row in rows:
         row["image"] = f"dicom/{row['patient']}/series_001"
-    for_each(partial(_make_series, out=out, shape=shape, spacing=spacing), rows, workers, "dicom", "patient")
+    for_each(_make_series, rows, workers, "dicom", "patient", out=out, cohort=cohort)
     _save_labels(out / "labels.csv", "case", ((row["case"], virtual_labels(row["seed"])) for row in rows))
     return rows
 
 
-def _make_series(row: Row, out: Path, shape: Sequence[int], spacing: Sequence[float]) -> None:
+def _make_series(row: Row, out: Path, cohort: Cohort) -> None:
     if not (out / row["image"]).exists():
         with whole(out / row["image"]) as part:
             part.mkdir()
-            _save_series(part, make_virtual_patient(row["seed"], shape, spacing))
+            _save_series(part, make_virtual_patient(row["seed"], cohort.shape, cohort.spacing))
 
 
-def write_ct_rate(
-    output_dir: str | Path,
-    n: int,
-    seed: int = 0,
-    shape: Sequence[int] = SHAPE,
-    spacing: Sequence[float] = SPACING,
-    workers: int = 1,
-    report: Callable[[VirtualPatient], dict[str, str]] | None = None,
-) -> list[Row]:
+def write_ct_rate(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> list[Row]:
     """Write the tree of CT-RATE under ``dataset/``: fixed volumes (HU), labels, reports and metadata.
 
-    Every sixth scan is a second scan ("b") of the patient before, every fourth has a second, thick reconstruction.
-
-    Args:
-        output_dir: a folder that is new, or was written by the same call before.
-        n: number of scans; about a fifth of them is in the validation split.
-        seed: seed of the first patient.
-        shape: voxels along (z, y, x) of the first reconstruction.
-        spacing: millimetres along (z, y, x) of the first reconstruction.
-        workers: processes that make scans.
-        report: returns report columns of a patient (without VolumeName); what it leaves out is "Not given.". By
-            default those of ``template_report``, of which every fifth scan lacks the clinical information.
+    About a fifth of the scans is in the validation split. Every sixth is a second scan ("b") of the patient before,
+    every fourth has a second, thick reconstruction, and the report of every fifth lacks the clinical information.
 
     Returns:
         One row per scan: case, patient, split, image (first reconstruction, relative path), seed, sex and age.
-
-    Raises:
-        ValueError: if an argument is not usable.
-        FileExistsError: if the folder holds something else.
     """
-    out = claim(output_dir, "ct_rate", n, seed, shape, spacing)
+    out = claim(output_dir, "ct_rate", cohort)
     root = out / "dataset"
     rows: list[Row] = []
-    for split, long_name, scans in _ct_rate_scans(n, seed):
+    for split, long_name, scans in _ct_rate_scans(cohort):
         labels, reports, metadata = [], [], []
-        report_path = root / "radiology_text_reports" / f"{long_name}_reports.csv"
-        # A table written before, which holds every scan, saves making the patients again for their reports.
-        known = {} if report else _read_reports(report_path)
-        make = partial(_make_scan, folder=root / f"{split}_fixed", shape=shape, spacing=spacing, report=report)
-        items = [(k, split, scan, known) for k, scan in enumerate(scans)]
-        texts = for_each(make, items, workers, f"ct_rate {split}", "scan")
-        for k, ((number, letter, person, scan), text) in enumerate(zip(scans, texts, strict=True)):
-            names = _scan_files(k, split, number, letter)
-            row = _person(person, split) | {"case": names[0].removesuffix(".nii.gz"), "patient": f"{split}_{number}"}
-            folder = root / f"{split}_fixed" / row["patient"] / f"{split}_{number}_{letter}"
-            row["image"] = (folder / names[0]).relative_to(out).as_posix()
-            rows.append(row)
+        path = root / "radiology_text_reports" / f"{long_name}_reports.csv"
+        # A table written before saves making the patients again for their reports.
+        known = {row.pop("VolumeName"): row for _, row in read_rows(path, ["VolumeName"])} if path.exists() else {}
+        shared = {"root": root / f"{split}_fixed", "cohort": cohort, "known": known}
+        texts = for_each(_make_scan, list(enumerate(scans)), workers, f"ct_rate {split}", "scan", **shared)
+        for k, ((folder, names, person, scan), text) in enumerate(zip(scans, texts, strict=True)):
+            row = _person(person, split) | {"case": names[0].removesuffix(".nii.gz"), "patient": folder.split("/")[0]}
+            rows.append(row | {"image": f"dataset/{split}_fixed/{folder}/{names[0]}"})
             for r, name in enumerate(names):
                 labels.append((name, virtual_labels(person, scan)))
                 reports.append({"VolumeName": name} | text)
-                metadata.append(_ct_rate_metadata(name, row, Grid.fit(shape, spacing), r, blank_z=k % 7 == 6))
+                grid = Grid.fit(cohort.shape, cohort.spacing)
+                metadata.append(_ct_rate_metadata(name, row, grid, r, blank_z=k % 7 == 6))
         _save_labels(root / "multi_abnormality_labels" / f"{split}_predicted_labels.csv", "VolumeName", labels)
-        save_csv(report_path, CT_RATE_REPORT_COLUMNS, reports)
+        save_csv(path, CT_RATE_REPORT_COLUMNS, reports)
         save_csv(root / "metadata" / f"{long_name}_metadata.csv", CT_RATE_METADATA_COLUMNS, metadata)
         with whole(root / "metadata" / f"no_chest_{split}.txt") as part:
             part.write_text("")
     return rows
 
 
-def _scan_files(k: int, split: str, number: int, letter: str) -> list[str]:
-    """Names of the reconstructions of the scan of index k."""
-    return [f"{split}_{number}_{letter}_{r}.nii.gz" for r in ((1, 2) if k % 4 == 3 else (1,))]
-
-
-def _make_scan(
-    item: tuple[int, str, tuple[int, str, int, int], dict[str, Row]],
-    folder: Path,
-    shape: Sequence[int],
-    spacing: Sequence[float],
-    report: Callable[[VirtualPatient], dict[str, str]] | None,
-) -> dict[str, str]:
+def _make_scan(item: tuple[int, Scan], root: Path, cohort: Cohort, known: dict[str, Row]) -> Row:
     """Write the reconstructions of a scan that are not there, and return the columns of its report."""
-    k, split, (number, letter, person, scan), known = item
-    names = _scan_files(k, split, number, letter)
-    folder = folder / f"{split}_{number}" / f"{split}_{number}_{letter}"
-    text = dict.fromkeys(CT_RATE_REPORT_COLUMNS[1:], NOT_GIVEN) | known.get(names[0], {})
-    if not known or not all((folder / name).exists() for name in names):
-        patient = make_virtual_patient(person, shape, spacing, scan=scan)
-        text |= (report or template_report)(patient)
-        if not report and k % 5 == 4:
-            text["ClinicalInformation_EN"] = NOT_GIVEN
-        volumes = [(patient.ct, patient.affine), thick_reconstruction(patient, CT_RATE_THICK_RATIO)]
-        for name, (volume, affine) in zip(names, volumes, strict=False):
-            if not (folder / name).exists():
-                _save_nifti(folder / name, volume, affine)
-    return text
+    k, (folder, names, person, scan) = item
+    paths = [root / folder / name for name in names]
+    if names[0] in known and all(path.exists() for path in paths):
+        return known[names[0]]
+    patient = make_virtual_patient(person, cohort.shape, cohort.spacing, scan=scan)
+    volumes = [(patient.ct, patient.affine), thick_reconstruction(patient, CT_RATE_THICK_RATIO)]
+    for path, (volume, affine) in zip(paths, volumes, strict=False):
+        if not path.exists():
+            _save_nifti(path, volume, affine)
+    return template_report(patient) | ({"ClinicalInformation_EN": NOT_GIVEN} if k % 5 == 4 else {})
 
 
 def template_report(patient: VirtualPatient) -> dict[str, str]:
@@ -234,19 +150,14 @@ def template_report(patient: VirtualPatient) -> dict[str, str]:
     return ct_report(patient.findings, patient.labels, patient.sex, patient.age, seed).ct_rate_columns()
 
 
-def _read_reports(path: Path) -> dict[str, Row]:
-    if not path.exists():
-        return {}
-    return {row.pop("VolumeName"): row for _, row in read_rows(path, ["VolumeName"])}
-
-
 def _valid_count(n: int) -> int:
     """A fifth of the cases is for validation, at least one of two or more."""
     return max(n // 5, int(n > 1))
 
 
-def _split(i: int, n: int) -> str:
-    return "valid" if i >= n - _valid_count(n) else "train"
+def _people(cohort: Cohort) -> list[Row]:
+    train = cohort.n - _valid_count(cohort.n)
+    return [_person(seed, "train" if i < train else "valid") for i, seed in enumerate(cohort.seeds)]
 
 
 def _person(seed: int, split: str) -> Row:
@@ -303,18 +214,19 @@ def _save_series(folder: Path, patient: VirtualPatient) -> None:
         writer.Execute(image)  # stores (HU - intercept) / slope, and position, orientation and size of the pixels
 
 
-def _ct_rate_scans(n: int, seed: int) -> Iterator[tuple[str, str, list[tuple[int, str, int, int]]]]:
-    """Yield (split, long name, scans); a scan is (patient number in the split, letter, seed, scan of the patient)."""
-    valid = _valid_count(n)
-    sizes = (("train", "train", n - valid), ("valid", "validation", valid))
-    person = seed - 1
-    for split, long_name, size in sizes:
+def _ct_rate_scans(cohort: Cohort) -> Iterator[tuple[str, str, list[Scan]]]:
+    """Yield split, its long name and its scans."""
+    valid = _valid_count(cohort.n)
+    person = cohort.seed - 1
+    for split, long_name, size in (("train", "train", cohort.n - valid), ("valid", "validation", valid)):
         scans, number = [], 0
         for k in range(size):
             again = k % 6 == 5
             if not again:
                 person, number = person + 1, number + 1
-            scans.append((number, "b" if again else "a", person, int(again)))
+            name = f"{split}_{number}_{'b' if again else 'a'}"
+            names = [f"{name}_{r}.nii.gz" for r in ((1, 2) if k % 4 == 3 else (1,))]
+            scans.append((f"{split}_{number}/{name}", names, person, int(again)))
         yield split, long_name, scans
 
 

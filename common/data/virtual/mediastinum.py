@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.data.virtual.anatomy import Canvas
-from common.data.virtual.body import HALF_HEIGHT, HEART_CENTRE, HEART_RADII, HEART_TURN, REGION_ID, heart_field
+from common.data.virtual.body import HALF_HEIGHT, HEART_RADII, HEART_TURN, REGION_ID, heart_centre, heart_field
 from common.data.virtual.geometry import polyline
 
 # Chambers in the frame of the heart: position and radii along its axes as shares of the heart's radii; the first axis
@@ -35,13 +35,6 @@ def paint_mediastinum(canvas: Canvas) -> None:
     canvas.regions[outside] = 0
 
 
-def heart_point(canvas: Canvas, direction: tuple[float, float, float]) -> np.ndarray:
-    """Return the body point (z, y, x) at ``direction`` (shares of the radii) in the frame of the heart."""
-    scale = canvas.body.heart_size * canvas.heart_scale
-    shift = (scale - 1) * np.array([-18.0, -12.0, 22.0])
-    return np.array(HEART_CENTRE) + shift + HEART_TURN @ (np.array(direction) * np.array(HEART_RADII) * scale)
-
-
 def paint_heart(canvas: Canvas) -> None:
     """Paint pericardium, fat, muscle, chambers and coronary arteries."""
     grid, body = canvas.grid, canvas.body
@@ -57,8 +50,7 @@ def paint_heart(canvas: Canvas) -> None:
     rim = max(2.0, 0.6 * float(grid.voxel.mean()))
     hu += np.clip(1 - depth / rim, 0, 1) * (2.0 / rim) * 100
     frame = (HEART_TURN / (np.array(HEART_RADII) * scale)).astype(np.float32)
-    shift = (scale - 1) * np.array([-18.0, -12.0, 22.0])
-    dz, dy, dx = (a - np.float32(c + s) for a, c, s in zip((z, y, x), HEART_CENTRE, shift, strict=True))
+    dz, dy, dx = (a - np.float32(c) for a, c in zip((z, y, x), heart_centre(scale), strict=True))
     u, v, w = (dz * frame[0, i] + dy * frame[1, i] + dx * frame[2, i] for i in range(3))
     # Fat fills the groove between atria and ventricles.
     groove = (np.abs(u + 0.28) < 0.06) & (q > 0.6)
@@ -72,11 +64,11 @@ def paint_heart(canvas: Canvas) -> None:
     np.copyto(canvas.regions[box], np.uint8(REGION_ID["heart"]), where=inside)
     np.copyto(canvas.lung[box], False, where=inside)
     for name, directions in CORONARIES.items():
-        unit = [tuple(0.93 * np.array(d) / np.linalg.norm(d)) for d in directions]
-        points = [heart_point(canvas, d) for d in unit]
+        shares = [0.93 * np.array(d) / np.linalg.norm(d) for d in directions]
+        points = [heart_centre(scale) + HEART_TURN @ (share * np.array(HEART_RADII) * scale) for share in shares]
         path = polyline(points, [1.9, 1.7, 1.5, 1.2], 0.6 * float(grid.voxel.min()))
         canvas.paths[name] = path
-        canvas.blend(*canvas.stamper.stamp(*path), body.blood[1] + 10)
+        canvas.stamp(*path, body.blood[1] + 10)
 
 
 def _paint_great_vessels(canvas: Canvas) -> None:
@@ -86,7 +78,7 @@ def _paint_great_vessels(canvas: Canvas) -> None:
     w = body.wobble
 
     def path(*points: tuple[float, float, float], first: int) -> list[np.ndarray]:
-        return [np.array(p) + w[(first + i) % len(w)] for i, p in enumerate(points)]
+        return [np.array(p) + w[first + i] for i, p in enumerate(points)]
 
     lung_artery, cava, aorta = REGION_ID["pulmonary artery"], REGION_ID["superior vena cava"], REGION_ID["aorta"]
     mediastinum = REGION_ID["mediastinum"]
@@ -119,7 +111,7 @@ def _paint_great_vessels(canvas: Canvas) -> None:
     samples, radius = canvas.paths["oesophagus"]
     gas = np.sin(samples[:, 0] / 9 + w[40, 0]) > 0.35
     if gas.any():
-        canvas.blend(*canvas.stamper.stamp(samples[gas], 0.4 * radius[gas]), -900.0)
+        canvas.stamp(samples[gas], 0.4 * radius[gas], -900.0)
     canvas.tube("right bronchus", [carina, (27, 24, -20), (12, 24, -34), (-6, 26, -42)], [7.5, 7, 6, 4.5], air,
                 REGION_ID["right bronchi"], 1.4)  # fmt: skip
     canvas.tube("right upper bronchus", [(28, 24, -20), (32, 22, -36), (38, 16, -50)], [5.5, 5, 4], air,
@@ -130,10 +122,6 @@ def _paint_great_vessels(canvas: Canvas) -> None:
                 REGION_ID["left bronchi"], 1.2)  # fmt: skip
     canvas.tube("trachea", [(141, 14, 0), (100, 17, 1), (70, 20, 1), carina], [9, 9, 9, 9], air,
                 REGION_ID["trachea"], 1.6)  # fmt: skip
-    _name_bronchi(canvas)
-
-
-def _name_bronchi(canvas: Canvas) -> None:
     # Airways within the lungs that a voxel can show belong to the bronchi of their side.
     index, _ = canvas.paths.pop("airway voxels")
     regions = canvas.regions.reshape(-1)
@@ -157,18 +145,15 @@ def _paint_spine(canvas: Canvas) -> None:
     cortex = (radius > 1 - max(1.8, 0.4 * float(grid.voxel[1])) / 16) | (step < 6.5) | (step > 23.5)
     value = np.where(disc, np.float32(85), np.where(cortex, np.float32(480), np.float32(body.bone_hu - 40)))
     hu, regions = canvas.hu[box], canvas.regions[box]
-    spine = np.uint8(REGION_ID["spine"])
 
-    def paint(where: np.ndarray, what: np.ndarray | float) -> None:
+    def paint(where: np.ndarray, what: np.ndarray | float, region: str = "spine") -> None:
         np.copyto(hu, np.float32(what), where=where)
-        np.copyto(regions, spine, where=where)
+        np.copyto(regions, np.uint8(REGION_ID[region]), where=where)
         np.copyto(canvas.lung[box], False, where=where)
 
     # Soft tissue around the vertebrae keeps the lung off the bone.
     soft = (((x / 29) ** 2 + ((v - 16) / 25) ** 2) < 1) & canvas.lung[box]
-    np.copyto(hu, np.float32(45), where=soft)
-    np.copyto(regions, np.uint8(REGION_ID["mediastinum"]), where=soft)
-    np.copyto(canvas.lung[box], False, where=soft)
+    paint(soft, 45.0, "mediastinum")
     paint(vertebra, value)
     ring = np.sqrt(x**2 + (v - 24) ** 2)
     lamina = (ring < 13) & (step > 7)

@@ -21,8 +21,7 @@ from common.data.virtual.findings import CT_RATE_LABELS, LESIONS, Finding, Paint
 from common.data.virtual.geometry import Grid, stream
 from common.data.virtual.mediastinum import paint_mediastinum
 from common.data.virtual.scanner import scan as image
-from common.data.virtual.scanner import thick_slabs
-from common.data.virtual.xray_findings import check_xray_findings, paint_xray_findings
+from common.data.virtual.xray_findings import XRAY_FINDINGS, paint_xray_findings
 
 __all__ = [
     "CT_RATE_LABELS", "LESIONS", "REGIONS", "REGION_SWAP", "Finding", "VirtualPatient", "lesion_map",
@@ -97,21 +96,20 @@ def make_virtual_patient(
         xray_findings: draw these of ``XRAY_FINDINGS`` too; nothing else changes. Edema also shows as septal
             thickening and lung opacity and sets those labels.
 
-    Returns:
-        The patient.
-
     Raises:
         ValueError: if an argument is not usable.
     """
     labels = virtual_labels(seed, scan, findings)
-    extra = check_xray_findings(xray_findings)
+    for name in xray_findings:
+        if name not in XRAY_FINDINGS:
+            raise ValueError(f"xray_findings has {name!r}, which is not one of {', '.join(XRAY_FINDINGS)}.")
     grid = Grid.fit(shape, spacing)
     body = Body.draw(seed)
     canvas = paint_chest(grid, body, heart_scale(seed, scan, labels))
     paint_mediastinum(canvas)
     painter = Painter(canvas, scan)
     painter.paint(labels)
-    extra_findings = paint_xray_findings(painter, extra)
+    extra_findings = paint_xray_findings(painter, xray_findings)
     labels = {*labels, *(finding.label for finding in painter.findings)}
     ct = image(canvas.hu, grid, stream(seed, f"noise/{scan}"), noise_hu, kernel)
     return VirtualPatient(
@@ -135,12 +133,7 @@ def make_virtual_patient(
 
 
 def virtual_labels(seed: int, scan: int = 0, findings: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the labels that a scan has, without making it.
-
-    Args:
-        seed: the patient's seed.
-        scan: which scan of this person.
-        findings: exactly these, or None to draw them.
+    """Return the labels that a scan of a patient has, drawn unless ``findings`` are given, without making it.
 
     Raises:
         ValueError: if the seed is negative or a finding is unknown.
@@ -162,11 +155,11 @@ def virtual_person(seed: int) -> tuple[str, int]:
 
 
 def thick_reconstruction(patient: VirtualPatient, ratio: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reconstruct the same scan in thick slices.
+    """Average slabs of thin slices, as a scanner reconstructs thick ones.
 
     Args:
         patient: the patient.
-        ratio: thin slices per thick slice, counted from the first; the remainder is dropped.
+        ratio: thin slices per slab, from the first slice on; the remainder is dropped.
 
     Returns:
         int16 (x, y, z // ratio), the rounded means of the thin slices, and the affine (4, 4) at the slab centres.
@@ -174,7 +167,15 @@ def thick_reconstruction(patient: VirtualPatient, ratio: int) -> tuple[np.ndarra
     Raises:
         ValueError: if the ratio is not between 1 and the number of slices.
     """
-    return thick_slabs(patient.ct, patient.affine, ratio)
+    ct, n = patient.ct, patient.ct.shape[2]
+    if int(ratio) != ratio or not 1 <= ratio <= n:
+        raise ValueError(f"ratio {ratio} is not a whole number between 1 and the {n} thin slices.")
+    ratio = int(ratio)
+    slabs = ct[:, :, : n // ratio * ratio].reshape(*ct.shape[:2], n // ratio, ratio)
+    affine = patient.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * (ratio - 1) / 2
+    affine[:3, 2] *= ratio
+    return np.rint(slabs.mean(3, dtype=np.float32)).astype(np.int16), affine
 
 
 def lesion_map(patient: VirtualPatient) -> np.ndarray:

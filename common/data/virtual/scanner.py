@@ -1,4 +1,4 @@
-"""What the scanner does to a virtual patient: blur, noise and the thickness of slices."""
+"""What the scanner does to a virtual patient: blur and noise."""
 
 from __future__ import annotations
 
@@ -53,32 +53,6 @@ def scan(
     return np.rint(out, out=out).astype(np.int16)
 
 
-def thick_slabs(ct: np.ndarray, affine: np.ndarray, ratio: int) -> tuple[np.ndarray, np.ndarray]:
-    """Average slabs of thin slices, as a scanner reconstructs thick ones.
-
-    Args:
-        ct: int16 (x, y, z).
-        affine: (4, 4) of the thin slices.
-        ratio: thin slices per slab, from the first slice on; the remainder is dropped.
-
-    Returns:
-        int16 (x, y, z // ratio), the rounded means, and the affine with every slab at its centre.
-
-    Raises:
-        ValueError: if the ratio is not between 1 and the number of slices.
-    """
-    n = ct.shape[2]
-    if int(ratio) != ratio or not 1 <= ratio <= n:
-        raise ValueError(f"ratio {ratio} is not a whole number between 1 and the {n} thin slices.")
-    ratio = int(ratio)
-    slabs = ct[:, :, : n // ratio * ratio].reshape(*ct.shape[:2], n // ratio, ratio)
-    mean = np.rint(slabs.mean(3, dtype=np.float32)).astype(np.int16)
-    thick = affine.copy()
-    thick[:3, 2] *= ratio
-    thick[:3, 3] += affine[:3, 2] * (ratio - 1) / 2
-    return mean, thick
-
-
 def _taps(sigma: float) -> np.ndarray:
     """Return a normalised Gaussian of ``sigma`` voxels, float32, as narrow as three taps."""
     reach = max(1, int(np.ceil(2.5 * sigma - 0.25)))
@@ -88,19 +62,10 @@ def _taps(sigma: float) -> np.ndarray:
 
 def _blur(a: np.ndarray, axis: int, taps: np.ndarray) -> np.ndarray:
     """Convolve along an axis with symmetric taps; the border repeats."""
-    reach = len(taps) // 2
+    reach, n = len(taps) // 2, a.shape[axis]
+    padded = np.pad(a, [(reach, reach) if dim == axis else (0, 0) for dim in range(3)], mode="edge")
     out = a * taps[reach]
-    n = a.shape[axis]
-    part = [slice(None)] * 3
     for k in range(1, reach + 1):
-        weight = taps[reach + k]
-        for source, target, edge in (((k, n), (0, n - k), (n - k, n)), ((0, n - k), (k, n), (0, k))):
-            part[axis] = slice(*source)
-            moved = a[tuple(part)] * weight
-            part[axis] = slice(*target)
-            out[tuple(part)] += moved
-            part[axis] = slice(n - 1, n) if edge[1] == n else slice(0, 1)
-            border = a[tuple(part)] * weight
-            part[axis] = slice(*edge)
-            out[tuple(part)] += border
+        for first in (reach + k, reach - k):
+            out += padded[(slice(None),) * axis + (slice(first, first + n),)] * taps[reach + k]
     return out

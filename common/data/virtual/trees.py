@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.data.virtual.geometry import Grid, Stamper, random_turn
+from common.data.virtual.geometry import Grid, random_turn
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,19 @@ class Tree:
         """Return a companion tree: beside this one by its own radius plus the companion's, ``share`` as thick."""
         width = self.radius.mean(1, keepdims=True)
         offset = direction * np.where(self.level > 0, (1 + share) * radius, 0.3)[:, None] * width
-        return Tree(
-            self.start + offset, self.middle + offset, self.end + offset, self.radius * share, self.level, self.lobe
-        )
+        moved = {name: getattr(self, name) + offset for name in ("start", "middle", "end")}
+        return replace(self, **moved, radius=self.radius * share)
 
-    def sample(self, step: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return points (m, 3) about ``step`` body mm apart along all branches and their radii (m,)."""
+    def sample(self, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        """Return points (m, 3) in body mm along all branches, as dense as the grid can show, and their radii (m,)."""
         length = np.linalg.norm(self.end - self.start, axis=1)
-        spacing = np.maximum(step, 0.3 * self.radius.mean(1))
+        spacing = np.maximum(0.6 * float(grid.voxel.min()), 0.3 * self.radius.mean(1))
         counts = np.ceil(length / spacing).astype(int) + 1
         branch = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts
         t = ((np.arange(counts.sum()) - first[branch]) / np.maximum(counts[branch] - 1, 1))[:, None]
         points = (1 - t) ** 2 * self.start[branch] + 2 * t * (1 - t) * self.middle[branch] + t**2 * self.end[branch]
         return points, ((1 - t) * self.radius[branch, :1] + t * self.radius[branch, 1:])[:, 0]
-
-    def stamp(self, stamper: Stamper, grow: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Return the covered voxels (flat index, coverage), every branch thicker by ``grow`` body mm."""
-        points, radii = self.sample(0.6 * float(stamper.grid.voxel.min()))
-        return stamper.stamp(points, radii + grow)
 
 
 def grow_tree(
@@ -116,9 +110,3 @@ def grow_tree(
         starts = np.repeat(ends, 2, axis=1)
     start, middle, end, *rest = (np.concatenate(column) for column in zip(*rows, strict=True))
     return Tree(start @ frame.T, middle @ frame.T, end @ frame.T, *rest)
-
-
-def depth_for(grid: Grid, radius: float, decay: float, deepest: int) -> int:
-    """Return the level below which branches are too thin for the grid to show."""
-    thinnest = 0.17 * float(grid.voxel.mean())
-    return int(np.clip(np.log(thinnest / radius) / np.log(decay), 3, deepest))

@@ -25,10 +25,6 @@ from common.data.virtual.geometry import stream
 from common.data.virtual.patient import VirtualPatient
 from common.data.virtual.xray_labels import virtual_xray_labels
 
-__all__ = ["FIELD_MM", "VIEWS", "XRAY_SHAPE", "XRAY_SPACING", "VirtualXray", "make_virtual_xray", "optical_depth"]
-
-# A CT, along (z, y, x), as fine across a frontal beam as 512 pixels can show.
-XRAY_SHAPE, XRAY_SPACING = (192, 112, 352), (1.7, 2.6, 1.15)
 FIELD_MM = 340.0
 SLAB_MM = 10.0
 WATER = 0.0206  # linear attenuation of water per mm at 60 keV
@@ -106,7 +102,8 @@ def make_virtual_xray(
     """Take an X-ray of a virtual patient.
 
     Args:
-        patient: the patient; a CT of ``XRAY_SHAPE`` and ``XRAY_SPACING`` gives a sharper image than the default.
+        patient: the patient; a CT of the shape (192, 112, 352) and the spacing (1.7, 2.6, 1.15) is as fine across a
+            frontal beam as 512 pixels can show, which the default is not.
         size: pixels along each side, at least 16.
         view: "PA", "AP" or "LATERAL".
         dtype: ``np.uint8`` or ``np.uint16``, whose whole range is used.

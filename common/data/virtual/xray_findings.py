@@ -42,31 +42,16 @@ def draw_xray_findings(seed: int, scan: int = 0) -> tuple[tuple[str, ...], tuple
     return tuple(n for n in drawn if n in CT_RATE_LABELS), tuple(n for n in drawn if n in XRAY_FINDINGS)
 
 
-def check_xray_findings(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the findings in the order of ``XRAY_FINDINGS``.
-
-    Raises:
-        ValueError: if one is unknown.
-    """
-    for name in names:
-        if name not in XRAY_FINDINGS:
-            raise ValueError(f"xray_findings has {name!r}, which is not one of {', '.join(XRAY_FINDINGS)}.")
-    return tuple(name for name in XRAY_FINDINGS if name in names)
-
-
 def paint_xray_findings(p: Painter, names: Sequence[str]) -> tuple[Finding, ...]:
-    """Paint the findings ``names`` onto a canvas that holds those of CT-RATE.
-
-    Args:
-        p: the painter; findings that are of CT-RATE are added to its own.
-        names: of ``XRAY_FINDINGS``.
+    """Paint those of ``XRAY_FINDINGS`` that are in ``names`` onto a canvas that holds the findings of CT-RATE.
 
     Returns:
-        The findings that are not of CT-RATE; their label is the name.
+        The painted findings; their label is the name. What edema adds of CT-RATE's goes to those of the painter.
     """
-    for name in names:
-        p.label = name
-        _DRAWERS[name](p, stream(p.body.seed, f"{name}/{p.scan}"))
+    for name, draw in _DRAWERS.items():
+        if name in names:
+            p.label = name
+            draw(p, stream(p.body.seed, f"{name}/{p.scan}"))
     extra = tuple(f for f in p.findings if f.label not in CT_RATE_LABELS)
     p.findings = sorted(
         (f for f in p.findings if f.label in CT_RATE_LABELS), key=lambda f: CT_RATE_LABELS.index(f.label)
@@ -81,13 +66,11 @@ def _depth(p: Painter) -> np.ndarray:
 
 def _focal_depth(p: Painter, side: int) -> float:
     """Return how deep below the chest wall of a side (-1 right, 1 left) the outermost focal finding begins, body mm."""
+    focal = ("Lung nodule", OPACITY, "Consolidation", "Atelectasis", "Pulmonary fibrotic sequela")
     depths = [np.inf]
     for f in p.findings:
         x, y, z = (c / p.grid.scale for c in f.centre_mm)
-        if (
-            f.label in ("Lung nodule", OPACITY, "Consolidation", "Atelectasis", "Pulmonary fibrotic sequela")
-            and x * side < 0
-        ):
+        if f.label in focal and x * side < 0:
             at = (1 - p.body.cavity(*(np.array([c]) for c in (z, -y, -x)))[0]) * (100 / POWER)
             depths.append(at - (f.size_mm / 2 / p.grid.scale if f.label == "Lung nodule" else 2))
     return min(depths)
@@ -172,14 +155,8 @@ def _pleural_other(p: Painter, rng: np.random.Generator) -> None:
         hu = p.canvas.hu
         np.copyto(hu, hu + cover * (np.float32(value) - hu), where=where)
         _clear(p, where & (cover >= 0.5))
-        lobe = "upper lobe" if kind.startswith("apical") else "lower lobe"
-        p.note(
-            kind,
-            f"{'right' if side < 0 else 'left'} {lobe}",
-            np.multiply(centre, (1, 1, side)),
-            float(thick.max()),
-            grade,
-        )
+        region = f"{'right' if side < 0 else 'left'} {'upper' if kind.startswith('apical') else 'lower'} lobe"
+        p.note(kind, region, np.multiply(centre, (1, 1, side)), float(thick.max()), grade)
 
 
 def _pneumothorax(p: Painter, rng: np.random.Generator) -> None:
@@ -227,19 +204,14 @@ def _fracture(p: Painter, rng: np.random.Generator) -> None:
 def _break(p: Painter, path: np.ndarray, shift: float, region: int) -> None:
     """Replace a rib along ``path`` by two fragments whose ends part by ``shift`` body mm in height."""
     canvas = p.canvas
-    lung = np.isin(canvas.regions.reshape(-1), LOBES)
-    index, cover = canvas.stamper.stamp(path, np.full(len(path), 7.5))
-    index, cover = index[~lung[index]], cover[~lung[index]]
-    canvas.blend(index, cover, 45.0)
-    canvas.regions.reshape(-1)[index[cover >= 0.5]] = REGION_ID["chest wall"]
+    outside = np.isin(canvas.regions, LOBES, invert=True)
+    canvas.stamp(path, np.full(len(path), 7.5), 45.0, outside, REGION_ID["chest wall"])
     t = np.linspace(-1, 1, len(path))
     moved = path.copy()
     moved[:, 0] += np.sign(t) * (1 - np.abs(t)) * shift / 2
     for fragment in (moved[t < -0.06], moved[t > 0.06]):
         for radius, value in ((5.2, 720.0), (3.0, p.body.bone_hu)):
-            index, cover = canvas.stamper.stamp(fragment, np.full(len(fragment), radius))
-            canvas.blend(index, cover, value)
-            canvas.regions.reshape(-1)[index[cover >= 0.5]] = region
+            canvas.stamp(fragment, np.full(len(fragment), radius), value, region=region)
 
 
 _DRAWERS: dict[str, Callable[[Painter, np.random.Generator], None]] = {

@@ -35,9 +35,6 @@ _DOUBT_PLAIN, _NAME_DOUBTFUL = 0.35, 0.6
 def virtual_xray_labels(patient: VirtualPatient) -> tuple[dict[str, float | None], tuple[Finding, ...]]:
     """Return the labels of a patient's X-ray and the findings that it shows.
 
-    Args:
-        patient: the patient.
-
     Returns:
         1.0, 0.0, -1.0 or None for each of ``CHEXPERT_LABELS``, in that order; and the findings of the CT that the
         labels 1.0 and -1.0 rest on, with those that an X-ray shows and no label names.

@@ -12,6 +12,7 @@ from common.data.cxr import listing as cxr_listing
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.prepare import prepare_data
 from common.data.virtual.cxr_layouts import write_mimic_cxr
+from common.data.virtual.files import Cohort
 from common.io.bad_input import BadInput
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
@@ -21,7 +22,7 @@ DATA = Path(__file__).parents[3].parent / "shared" / "data" / "cxr"
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "mimic-cxr"
-    write_mimic_cxr(root, 8, 0, (16, 32, 32), (9.0, 10.0, 11.0))
+    write_mimic_cxr(root, Cohort(8, 0, (16, 32, 32), (9.0, 10.0, 11.0)))
     return root
 
 

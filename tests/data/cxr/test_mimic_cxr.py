@@ -7,6 +7,7 @@ import pytest
 
 from common.data.cxr.mimic_cxr import find_mimic_cxr
 from common.data.virtual.cxr_layouts import write_mimic_cxr
+from common.data.virtual.files import Cohort
 from common.io.bad_input import BadInput
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
@@ -16,7 +17,7 @@ N = 6
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     root = tmp_path_factory.mktemp("mimic")
-    return root, write_mimic_cxr(root, N, seed=50, shape=(16, 32, 32), spacing=(9.0, 10.0, 11.0))
+    return root, write_mimic_cxr(root, Cohort(N, 50, (16, 32, 32), (9.0, 10.0, 11.0)))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from common.data.cxr.mimic_cxr import find_mimic_cxr
 from common.data.cxr.mimic_study import find_ehr, list_mimic, named_ehr, studies_of
 from common.data.ehr.mimic_iv import read_contexts
 from common.data.virtual.cxr_layouts import write_mimic_cxr
+from common.data.virtual.files import Cohort
 from common.io.bad_input import BadInput
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.redaction import find_leaks
@@ -23,7 +24,7 @@ DEMO = Path(__file__).parents[3].parent / "shared" / "data" / "layouts"
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "mimic-cxr"
-    write_mimic_cxr(root, 12, 0, (16, 32, 32), (9.0, 10.0, 11.0))
+    write_mimic_cxr(root, Cohort(12, 0, (16, 32, 32), (9.0, 10.0, 11.0)))
     return root
 
 

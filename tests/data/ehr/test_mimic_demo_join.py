@@ -13,6 +13,7 @@ from common.data.ehr.clinical_vector import CLINICAL_COLUMNS, CLINICAL_FEATURES,
 from common.data.manifest import read_manifest
 from common.data.prepare import prepare_data
 from common.data.virtual.cxr_layouts import write_mimic_cxr
+from common.data.virtual.files import Cohort
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.redaction import find_leaks
 from tests.data.cxr.test_mimic_cxr import edit
@@ -30,7 +31,7 @@ def rows(path):
 def joined(tmp_path_factory):
     """Prepared cases, and study -> (stay, time of the X-ray)."""
     root = tmp_path_factory.mktemp("joined") / "mimic-cxr"
-    write_mimic_cxr(root, 6, seed=70, shape=(16, 32, 32), spacing=(9.0, 10.0, 11.0))
+    write_mimic_cxr(root, Cohort(6, 70, (16, 32, 32), (9.0, 10.0, 11.0)))
     for name in ("mimic-iv", "mimic-iv-ed"):
         shutil.rmtree(root / name)
     stays = {row["subject_id"]: row for row in rows(DEMO_ED / "ed" / "edstays.csv.gz")}  # the last of each subject

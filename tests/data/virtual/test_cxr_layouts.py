@@ -14,6 +14,7 @@ from common.data.cxr.mimic_cxr import find_mimic_cxr
 from common.data.cxr.mimic_study import studies_of
 from common.data.ehr.mimic_iv import read_contexts
 from common.data.virtual.cxr_layouts import write_mimic_cxr, write_open_i, write_r2gen
+from common.data.virtual.files import Cohort
 from common.data.virtual.patient import make_virtual_patient
 from common.data.virtual.study import virtual_dicom_id, virtual_study
 from common.data.virtual.xray import make_virtual_xray
@@ -33,7 +34,7 @@ N = 10
 def trees(tmp_path_factory):
     """Layout -> its folder and its rows; treat them as read-only."""
     root = tmp_path_factory.mktemp("trees")
-    return {name: (root / name, write(root / name, N, seed=30, **SMALL)) for name, write in WRITERS.items()}
+    return {name: (root / name, write(root / name, Cohort(N, seed=30, **SMALL))) for name, write in WRITERS.items()}
 
 
 def table(path):
@@ -59,36 +60,36 @@ def truth_of(folder, study_id):
 @pytest.mark.parametrize("layout", WRITERS)
 def test_the_same_call_writes_the_same_bytes(tmp_path, trees, layout):
     folder, rows = trees[layout]
-    assert WRITERS[layout](tmp_path, N, seed=30, **SMALL) == rows
+    assert WRITERS[layout](tmp_path, Cohort(N, seed=30, **SMALL)) == rows
     assert hashes(tmp_path) == hashes(folder)
 
 
 @pytest.mark.parametrize("layout", WRITERS)
 def test_writing_again_keeps_files_and_completes_missing_ones(tmp_path, layout):
-    rows = WRITERS[layout](tmp_path, 2, seed=3, **SMALL)
+    rows = WRITERS[layout](tmp_path, Cohort(2, seed=3, **SMALL))
     before = hashes(tmp_path)
     kept, lost = tmp_path / rows[0]["image"], tmp_path / rows[-1]["image"]
     written = kept.stat().st_mtime_ns
     lost.unlink()
     for part in [*tmp_path.rglob("*.csv"), *tmp_path.rglob("*.txt"), *tmp_path.rglob("annotation.json")]:
         part.unlink()
-    assert WRITERS[layout](tmp_path, 2, seed=3, **SMALL) == rows
+    assert WRITERS[layout](tmp_path, Cohort(2, seed=3, **SMALL)) == rows
     assert hashes(tmp_path) == before and not list(tmp_path.rglob(".part*"))
     assert layout == "mimic_cxr" or kept.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("layout", WRITERS)
 def test_other_content_is_refused(tmp_path, layout):
-    WRITERS[layout](tmp_path / "a", 1, **SMALL)
+    WRITERS[layout](tmp_path / "a", Cohort(1, **SMALL))
     with pytest.raises(FileExistsError, match="made with"):
-        WRITERS[layout](tmp_path / "a", 2, **SMALL)
+        WRITERS[layout](tmp_path / "a", Cohort(2, **SMALL))
     (tmp_path / "b" / "truth").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="new folder"):
-        WRITERS[layout](tmp_path / "b", 1, **SMALL)
+        WRITERS[layout](tmp_path / "b", Cohort(1, **SMALL))
     with pytest.raises(ValueError, match="n 0"):
-        WRITERS[layout](tmp_path / "c", 0, **SMALL)
+        WRITERS[layout](tmp_path / "c", Cohort(0, **SMALL))
     with pytest.raises(ValueError, match="seed 1000000"):
-        WRITERS[layout](tmp_path / "d", 1, seed=1_000_000, **SMALL)
+        WRITERS[layout](tmp_path / "d", Cohort(1, seed=1_000_000, **SMALL))
 
 
 @pytest.mark.parametrize("layout", WRITERS)

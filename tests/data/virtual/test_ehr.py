@@ -14,9 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from common.data.ehr.icd import CHRONIC_CONDITIONS
 from common.data.ehr.mimic_items import LAB_TESTS
 from common.data.ehr.mimic_iv import read_contexts
-from common.data.virtual.chart import CHART_ITEMS, FIRST_LAB_ITEM, LABS
 from common.data.virtual.clinic import CHRONIC, clinical_state
-from common.data.virtual.ehr import COLUMNS, write_virtual_ehr
+from common.data.virtual.ehr import CHART_ITEMS, COLUMNS, FIRST_LAB_ITEM, LABS, write_virtual_ehr
 from common.data.virtual.study import virtual_study
 from common.data.virtual.xray_labels import is_infected
 from tests.data.ehr.mimic_rows import DEMO, DEMO_ED, SHARED
@@ -40,7 +39,7 @@ def hospital(tmp_path_factory):
     root = tmp_path_factory.mktemp("ehr")
     studies = [virtual_study(seed, scan) for seed in range(N) for scan in range(1 + (seed % 10 == 0))]
     labels = {study.study_id: draw_labels(study.seed, study.scan) for study in studies}
-    rows = write_virtual_ehr(root, studies, labels)
+    rows = write_virtual_ehr(root, root, studies, labels)
     return root, studies, labels, rows, read_contexts(root, root, studies)
 
 
@@ -68,7 +67,7 @@ def test_headers_are_those_of_the_real_tables():
 
 def test_the_same_studies_give_the_same_bytes(hospital, tmp_path):
     root, studies, labels, *_ = hospital
-    write_virtual_ehr(tmp_path, studies[::-1], labels)
+    write_virtual_ehr(tmp_path, tmp_path, studies[::-1], labels)
     assert digest(tmp_path) == digest(root)
     assert set(digest(root)) == {f"{name}.csv.gz" for name in COLUMNS}
 
@@ -76,7 +75,7 @@ def test_the_same_studies_give_the_same_bytes(hospital, tmp_path):
 def test_a_patient_does_not_depend_on_the_others(hospital, tmp_path):
     root, studies, labels, _, found = hospital
     few = [study for study in studies if 50 <= study.seed < 62]
-    write_virtual_ehr(tmp_path, few, labels)
+    write_virtual_ehr(tmp_path, tmp_path, few, labels)
     alone = read_contexts(tmp_path, tmp_path, few)
     assert all(alone.contexts[study.study_id] == found.contexts[study.study_id] for study in few)
 
@@ -222,8 +221,8 @@ def test_diagnoses_follow_the_labels(hospital):
 def test_studies_that_cannot_be_written_are_named(tmp_path):
     study = virtual_study(1)
     with pytest.raises(ValueError, match=f"study {study.study_id} has no labels"):
-        write_virtual_ehr(tmp_path, [study], {})
+        write_virtual_ehr(tmp_path, tmp_path, [study], {})
     with pytest.raises(ValueError, match="occurs twice"):
-        write_virtual_ehr(tmp_path, [study, study], {study.study_id: {}})
+        write_virtual_ehr(tmp_path, tmp_path, [study, study], {study.study_id: {}})
     assert not list(tmp_path.iterdir())
-    assert write_virtual_ehr(tmp_path, [], {})["hosp/patients"] == 0
+    assert write_virtual_ehr(tmp_path, tmp_path, [], {})["hosp/patients"] == 0

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from common.data.virtual.files import Cohort
 from common.data.virtual.layouts import (
     CT_RATE_METADATA_COLUMNS,
     template_report,
@@ -26,7 +27,7 @@ def table(path):
 
 
 def test_nifti_reads_back(tmp_path):
-    rows = write_nifti(tmp_path, 5, seed=10, **SMALL)
+    rows = write_nifti(tmp_path, Cohort(5, seed=10, **SMALL))
     assert [row["case"] for row in rows] == [f"virtual_{i:06d}" for i in range(10, 15)]
     assert [row["split"] for row in rows] == ["train"] * 4 + ["valid"]
     p = make_virtual_patient(12, SHAPE, SPACING)
@@ -40,29 +41,29 @@ def test_nifti_reads_back(tmp_path):
 
 
 def test_writing_again_keeps_files_and_completes_missing_ones(tmp_path):
-    first = write_nifti(tmp_path, 2, **SMALL)
+    first = write_nifti(tmp_path, Cohort(2, **SMALL))
     kept, lost = (tmp_path / row["image"] for row in first)
     before, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
-    assert write_nifti(tmp_path, 2, **SMALL) == first
+    assert write_nifti(tmp_path, Cohort(2, **SMALL)) == first
     assert kept.stat().st_mtime_ns == before and lost.read_bytes() == content
     assert not list(tmp_path.rglob(".part*"))
 
 
 def test_other_content_is_refused(tmp_path):
-    write_nifti(tmp_path / "a", 1, **SMALL)
+    write_nifti(tmp_path / "a", Cohort(1, **SMALL))
     with pytest.raises(FileExistsError, match="made with"):
-        write_nifti(tmp_path / "a", 1, seed=1, **SMALL)
+        write_nifti(tmp_path / "a", Cohort(1, seed=1, **SMALL))
     (tmp_path / "b" / "dicom").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="new folder"):
-        write_dicom(tmp_path / "b", 1, **SMALL)
+        write_dicom(tmp_path / "b", Cohort(1, **SMALL))
     with pytest.raises(ValueError, match="n 0"):
-        write_nifti(tmp_path / "c", 0, **SMALL)
+        write_nifti(tmp_path / "c", Cohort(0, **SMALL))
     assert not (tmp_path / "c").exists()
 
 
 def test_dicom_reads_back(tmp_path):
-    rows = write_dicom(tmp_path, 1, seed=7, **SMALL)
+    rows = write_dicom(tmp_path, Cohort(1, seed=7, **SMALL))
     files = list((tmp_path / rows[0]["image"]).glob("*.dcm"))
     random.Random(0).shuffle(files)
     slices = sorted((pydicom.dcmread(f) for f in files), key=lambda d: float(d.ImagePositionPatient[2]))
@@ -82,7 +83,7 @@ def test_dicom_reads_back(tmp_path):
 
 
 def test_ct_rate_tree(tmp_path):
-    rows = write_ct_rate(tmp_path, 10, seed=20, **SMALL)
+    rows = write_ct_rate(tmp_path, Cohort(10, seed=20, **SMALL))
     root = tmp_path / "dataset"
     assert len(rows) == 10 and len({row["case"] for row in rows}) == 10
     assert rows[0]["image"] == "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"
@@ -113,7 +114,7 @@ def test_ct_rate_tree(tmp_path):
 
 
 def test_ct_rate_reports_say_what_the_labels_say(tmp_path):
-    write_ct_rate(tmp_path, 6, seed=20, **SMALL)
+    write_ct_rate(tmp_path, Cohort(6, seed=20, **SMALL))
     reports = table(tmp_path / "dataset/radiology_text_reports/train_reports.csv")
     labels = {
         line[0]: line[1:] for line in table(tmp_path / "dataset/multi_abnormality_labels/train_predicted_labels.csv")
@@ -129,13 +130,10 @@ def test_ct_rate_reports_say_what_the_labels_say(tmp_path):
     assert np.mean(agree) > 0.95, "the text tells another story than the labels"
 
 
-def test_ct_rate_reports_survive_and_can_be_replaced(tmp_path):
+def test_ct_rate_reports_are_made_again(tmp_path):
     path = tmp_path / "a/dataset/radiology_text_reports/train_reports.csv"
-    write_ct_rate(tmp_path / "a", 3, **SMALL)
+    write_ct_rate(tmp_path / "a", Cohort(3, **SMALL))
     before = path.read_bytes()
     path.unlink()
-    write_ct_rate(tmp_path / "a", 3, **SMALL)
+    write_ct_rate(tmp_path / "a", Cohort(3, **SMALL))
     assert path.read_bytes() == before
-    write_ct_rate(tmp_path / "b", 3, report=lambda patient: {"Findings_EN": patient.case}, **SMALL)
-    _, first, *_ = table(tmp_path / "b/dataset/radiology_text_reports/train_reports.csv")
-    assert first == ["train_1_a_1.nii.gz", "Not given.", "Not given.", "virtual_000000", "Not given."]
