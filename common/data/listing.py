@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -57,6 +58,7 @@ class Input(Protocol):
         ...
 
 
+@dataclass
 class Listing(ABC):
     """The inputs of a data set; one subclass for CTs, one for X-rays.
 
@@ -67,10 +69,10 @@ class Listing(ABC):
         facts: for prepare.json.
     """
 
-    rows: list[Any]
-    problems: list[BadInput]
-    left_out: list[tuple[Path, str]]
-    facts: dict[str, Any]
+    rows: list[Any] = field(default_factory=list)
+    problems: list[BadInput] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     one: ClassVar[str]
     """What an input is called: "case", "image"."""

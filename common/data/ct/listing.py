@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,8 @@ class CTInput:
 
 @dataclass
 class CTListing(Listing):
-    """CTs, see `common.data.listing.Listing`."""
+    """CTs (`CTInput`), see `common.data.listing.Listing`; `more` are columns beside `MANIFEST_COLUMNS`."""
 
-    rows: list[CTInput] = field(default_factory=list)
-    problems: list[BadInput] = field(default_factory=list)
-    left_out: list[tuple[Path, str]] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
     more: Sequence[str] = ()
 
     one = listable = "case"
@@ -101,7 +97,7 @@ class CTListing(Listing):
 
     @property
     def columns(self) -> list[str]:
-        """`MANIFEST_COLUMNS`, and those of CT-RATE."""
+        """`MANIFEST_COLUMNS` and `more`."""
         return [*MANIFEST_COLUMNS, *self.more]
 
     def conclude(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:

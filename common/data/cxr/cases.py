@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.cxr.listing import LABEL_VALUES
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS, plausible
 from common.data.ehr.mimic_tables import parse_number
 from common.data.manifest import read_manifest, with_files
@@ -27,7 +28,6 @@ POLICIES = ("ignore", "zeros", "ones", "lsr")
 NOT_MENTIONED = ("zeros", "ignore")
 """What a blank becomes: 0, as in the work on CheXpert, or masked."""
 _LSR = (0.55, 0.85)
-_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": None}
 
 
 def read_cxr_cases(
@@ -183,9 +183,9 @@ def _label(
     manifest: Path, row: Mapping[str, str], labels: Sequence[str], policy: str, not_mentioned: str
 ) -> np.ndarray:
     for name in labels:
-        if row[name] not in _VALUES:
+        if row[name] not in LABEL_VALUES:
             raise BadInput(manifest, f"row {row['case']!r} has {name} {row[name]!r}, expected 1.0, 0.0, -1.0 or blank")
-    return label_vector({name: _VALUES[row[name]] for name in labels}, labels, row["case"], policy, not_mentioned)
+    return label_vector({name: LABEL_VALUES[row[name]] for name in labels}, labels, row["case"], policy, not_mentioned)
 
 
 def _notes(path: Path, studies: set[str]) -> dict[str, str]:

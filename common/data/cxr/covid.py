@@ -59,7 +59,7 @@ def find_covid(source: str | os.PathLike[str]) -> CXRListing:
     """
     table = find_cxr_table(source, COVID_TABLES)
     root = table.parent
-    listing = CXRListing([], (COVID_LABEL,), {}, {}, [])
+    listing = CXRListing(labels=(COVID_LABEL,))
     files = named_files(root)
     counts: Counter[str] = Counter()
     first: dict[Path, tuple[str, str]] = {}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.data.cxr.listing import CXRListing, XrayRow
-from common.data.cxr.mimic_cxr import CXRImage, find_mimic_cxr
+from common.data.cxr.mimic_cxr import find_mimic_cxr
 from common.data.ehr.clinical_vector import clinical_row
 from common.data.ehr.mimic_iv import Study, read_contexts
 from common.data.ehr.mimic_tables import find_table
@@ -45,7 +45,7 @@ def list_mimic(
         ValueError: for an unknown labeller.
     """
     images, problems = find_mimic_cxr(source, labeller)
-    listing = CXRListing([_row(image) for image in images], CHEXPERT_LABELS, {}, {}, problems)
+    listing = CXRListing(images, problems, labels=CHEXPERT_LABELS)
     roots = find_ehr(source) if ehr is None else named_ehr(ehr)
     listing.facts = {"labeller": labeller, "redacted": redacted, "ehr": {k: str(v) for k, v in roots.items()}}
     if "hosp" not in roots:
@@ -73,8 +73,8 @@ def list_mimic(
     return listing
 
 
-def studies_of(images: Iterable[CXRImage]) -> list[Study]:
-    """The studies of some images, at the time that `find_mimic_cxr` has for all images of a study: the earliest."""
+def studies_of(images: Iterable[XrayRow]) -> list[Study]:
+    """The studies of some images of `find_mimic_cxr`, each once."""
     found = {image.study: Study(int(image.patient), int(image.study[1:]), image.time) for image in images}
     return list(found.values())
 
@@ -124,10 +124,3 @@ def _places(source: Path) -> Iterator[Path]:
             seen.add(folder)
             yield folder
             yield from (inner for inner in sorted(folder.iterdir()) if inner.name[0].isdigit() and inner.is_dir())
-
-
-def _row(image: CXRImage) -> XrayRow:
-    more = {"report": "" if image.report is None else str(image.report)}
-    return XrayRow(
-        image.case, image.patient, image.split, image.path, image.study, image.view or "", image.labels, more
-    )

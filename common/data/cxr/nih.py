@@ -47,7 +47,7 @@ def find_nih(source: str | os.PathLike[str]) -> CXRListing:
     """
     table = find_cxr_table(source, NIH_TABLES)
     root = table.parent
-    listing = CXRListing([], (*NIH_LABELS, "No Finding"), {}, {}, [])
+    listing = CXRListing(labels=(*NIH_LABELS, "No Finding"))
     files = named_files(root)
     split_of = _official(root, listing.problems)
     counts: Counter[str] = Counter()
@@ -139,5 +139,5 @@ def _check_official(listing: CXRListing) -> None:
     torn = test & {row.patient for row in listing.rows if not row.split}
     for row in listing.rows:
         if row.patient in torn:
-            listing.problems.append(BadInput(row.image, f"is of patient {row.patient}, who is in both official lists"))
+            listing.problems.append(BadInput(row.path, f"is of patient {row.patient}, who is in both official lists"))
     listing.rows = [row for row in listing.rows if row.patient not in torn]

@@ -93,22 +93,19 @@ def iter_open_i(path: str | os.PathLike[str]) -> Iterator[OpenIReport | BadInput
         yield report
 
 
-def list_open_i(
-    root: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
-) -> tuple[list[OpenIReport], list[BadInput]]:
+def list_open_i(root: str | os.PathLike[str]) -> tuple[list[OpenIReport], list[BadInput]]:
     """List the studies that have a report and images.
 
     Args:
-        root: the folder of the CSV tables, or of the XML files.
-        images: the folder of the PNG files; None takes the first of `IMAGE_FOLDERS` that is there, and checks no files
-            if none is.
+        root: the folder of the CSV tables, or of the XML files; no files of images are checked where it has none of
+            `IMAGE_FOLDERS`.
 
     Returns:
         Studies in the order of the reports, and everything that cannot be used: bad rows or files, reports without an
         image, images without a report, files without a row and rows without a file.
 
     Raises:
-        BadInput: as `iter_open_i`; if `images` is no folder; if the projections are missing beside the reports.
+        BadInput: as `iter_open_i`; if the projections are missing beside the reports.
     """
     root = Path(root)
     reports: list[OpenIReport] = []
@@ -122,20 +119,12 @@ def list_open_i(
         of_report, bad = _read_projections(root / PROJECTIONS_CSV, {report.uid for report in reports})
         problems += bad
         reports = [replace(report, images=tuple(of_report.get(report.uid, ()))) for report in reports]
-    reports, bad = _with_files(root, reports, image_folder(root, images))
+    reports, bad = _with_files(root, reports, image_folder(root))
     return reports, problems + bad
 
 
-def image_folder(root: Path, images: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder of the PNG files; None where it is not given and none of `IMAGE_FOLDERS` is there.
-
-    Raises:
-        BadInput: if the folder that is given is none.
-    """
-    if images is not None:
-        if not Path(images).is_dir():
-            raise BadInput(images, "is no folder, expected the PNG images of Open-i")
-        return Path(images)
+def image_folder(root: Path) -> Path | None:
+    """The folder of the PNG files: the first of `IMAGE_FOLDERS` that is there, None if none is."""
     return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
 
 
@@ -244,12 +233,12 @@ def _with_files(
     root: Path, reports: list[OpenIReport], folder: Path | None
 ) -> tuple[list[OpenIReport], list[BadInput]]:
     """The studies of which an image is there, and what is missing on either side."""
-    files = None if folder is None else {file.name for file in folder.iterdir() if file.suffix.lower() == ".png"}
+    files = {file.name for file in folder.iterdir() if file.suffix.lower() == ".png"} if folder else set()
     kept: list[OpenIReport] = []
     problems: list[BadInput] = []
     for report in reports:
         images = report.images
-        if files is not None and folder is not None:
+        if folder:
             absent = [image.file for image in images if image.file not in files]
             problems += [BadInput(folder / name, f"does not exist, uid {report.uid!r} names it") for name in absent]
             images = tuple(image for image in images if image.file in files)
@@ -257,7 +246,7 @@ def _with_files(
             kept.append(replace(report, images=images))
         else:
             problems.append(BadInput(report.path, f"has uid {report.uid!r}, of which there is no image"))
-    if files is not None and folder is not None:
+    if folder:
         named = {image.file for report in reports for image in report.images}
         problems += [BadInput(folder / name, "belongs to no usable report") for name in sorted(files - named)]
     return kept, problems

@@ -39,7 +39,7 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
     annotation = annotation / ANNOTATION if annotation.is_dir() else annotation
     content = _read(annotation)
     root = annotation.parent / "images" if (annotation.parent / "images").is_dir() else annotation.parent
-    listing = CXRListing([], CHEXPERT_LABELS, {}, {}, [], facts={"labels": "read from the reports"})
+    listing = CXRListing(facts={"labels": "read from the reports"}, labels=CHEXPERT_LABELS)
     seen: set[str] = set()
     named: set[Path] = set()
     for split in SPLITS:

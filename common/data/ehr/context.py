@@ -6,26 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from common.data.ehr.mimic_tables import TableCounts
 from common.io.bad_input import BadInput
-
-
-class TimedStudy(Protocol):
-    """Anything that says whose study it is and when it was taken."""
-
-    @property
-    def subject_id(self) -> int:
-        """The patient."""
-
-    @property
-    def study_id(self) -> int:
-        """The study."""
-
-    @property
-    def study_time(self) -> datetime:
-        """When it was taken, on the shifted calendar of the patient."""
 
 
 @dataclass(frozen=True, slots=True)

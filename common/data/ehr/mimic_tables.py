@@ -141,11 +141,6 @@ def parse_time(text: str) -> datetime | None:
         return None
 
 
-def parse_day(text: str) -> datetime | None:
-    """Read ``2180-05-06`` as its first moment; None if the text is anything else."""
-    return parse_time(f"{text} 00:00:00")
-
-
 def parse_number(text: str) -> float | None:
     """Read a finite decimal number; None if the text is anything else."""
     try:
