@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +26,7 @@ from tqdm import tqdm
 from common.data.layouts import find_layout
 from common.data.listing import Input, Listing
 from common.data.splits import SPLITS, split_by_patient
-from common.io.bad_input import BadInput
-from common.io.exclusion_list import listed_items
+from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import csv_text, locked, write_text
 from common.io.parallel import Failure, map_cases
 
@@ -90,20 +90,32 @@ def prepare_data(
         raise BadInput(out, f"lies inside the input {source}, expected an output folder outside it")
     (out / ".prepare").mkdir(parents=True, exist_ok=True)
     with locked(out):
-        for leftover in (*out.glob(".prepare/.*.tmp"), *out.glob("images/.*.tmp")):
+        for leftover in (*out.glob(".prepare/.*"), *out.glob("images/.*")):
             leftover.unlink()  # of a run that was killed while writing
         listing = found.list(source, **options)
-        _leave_out_listed(listing, source, exclusion_list)
+        if exclusion_list is not None:
+            _leave_out_listed(listing, source, Path(exclusion_list))
         _leave_out_repeats(listing)
         kept = _usable(listing, out, validate, workers, engine, address)
         return _write(kept, listing, source, out, layout, seed, strict)
 
 
-def _leave_out_listed(listing: Listing, source: Path, exclusion_list: str | os.PathLike[str] | None) -> None:
-    names = [row.names for row in listing.rows]
-    listed = listed_items(exclusion_list, source, names, listing.listable, listing.short)
-    reason = f"on the exclusion list {exclusion_list and Path(exclusion_list)}"
-    listing.left_out += [(listing.rows[i].path, reason) for i in sorted(listed)]
+def _leave_out_listed(listing: Listing, source: Path, exclusion_list: Path) -> None:
+    """Drop what the file lists by a name of the input, or by a path, which may be relative to the source."""
+    root = source if source.is_dir() else source.parent
+    by_name: dict[str | Path, list[int]] = defaultdict(list)
+    for index, row in enumerate(listing.rows):
+        for name in row.names:
+            by_name[name].append(index)
+    listed: set[int] = set()
+    lines = read_text(exclusion_list, "an exclusion list").splitlines()
+    for entry in filter(None, (line.split("#")[0].strip() for line in lines)):
+        meant = {entry, Path(os.path.abspath(root / entry)), listing.short(entry) if listing.short else entry}
+        matches = {index for name in meant for index in by_name.get(name, ())}
+        if not matches:
+            raise BadInput(exclusion_list, f"lists {entry!r}, which matches no {listing.listable} of the input")
+        listed |= matches
+    listing.left_out += [(listing.rows[i].path, f"on the exclusion list {exclusion_list}") for i in sorted(listed)]
     listing.rows = [row for i, row in enumerate(listing.rows) if i not in listed]
 
 

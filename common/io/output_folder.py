@@ -28,9 +28,8 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> st
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically: a reader sees the whole file or the one before it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager

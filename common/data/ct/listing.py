@@ -74,7 +74,6 @@ class CTInput:
         image = self.path
         if not is_nifti(self.path) or (self.rate is not None and not self.rate.fixed):
             image = out / "images" / f"{self.case}.nii.gz"
-            image.parent.mkdir(exist_ok=True)
             write_nifti(image, volume.hu, volume.affine)
         geometry = [*(round(size, 6) for size in volume.spacing), *volume.hu.shape]
         row = dict(zip(MANIFEST_COLUMNS[4:10], geometry, strict=True))

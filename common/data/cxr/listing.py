@@ -24,8 +24,8 @@ from common.io.output_folder import csv_text, write_text
 from common.io.table import iter_rows
 
 __all__ = [
-    "LABEL_VALUES", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files", "of_one_split",
-    "only_file", "table_rows", "write_study_tables",
+    "LABEL_VALUES", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files",
+    "of_one_split", "only_file", "table_rows", "write_study_tables",
 ]  # fmt: skip
 
 XRAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")

@@ -128,16 +128,15 @@ def _read_labels(path: Path, problems: list[BadInput]) -> dict[str, dict[str, fl
     """Study id -> labels."""
     found: dict[str, dict[str, float | None]] = {}
     refused = set()
-    for study, *values in _rows(path, ("study_id", *CHEXPERT_LABELS), problems):
-        wrong = [
-            (name, value) for name, value in zip(CHEXPERT_LABELS, values, strict=True) if value not in LABEL_VALUES
-        ]
+    for study, *cells in _rows(path, ("study_id", *CHEXPERT_LABELS), problems):
+        row = dict(zip(CHEXPERT_LABELS, cells, strict=True))
+        wrong = [(name, value) for name, value in row.items() if value not in LABEL_VALUES]
         if wrong:
             name, value = wrong[0]
             problems.append(BadInput(path, f"study {study} has {name} {value!r}, expected 1.0, 0.0, -1.0 or blank"))
             refused.add(study)
             continue
-        labels = {name: LABEL_VALUES[value] for name, value in zip(CHEXPERT_LABELS, values, strict=True)}
+        labels = {name: LABEL_VALUES[value] for name, value in row.items()}
         if found.setdefault(study, labels) != labels:
             problems.append(BadInput(path, f"study {study} has two rows that differ, expected one"))
             refused.add(study)
