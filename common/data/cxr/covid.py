@@ -19,9 +19,9 @@ from common.data.cxr.listing import (
     CXRListing,
     XrayRow,
     find_cxr_table,
+    image_of_row,
     known_number,
     named_files,
-    only_file,
     table_rows,
 )
 from common.data.ehr.clinical_vector import clinical_row, plausible
@@ -113,11 +113,7 @@ def _image(root: Path, row: dict[str, str], files: dict[str, list[Path]]) -> Pat
     name = row["image"] or row["filename"]
     if not name:
         raise BadInput(root, f"has a row of patient {row['patientid']!r} without filename")
-    exact = [root / part / name for part in ("", row["folder"], "images") if part or row["image"]]
-    for path in exact:
-        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-            return path
-    return only_file(root / name, files)
+    return image_of_row(root, name, [part for part in ("", row["folder"], "images") if part or row["image"]], files)
 
 
 def _reason(row: dict[str, str]) -> str | None:

@@ -24,8 +24,8 @@ from common.io.output_folder import csv_text, write_text
 from common.io.table import iter_rows
 
 __all__ = [
-    "LABEL_VALUES", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files",
-    "of_one_split", "only_file", "table_rows", "write_study_tables",
+    "LABEL_VALUES", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "image_of_row", "known_number",
+    "named_files", "of_one_split", "table_rows", "write_study_tables",
 ]  # fmt: skip
 
 XRAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
@@ -208,12 +208,23 @@ def named_files(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def only_file(path: Path, files: Mapping[str, list[Path]]) -> Path:
-    """The one file of a row of a table, among `named_files`.
+def image_of_row(root: Path, name: str, folders: Iterable[str], files: Mapping[str, list[Path]]) -> Path:
+    """The image that a row of a table names: in the first of some folders that has it, else the only one of that name.
+
+    Args:
+        root: the folder that the image lies in or below.
+        name: of the file, or its path.
+        folders: below the root, "" for the root itself.
+        files: of the root, see `named_files`.
 
     Raises:
         BadInput: if there is none of that name, or more.
     """
+    for folder in folders:
+        path = root / folder / name
+        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+            return path
+    path = root / name
     paths = files.get(path.name, [])
     if len(paths) != 1:
         why = "exists more than once below it, expected one file" if paths else "does not exist, but has a row"

@@ -12,14 +12,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 from common.data.cxr.listing import LABEL_VALUES, XrayRow, of_one_split
 from common.data.ehr.mimic_iv import parse_study_time
-from common.data.ehr.mimic_tables import TableCounts, find_table, stream_rows
+from common.data.ehr.mimic_tables import TableCounts, find_table, parse_id, stream_rows
 from common.io.bad_input import BadInput
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
@@ -29,7 +27,6 @@ LABELLERS = ("chexpert", "negbio")
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 """Word of the official table -> split here."""
 SUFFIXES = (".jpg", ".png", ".dcm")
-_T = TypeVar("_T")
 _METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
 
 
@@ -65,14 +62,14 @@ def find_mimic_cxr(
     metadata = _table(root, "metadata")
     rows = list(_rows(metadata, _METADATA, problems))
     repeated = {case for case, n in Counter(row[0] for row in rows).items() if n > 1}
-    times = _study_times(rows)
+    times, no_time = _study_times(rows)
     images, listed = [], set()
-    for case, subject, study, view, date, clock in rows:
+    for case, subject, study, view, _, _ in rows:
         listed.add(case)
         if case in repeated:
             problems.append(BadInput(metadata, f"has image {case} more than once, expected each id once"))
             continue
-        if not (_is_id(subject) and _is_id(study)):
+        if parse_id(subject) is None or parse_id(study) is None:
             problems.append(
                 BadInput(metadata, f"image {case} has subject {subject!r}, study {study!r}, expected digits")
             )
@@ -80,15 +77,20 @@ def find_mimic_cxr(
         folder = Path("files", f"p{subject[:2]}", f"p{subject}", f"s{study}")
         try:
             path = _image_path(root / folder, case, present)
-            split = _known(split_of, case, path, "row in the table of splits")
-            labels = _known(labels_of, study, path, f"row of its study s{study} in the table of {labeller}")
-            _check_time(metadata, case, date, clock)
+            if case not in split_of:
+                raise BadInput(path, "has no usable row in the table of splits")
+            if study not in labels_of:
+                raise BadInput(path, f"has no usable row of its study s{study} in the table of {labeller}")
+            if case in no_time:
+                raise BadInput(metadata, f"image {case}: {no_time[case]}")
         except BadInput as problem:
             problems.append(problem)
             continue
         report = report_root / folder.with_suffix(".txt")
         more = {"report": str(report) if report.is_file() else ""}
-        images.append(XrayRow(case, subject, split, path, f"s{study}", view, labels, more, times[study]))
+        images.append(
+            XrayRow(case, subject, split_of[case], path, f"s{study}", view, labels_of[study], more, times[study])
+        )
     for case, path in present.items():
         if case not in listed:
             problems.append(BadInput(path, "has no row in the metadata table"))
@@ -167,28 +169,14 @@ def _image_path(folder: Path, case: str, present: Mapping[str, Path]) -> Path:
     return path
 
 
-def _known(table: Mapping[str, _T], key: str, path: Path, what: str) -> _T:
-    if key not in table:
-        raise BadInput(path, f"has no usable {what}")
-    return table[key]
-
-
-def _study_times(rows: Iterable[tuple[str, ...]]) -> dict[str, datetime]:
-    """Study id -> its earliest time; what was written later is not known before the study."""
+def _study_times(rows: Iterable[tuple[str, ...]]) -> tuple[dict[str, datetime], dict[str, str]]:
+    """Study id -> its earliest time (what was written later is not known before it), image -> why it has no time."""
     times: dict[str, datetime] = {}
-    for _, _, study, _, date, clock in rows:
-        with suppress(ValueError):  # `_check_time` says so
+    no_time: dict[str, str] = {}
+    for case, _, study, _, date, clock in rows:
+        try:
             time = parse_study_time(date, clock)
             times[study] = min(time, times.get(study, time))
-    return times
-
-
-def _check_time(path: Path, case: str, date: str, clock: str) -> None:
-    try:
-        parse_study_time(date, clock)
-    except ValueError as error:
-        raise BadInput(path, f"image {case}: {error}") from error
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+        except ValueError as error:
+            no_time[case] = str(error)
+    return times, no_time

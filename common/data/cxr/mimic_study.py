@@ -46,7 +46,7 @@ def list_mimic(
     """
     images, problems = find_mimic_cxr(source, labeller)
     listing = CXRListing(images, problems, labels=CHEXPERT_LABELS)
-    roots = find_ehr(source) if ehr is None else named_ehr(ehr)
+    roots = find_ehr(source, ehr)
     listing.facts = {"labeller": labeller, "redacted": redacted, "ehr": {k: str(v) for k, v in roots.items()}}
     if "hosp" not in roots:
         if "ed" in roots:
@@ -79,37 +79,26 @@ def studies_of(images: Iterable[XrayRow]) -> list[Study]:
     return list(found.values())
 
 
-def find_ehr(source: str | os.PathLike[str]) -> dict[str, Path]:
-    """Find MIMIC-IV ("hosp") and MIMIC-IV-ED ("ed") in a folder or beside it.
+def find_ehr(source: str | os.PathLike[str], named: Sequence[str | os.PathLike[str]] | None = None) -> dict[str, Path]:
+    """Find the folders of MIMIC-IV ("hosp") and of MIMIC-IV-ED ("ed"), as far as they are there.
+
+    Args:
+        source: the folder of the X-rays; they are looked for in it and beside it.
+        named: folders that the user gave, which alone are looked at.
 
     Raises:
-        BadInput: if one of them is found in two places.
-    """
-    source = Path(os.path.abspath(source))
-    found: dict[str, Path] = {}
-    for place in _places(source):
-        for name, table in _MARKS.items():
-            if find_table(place, table) is None:
-                continue
-            if found.setdefault(name, place) != place:
-                raise BadInput(place, f"holds {table} as {found[name]} does, expected one, or the folder by --ehr")
-    return found
-
-
-def named_ehr(folders: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """The same of folders that the user named.
-
-    Raises:
-        BadInput: if a folder holds neither, or both hold the same.
+        BadInput: if one of them is found in two places, or a folder that was given holds neither.
     """
     found: dict[str, Path] = {}
-    for folder in map(Path, folders):
-        names = [name for name, table in _MARKS.items() if find_table(folder, table) is not None]
-        if not names:
-            raise BadInput(folder, f"holds neither {' nor '.join(_MARKS.values())}, expected MIMIC-IV or MIMIC-IV-ED")
+    places = _places(Path(os.path.abspath(source))) if named is None else map(Path, named)
+    expected = "expected one, or the folder by --ehr" if named is None else "expected one of each"
+    for place in places:
+        names = [name for name, table in _MARKS.items() if find_table(place, table) is not None]
+        if not names and named is not None:
+            raise BadInput(place, f"holds neither {' nor '.join(_MARKS.values())}, expected MIMIC-IV or MIMIC-IV-ED")
         for name in names:
-            if found.setdefault(name, folder) != folder:
-                raise BadInput(folder, f"holds {_MARKS[name]} as {found[name]} does, expected one of each")
+            if found.setdefault(name, place) != place:
+                raise BadInput(place, f"holds {_MARKS[name]} as {found[name]} does, {expected}")
     return found
 
 
