@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from common.io.bad_input import BadInput
-from common.io.output_folder import whole
+from common.io.output_folder import atomic_path
 
 HU_FLOOR = -1024
 """Lowest HU kept: air. What lies below is padding (CT-RATE pads with -8192, GE with -2000 before rescaling)."""
@@ -308,7 +308,7 @@ def write_nifti(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndar
     image.header.set_sform(affine, code=1)
     image.header.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
-    with whole(path) as part, part.open("wb") as file:
+    with atomic_path(path) as part, part.open("wb") as file:
         if path.name.lower().endswith(".gz"):
             # No name and no time in the gzip header, or the same volume would hash differently each time.
             with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:

@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from common.data.ct.reader import input_files, read_ct
-from common.io.output_folder import whole
+from common.io.output_folder import atomic_path
 
 __all__ = ["VolumeStore"]
 
@@ -49,7 +49,7 @@ class VolumeStore:
             volume = read_ct(path)
             world = io_orientation(volume.affine)[:, 0].tolist()
             hu = volume.hu.transpose([world.index(axis) for axis in (2, 1, 0)])
-            with whole(stored) as part:
+            with atomic_path(stored) as part:
                 np.save(part, np.ascontiguousarray(np.rint(hu).astype(np.int16)))
         return np.load(stored, mmap_mode="r")
 
