@@ -72,7 +72,8 @@ def read_cxr_cases(
     for name in ("patient", "study", "view", *labels):
         if name not in rows[0]:
             raise BadInput(manifest, f"has no column {name!r}, expected one of an X-ray layout with that label")
-    numbers = _patient_numbers(rows)
+    patients = dict.fromkeys(row["patient"] for row in rows)  # of the manifest, whatever is asked for
+    numbers = {patient: str(number) for number, patient in enumerate(patients, 1)}
     wanted = None if views is None else {view.upper() for view in views}
     splits = [split] if isinstance(split, str) else split
     rows = [row for row in rows if splits is None or row["split"] in splits]
@@ -167,11 +168,6 @@ def clinical_values(path: Path, line: int, row: Mapping[str, str]) -> np.ndarray
                 raise BadInput(path, f"line {line} has {name} {text!r}, which no body has")
             values[i] = number
     return values
-
-
-def _patient_numbers(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Patient -> place among the patients of a whole manifest, from "1" on."""
-    return {patient: str(number) for number, patient in enumerate(dict.fromkeys(row["patient"] for row in rows), 1)}
 
 
 def _smooth(case: str, name: str) -> float:

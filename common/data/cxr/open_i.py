@@ -47,16 +47,12 @@ class OpenIReport:
         path: the table or XML file it was read from.
         sections: "examination" (what was imaged), "indication", "comparison", "findings", "impression" -> text as it
             is in the file; a blank one is left out.
-        mesh: the manual index terms, `Cicatrix/lung/upper lobe/left`; ("normal",) for a normal study.
-        problems: the heads of these.
         images: of the study; none where the reports were read alone.
     """
 
     uid: str
     path: Path
     sections: dict[str, str] = field(default_factory=dict)
-    mesh: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
     images: tuple[OpenIImage, ...] = ()
 
 
@@ -158,7 +154,6 @@ def read_open_i_xml(path: str | os.PathLike[str]) -> OpenIReport:
         raise BadInput(path, "has no text in any AbstractText, expected a report")
     captions = ("".join(found.itertext()).strip() for found in root.iter("caption"))
     caption = next((text for text in captions if text), None)
-    mesh = tuple(text for found in root.iter("major") if (text := "".join(found.itertext()).strip()))
     names = [found.get("id", "").strip() for found in root.iter("parentImage")]
     if not all(names) or len(set(names)) < len(names):
         raise BadInput(path, f"has parentImage ids {', '.join(map(repr, names))}, expected one for each image")
@@ -166,8 +161,6 @@ def read_open_i_xml(path: str | os.PathLike[str]) -> OpenIReport:
         uid=uid.upper().removeprefix("CXR"),
         path=path,
         sections=({"examination": caption} if caption else {}) | texts,
-        mesh=mesh,
-        problems=tuple(term.partition("/")[0] for term in mesh),
         images=tuple(OpenIImage(f"{name}.png", None) for name in names),
     )
 
@@ -194,12 +187,7 @@ def _iter_table(path: Path) -> Iterator[OpenIReport | BadInput]:
             yield BadInput(path, f"line {line} (uid {uid!r}) has no text, expected one of {', '.join(_TEXTS)}")
         else:
             examination = {"examination": cells["image"]} if cells["image"].strip() else {}
-            mesh, problems = (_terms(cells[name]) for name in ("MeSH", "Problems"))
-            yield OpenIReport(uid, path, examination | texts, mesh, problems)
-
-
-def _terms(text: str) -> tuple[str, ...]:
-    return tuple(term.strip() for term in text.split(";") if term.strip())
+            yield OpenIReport(uid, path, examination | texts)
 
 
 def _read_projections(path: Path, uids: set[str]) -> tuple[dict[str, list[OpenIImage]], list[BadInput]]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from common.data.ehr.context import ContextReport, EHRContext, EHRTarget, Observation
 from common.data.ehr.icd import CHRONIC_CONDITIONS, ICD_GROUPS, icd_groups
 from common.data.ehr.mimic_events import Case, EventReader
-from common.data.ehr.mimic_items import LAB_TESTS, chart_items, lab_items
+from common.data.ehr.mimic_items import chart_items, lab_items
 from common.data.ehr.mimic_stays import (
     Admission,
     EmergencyStay,
@@ -117,7 +117,6 @@ def read_contexts(
     }
     if "hosp/labevents" in paths:
         tests = lab_items(paths["hosp/d_labitems"], report.tables["hosp/d_labitems"])
-        report.tests_without_item = [test.name for test in LAB_TESTS if test not in tests.values()]
         passes["hosp/labevents"] = lambda path: reader.read_labevents(path, tests)
     if "icu/chartevents" in paths:
         items = chart_items(paths["icu/d_items"], report.tables["icu/d_items"])
