@@ -79,7 +79,7 @@ class Listing(ABC):
     listable: ClassVar[str]
     """What an exclusion list may name: "case, study or image"."""
     short: ClassVar[Callable[[str], str] | None] = None
-    """An entry of an exclusion list counts as this name too."""
+    """Gives a second name for which an entry of an exclusion list stands, such as a file's without its ending."""
     libraries: ClassVar[Sequence[str]]
     """Packages whose versions are recorded, and decide whether a check is done again; those not installed are none."""
     chunk: ClassVar[int] = 1
@@ -92,7 +92,7 @@ class Listing(ABC):
     @property
     @abstractmethod
     def columns(self) -> list[str]:
-        """Of the manifest."""
+        """Columns of the manifest, in order."""
 
     @abstractmethod
     def conclude(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:

@@ -37,7 +37,7 @@ _CHECKS = 2  # raised whenever the checks change, so that results of older ones 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What a preparation came to: paths of the three files, and the content of prepare.json."""
+    """Paths of manifest.csv, excluded.csv and prepare.json, and the content of the last."""
 
     manifest: Path
     excluded: Path
@@ -136,7 +136,7 @@ def _leave_out_repeats(listing: Listing) -> None:
 def _usable(
     listing: Listing, out: Path, validate: bool, workers: int, engine: str, address: str | None
 ) -> list[tuple[Input, dict[str, Any]]]:
-    """The first usable input of every group with what its check told, in the order of the listing."""
+    """The first usable input of every group, each with what its `check` returned, in the order of the listing."""
     known = _read_records(out / ".prepare")
     settings = [_CHECKS, _versions(listing.libraries), validate]
     groups: dict[str, list[Input]] = {}
@@ -172,7 +172,7 @@ def _usable(
 
 
 def _key(row: Input, settings: list[Any]) -> str:
-    """Under which the result of a check is kept: another one if the input or what is known of it has changed."""
+    """The key of an input's check in `.prepare`: another one if the input or what is known of it has changed."""
     try:
         state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in row.files]
     except OSError:
@@ -266,7 +266,7 @@ def _write(
 
 
 def _split(rows: Sequence[dict[str, Any]], fractions: Sequence[float] | None, seed: int) -> None:
-    """Fill in the splits that the data set leaves open, by patient; where it names a test set, without another."""
+    """Split the patients whom the data set leaves open; none of them go to test where it names test patients."""
     free = {row["case"]: row["patient"] for row in rows if not row["split"]}
     if fractions is not None and len(free) < len(rows):
         fractions = (*fractions[:2], 0)

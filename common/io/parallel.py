@@ -102,7 +102,7 @@ def _with_processes(
 def _with_pool(
     function: Callable[[Any], Any], cases: Sequence[Any], group: Sequence[int], workers: int, start_method: str | None
 ) -> Iterator[tuple[int, Any]]:
-    """Results as far as the pool lives."""
+    """Yield (index, result) of the cases of a group that end before a process of their pool dies."""
     context = multiprocessing.get_context(start_method)
     size = min(workers, len(group))
     with ProcessPoolExecutor(size, mp_context=context, initializer=_die_with_parent, initargs=(os.getpid(),)) as pool:

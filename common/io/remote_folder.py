@@ -197,7 +197,7 @@ class _WorkingCopy:
             return to_url(file.read().replace(f"{table.parent}{os.sep}", ""))
 
     def _check(self, name: str) -> None:
-        """Notice that somebody else writes there."""
+        """Raise a BadInput if somebody else has changed the file since this run read or wrote it."""
         if name in self.known:
             then, now = self.known[name][1], self.known[name][1].again()
             if now is not None and now.stat != then.stat:

@@ -42,22 +42,22 @@ class CTInput:
 
     @property
     def split(self) -> str:
-        """Of CT-RATE, from the folder."""
+        """The split that the folder of CT-RATE says, "" for other data."""
         return self.rate.split if self.rate else ""
 
     @property
     def files(self) -> list[Path]:
-        """The file with what its header names, or those of the series."""
+        """The image, with the data file that its header names, or the files of the series."""
         return input_files(self.path)
 
     @property
     def names(self) -> tuple[str | Path, ...]:
-        """What an exclusion list may have for it."""
+        """Case and file, by either of which an exclusion list may name it."""
         return self.case, self.path
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Of CT-RATE: scan, the 18 labels and the four texts of the report."""
+        """Scan, the 18 labels and the four texts of the report from CT-RATE, nothing for other data."""
         return {} if self.rate is None else {"scan": self.rate.scan, **self.rate.labels, **self.rate.report}
 
     @property

@@ -117,7 +117,7 @@ def _image(root: Path, row: dict[str, str], files: dict[str, list[Path]]) -> Pat
 
 
 def _reason(row: dict[str, str]) -> str | None:
-    """Why a row is left out on purpose."""
+    """The reason for which a row is left out on purpose, None if it is not."""
     if row["finding"].lower() in _UNLABELLED:
         return f"has the finding {row['finding']!r}, which is no label"
     if row["modality"].lower() not in ("", "x-ray", "xray"):
@@ -161,7 +161,7 @@ def _context(row: dict[str, str], counts: Counter[str]) -> dict:
 
 
 def _cells(row: dict[str, str], counts: Counter[str]) -> dict[str, float]:
-    """Absolute counts, which the data set has in K/uL as well."""
+    """Neutrophils and lymphocytes in K/uL, as far as the row has them."""
     found = {}
     for name, column in (("neutrophils", "neutrophil_count"), ("lymphocytes", "lymphocyte_count")):
         value = known_number(row[column], counts, column)

@@ -119,7 +119,7 @@ def _images(path: Path) -> dict[str, str | None]:
 
 
 def _text(note: str | os.PathLike[str]) -> str:
-    """A note, or what stands in the file of that name."""
+    """The text of a note, which is given itself or as the name of its file."""
     try:
         is_file = Path(note).is_file()
     except OSError:  # a note is longer than a name of a file may be

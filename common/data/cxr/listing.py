@@ -68,12 +68,12 @@ class XrayRow:
 
     @property
     def group(self) -> str:
-        """Every image stands for itself."""
+        """The file: no two images stand for the same scan."""
         return str(self.path)
 
     @property
     def names(self) -> tuple[str | Path, ...]:
-        """What an exclusion list may have for it."""
+        """Case, study and file, by any of which an exclusion list may name it."""
         return self.case, self.study, self.path
 
     @property
@@ -110,7 +110,7 @@ class CXRListing(Listing):
 
     @property
     def columns(self) -> list[str]:
-        """Those of every layout, those of this one, the labels."""
+        """Columns of the manifest: those of every X-ray layout, the further ones of this data set, the labels."""
         more = self.rows[0].more if self.rows else ()
         return ["case", "patient", "split", "image", "study", "view", *more, *self.labels]
 

@@ -182,7 +182,7 @@ class ClinicalScaler:
         return np.concatenate([scaled, np.stack(shares, axis=1)], axis=1).astype(np.float32)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write it, with the names of the columns, atomically."""
+        """Write the statistics as JSON, by the name of the variable, atomically."""
         table = {
             name: {"median": a, "mean": b, "std": c}
             for name, a, b, c in zip(CLINICAL_COLUMNS, self.median, self.mean, self.std, strict=True)

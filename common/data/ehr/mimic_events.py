@@ -43,7 +43,7 @@ class Track:
     count: int = 1
 
     def series(self, time: datetime) -> Series:
-        """Return what a study at ``time`` knew."""
+        """Return first, latest and count, each value with its hours to a study at ``time``."""
         return Series(measurement(self.first, time), measurement(self.latest, time), self.count)
 
 
@@ -295,7 +295,7 @@ class EventReader:
         self.report.used[name] += 1
 
     def _add_vitals(self, name: str, cases: list[Case], charted: datetime, texts: Mapping[str, str]) -> None:
-        """Add the vital signs of one row; pressures that contradict each other are dropped together."""
+        """Add the vital signs of one row; a systolic pressure not above the diastolic one drops both."""
         values = {vital: self._vital(vital, text, "F") for vital, text in texts.items() if text.strip()}
         if values.get("sbp") is not None and values.get("dbp") is not None and values["dbp"] >= values["sbp"]:
             self.report.out_of_bounds["dbp not below sbp"] += 1

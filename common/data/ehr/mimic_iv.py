@@ -158,7 +158,7 @@ _STAYS = {"hosp/patients": read_patients, "hosp/admissions": read_admissions, "e
 
 
 def _find_tables(root_hosp: str | os.PathLike[str], root_ed: str | os.PathLike[str] | None) -> dict[str, Path]:
-    """Paths of the tables that are there; what is needed and missing is named."""
+    """Table -> path, of those that are there; a table that is needed and missing raises a BadInput that names it."""
     roots = {name: root_ed if name.startswith("ed/") else root_hosp for name in TABLES}
     found = {name: find_table(root, name) for name, root in roots.items()}
     paths = {name: path for name, path in found.items() if path is not None}
@@ -265,7 +265,7 @@ def _context(case: Case, n_earlier_stays: int) -> EHRContext:
 
 
 def _count_earlier(case: Case, emergency: Sequence[EmergencyStay], admissions: Sequence[Admission]) -> int:
-    """Stays that had ended; an emergency stay that led to an admission is part of that."""
+    """Count the stays that had ended before; an emergency stay that led to an admission is counted as that."""
     ended = [row for row in admissions if row.dischtime <= case.time]
     ended += [row for row in emergency if row.hadm_id is None and row.outtime <= case.time]
     here = case.encounter

@@ -178,7 +178,7 @@ def _header(path: Path, line: bytes, needed: Sequence[str]) -> list[str]:
 def _selected(
     file: BinaryIO, tests: list[tuple[int, frozenset[str]]], width: int, counts: TableCounts
 ) -> Iterator[list[str]]:
-    """Fields of the rows that pass all tests."""
+    """Yield the fields of the rows in which each tested column, by its index, has one of the ids."""
     raw_tests = [(i, frozenset(value.encode() for value in ids)) for i, ids in tests]
     n_head = tests[-1][0] + 1 if tests else 0
     pending: deque[bytes] = deque()
