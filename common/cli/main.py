@@ -122,10 +122,10 @@ def _execute(call: Call) -> int:
 
 def sentence(error: BaseException) -> str:
     """One line that says what went wrong."""
-    from common.io.remote_folder import shown
+    from common.io.remote_folder import to_url
 
     error = first_error(error)
-    text = shown(" ".join(str(error).split()))
+    text = to_url(" ".join(str(error).split()))
     if isinstance(error, OSError) or _is_ours(error):
         return text
     return f"{type(error).__name__}{f': {text}' if text else ''}; --debug shows where"

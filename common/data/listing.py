@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -57,6 +58,7 @@ class Input(Protocol):
         ...
 
 
+@dataclass
 class Listing(ABC):
     """The inputs of a data set; one subclass for CTs, one for X-rays.
 
@@ -67,17 +69,17 @@ class Listing(ABC):
         facts: for prepare.json.
     """
 
-    rows: list[Any]
-    problems: list[BadInput]
-    left_out: list[tuple[Path, str]]
-    facts: dict[str, Any]
+    rows: list[Any] = field(default_factory=list)
+    problems: list[BadInput] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     one: ClassVar[str]
     """What an input is called: "case", "image"."""
     listable: ClassVar[str]
     """What an exclusion list may name: "case, study or image"."""
     short: ClassVar[Callable[[str], str] | None] = None
-    """An entry of an exclusion list counts as this name too."""
+    """Gives a second name for which an entry of an exclusion list stands, such as a file's without its ending."""
     libraries: ClassVar[Sequence[str]]
     """Packages whose versions are recorded, and decide whether a check is done again; those not installed are none."""
     chunk: ClassVar[int] = 1
@@ -90,7 +92,7 @@ class Listing(ABC):
     @property
     @abstractmethod
     def columns(self) -> list[str]:
-        """Of the manifest."""
+        """Columns of the manifest, in order."""
 
     @abstractmethod
     def conclude(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:

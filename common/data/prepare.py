@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +26,7 @@ from tqdm import tqdm
 from common.data.layouts import find_layout
 from common.data.listing import Input, Listing
 from common.data.splits import SPLITS, split_by_patient
-from common.io.bad_input import BadInput
-from common.io.exclusion_list import listed_items
+from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import csv_text, locked, write_text
 from common.io.parallel import Failure, map_cases
 
@@ -37,7 +37,7 @@ _CHECKS = 2  # raised whenever the checks change, so that results of older ones 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What a preparation came to: paths of the three files, and the content of prepare.json."""
+    """Paths of manifest.csv, excluded.csv and prepare.json, and the content of the last."""
 
     manifest: Path
     excluded: Path
@@ -90,20 +90,32 @@ def prepare_data(
         raise BadInput(out, f"lies inside the input {source}, expected an output folder outside it")
     (out / ".prepare").mkdir(parents=True, exist_ok=True)
     with locked(out):
-        for leftover in (*out.glob(".prepare/.*.tmp"), *out.glob("images/.*.tmp")):
+        for leftover in (*out.glob(".prepare/.*"), *out.glob("images/.*")):
             leftover.unlink()  # of a run that was killed while writing
         listing = found.list(source, **options)
-        _leave_out_listed(listing, source, exclusion_list)
+        if exclusion_list is not None:
+            _leave_out_listed(listing, source, Path(exclusion_list))
         _leave_out_repeats(listing)
         kept = _usable(listing, out, validate, workers, engine, address)
         return _write(kept, listing, source, out, layout, seed, strict)
 
 
-def _leave_out_listed(listing: Listing, source: Path, exclusion_list: str | os.PathLike[str] | None) -> None:
-    names = [row.names for row in listing.rows]
-    listed = listed_items(exclusion_list, source, names, listing.listable, listing.short)
-    reason = f"on the exclusion list {exclusion_list and Path(exclusion_list)}"
-    listing.left_out += [(listing.rows[i].path, reason) for i in sorted(listed)]
+def _leave_out_listed(listing: Listing, source: Path, exclusion_list: Path) -> None:
+    """Drop what the file lists by a name of the input, or by a path, which may be relative to the source."""
+    root = source if source.is_dir() else source.parent
+    by_name: dict[str | Path, list[int]] = defaultdict(list)
+    for index, row in enumerate(listing.rows):
+        for name in row.names:
+            by_name[name].append(index)
+    listed: set[int] = set()
+    lines = read_text(exclusion_list, "an exclusion list").splitlines()
+    for entry in filter(None, (line.split("#")[0].strip() for line in lines)):
+        meant = {entry, Path(os.path.abspath(root / entry)), listing.short(entry) if listing.short else entry}
+        matches = {index for name in meant for index in by_name.get(name, ())}
+        if not matches:
+            raise BadInput(exclusion_list, f"lists {entry!r}, which matches no {listing.listable} of the input")
+        listed |= matches
+    listing.left_out += [(listing.rows[i].path, f"on the exclusion list {exclusion_list}") for i in sorted(listed)]
     listing.rows = [row for i, row in enumerate(listing.rows) if i not in listed]
 
 
@@ -124,7 +136,7 @@ def _leave_out_repeats(listing: Listing) -> None:
 def _usable(
     listing: Listing, out: Path, validate: bool, workers: int, engine: str, address: str | None
 ) -> list[tuple[Input, dict[str, Any]]]:
-    """The first usable input of every group with what its check told, in the order of the listing."""
+    """The first usable input of every group, each with what its `check` returned, in the order of the listing."""
     known = _read_records(out / ".prepare")
     settings = [_CHECKS, _versions(listing.libraries), validate]
     groups: dict[str, list[Input]] = {}
@@ -160,7 +172,7 @@ def _usable(
 
 
 def _key(row: Input, settings: list[Any]) -> str:
-    """Under which the result of a check is kept: another one if the input or what is known of it has changed."""
+    """The key of an input's check in `.prepare`: another one if the input or what is known of it has changed."""
     try:
         state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in row.files]
     except OSError:
@@ -254,7 +266,7 @@ def _write(
 
 
 def _split(rows: Sequence[dict[str, Any]], fractions: Sequence[float] | None, seed: int) -> None:
-    """Fill in the splits that the data set leaves open, by patient; where it names a test set, without another."""
+    """Split the patients whom the data set leaves open; none of them go to test where it names test patients."""
     free = {row["case"]: row["patient"] for row in rows if not row["split"]}
     if fractions is not None and len(free) < len(rows):
         fractions = (*fractions[:2], 0)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
 from common.handlers.startup_report import is_out_of_memory, out_of_memory_sentence
 from common.inferers.frozen_encoders import FrozenEncoder
-from common.io.output_folder import whole, write_text
+from common.io.output_folder import atomic_path, write_text
 
 __all__ = ["FeatureWriter"]
 
@@ -159,7 +159,7 @@ class FeatureWriter:
             "cache_dir": os.path.relpath(self.cache.root.resolve(), self.folder.resolve()),
             "maps": {name: {"tensor": self.encoders[name].tensor, "entries": rows} for name, rows in digests.items()},
         }
-        with whole(self.folder / f"{split}.safetensors") as part:
+        with atomic_path(self.folder / f"{split}.safetensors") as part:
             save_file({name: torch.stack(rows) for name, rows in vectors.items()}, part)
         write_text(self.folder / f"{split}.json", json.dumps(index) + "\n")
 

@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from common.io.bad_input import BadInput
-from common.io.output_folder import link_or_copy, whole, write_text
+from common.io.output_folder import atomic_path, link_or_copy, write_text
 from common.networks.weights import ChosenWeights, load_exactly, load_part, read_state, replace_parts, write_state
 
 __all__ = ["ModelPartSaver", "PartCheckpointLoader"]
@@ -109,7 +109,7 @@ class ModelPartSaver:
         self._copy_beside(path.parent, {name.split(".")[0] for name in state})
         write_state(path, state)
         if self.final:
-            with whole(path.with_name("model_final.pt")) as second:
+            with atomic_path(path.with_name("model_final.pt")) as second:
                 link_or_copy(path, second)
         ids |= {} if self.labels is None else {"labels": list(self.labels)}
         write_text(definitions, json.dumps(overlay | ids | self.settings, indent=1) + "\n")

@@ -28,7 +28,7 @@ class BadInput(ValueError):
 
 
 def first_error(error: BaseException) -> BaseException:
-    """What MONAI wrapped: it puts whatever fails inside a configuration or a transform into a RuntimeError."""
+    """The error that MONAI wrapped in a RuntimeError, as it does with what fails in a configuration or a transform."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None and str(error).startswith(_WRAPPERS):
         error = error.__cause__
     return error

@@ -28,13 +28,12 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> st
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically: a reader sees the whole file or the one before it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary neighbour of ``path``, a file or folder to be, that takes its name when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part{os.getpid()}_{path.name}")
@@ -49,10 +48,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_text(path: Path) -> Iterator[IO[str]]:
+def atomic_text(path: Path) -> Iterator[IO[str]]:
     """Yield a UTF-8 text file that takes the name ``path`` when the block succeeds; lines end as they are written."""
     # A file name that is no UTF-8 goes out as the bytes it came in.
-    with whole(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with atomic_path(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         yield file
 
 

@@ -102,7 +102,7 @@ def _with_processes(
 def _with_pool(
     function: Callable[[Any], Any], cases: Sequence[Any], group: Sequence[int], workers: int, start_method: str | None
 ) -> Iterator[tuple[int, Any]]:
-    """Results as far as the pool lives."""
+    """Yield (index, result) of the cases of a group that end before a process of their pool dies."""
     context = multiprocessing.get_context(start_method)
     size = min(workers, len(group))
     with ProcessPoolExecutor(size, mp_context=context, initializer=_die_with_parent, initargs=(os.getpid(),)) as pool:
@@ -144,7 +144,7 @@ def _with_ray(
         size = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **size)
     try:
-        remote = ray.remote(_plain(function)).options(max_retries=_ATTEMPTS - 1, num_cpus=1)
+        remote = ray.remote(lambda case: function(case)).options(max_retries=_ATTEMPTS - 1, num_cpus=1)
         waiting = {remote.remote(case): index for index, case in enumerate(cases)}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -158,12 +158,3 @@ def _with_ray(
     finally:
         if started:
             ray.shutdown()
-
-
-def _plain(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A plain function around a `functools.partial`, which is what Ray takes."""
-
-    def call(case: Any) -> Any:
-        return function(case)
-
-    return call

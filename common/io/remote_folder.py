@@ -27,10 +27,10 @@ from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from common.io.bad_input import BadInput
-from common.io.output_folder import cache_folder, locked, whole
+from common.io.output_folder import atomic_path, cache_folder, locked
 from common.io.remote_store import Remote, is_url, list_remote, remote_file
 
-__all__ = ["fetch", "fetch_files", "is_url", "publish", "remote_facts", "shown", "working_copy"]
+__all__ = ["fetch", "fetch_files", "is_url", "publish", "remote_facts", "to_url", "working_copy"]
 
 _BAR = {"max_workers": 16, "tqdm_class": tqdm, "unit": "file", "delay": 1, "leave": False}
 _MARKS = ("finished.json", "iteration_*.pt")  # say that what is beside them is complete, so they are uploaded last
@@ -137,12 +137,12 @@ def publish(path: str | os.PathLike[str]) -> None:
             copy.publish()
 
 
-def shown(value: Any) -> Any:
-    """A text, or all texts in lists and dicts, with URLs for the local copies that stand for them."""
+def to_url(value: Any) -> Any:
+    """A text, or all texts in lists and dicts, with URLs in place of the local copies that stand for them."""
     if isinstance(value, dict):
-        return {key: shown(item) for key, item in value.items()}
+        return {key: to_url(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(shown(item) for item in value)
+        return type(value)(to_url(item) for item in value)
     if isinstance(value, str):
         return re.sub(
             rf"{re.escape(str(cache_folder()))}/(?:read|write)/([^/\s]+)/(_/)?",
@@ -194,10 +194,10 @@ class _WorkingCopy:
     def _portable(self, table: Path) -> str:
         """A table whose paths are relative to it, or URLs, so that it can be used on another machine."""
         with table.open(encoding="utf-8", newline="") as file:
-            return shown(file.read().replace(f"{table.parent}{os.sep}", ""))
+            return to_url(file.read().replace(f"{table.parent}{os.sep}", ""))
 
     def _check(self, name: str) -> None:
-        """Notice that somebody else writes there."""
+        """Raise a BadInput if somebody else has changed the file since this run read or wrote it."""
         if name in self.known:
             then, now = self.known[name][1], self.known[name][1].again()
             if now is not None and now.stat != then.stat:
@@ -208,7 +208,7 @@ class _WorkingCopy:
 
 
 def _place(url: str, kind: str) -> Path:
-    """Where the local copy of a URL lies; what is read and what is written are kept apart. `shown` turns it back."""
+    """Where the local copy of a URL lies; what is read and what is written are kept apart. `to_url` turns it back."""
     protocol, _, path = url.partition("://")
     parts = [part for part in path.split("/") if part]
     if not parts or ".." in parts:
@@ -247,7 +247,7 @@ def _mirror(url: str, place: Path, required: bool) -> dict[str, Remote]:
 def _download(files: Sequence[tuple[Remote, Path]], what: str) -> None:
     def one(item: tuple[Remote, Path]) -> None:
         remote, local = item
-        with whole(local) as part:
+        with atomic_path(local) as part:
             remote.download(part)
             os.utime(part, ns=(remote.modified, remote.modified))
 

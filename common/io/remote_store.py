@@ -92,7 +92,7 @@ class Remote:
             self.store.get_file(self.path, str(to))
 
     def upload(self, source: Path) -> Remote:
-        """Copy a local file there, so that nobody sees a part of it; gives what is there now."""
+        """Copy a local file there, so that nobody sees a part of it, and return the file as it is there now."""
         with _asking(self.url, "written"):
             if self.url.partition("://")[0] in _WHOLE:
                 self.store.put_file(str(source), self.path)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from common.io.output_folder import whole
+from common.io.output_folder import atomic_path
 
 __all__ = [
     "ChosenWeights",
@@ -156,7 +156,7 @@ def replace_parts(state: Mapping[str, Tensor], parts: Mapping[str, nn.Module | T
 def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write a plain state dict, all of it or nothing; the folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as unfinished:
+    with atomic_path(path) as unfinished:
         torch.save(dict(state), unfinished)
 
 

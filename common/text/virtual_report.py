@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,48 +39,23 @@ class VirtualReport:
         """Findings and impression, the part that labels are read from."""
         return f"{self.sections['findings']} {self.sections['impression']}"
 
-    @property
-    def n_words(self) -> int:
-        """Words of findings and impression, as blanks separate them."""
-        return len(self.narrative.split())
-
     def ct_rate_columns(self) -> dict[str, str]:
         """The four report columns of CT-RATE."""
         names = {"ClinicalInformation_EN": "indication", "Technique_EN": "technique"}
         names |= {"Findings_EN": "findings", "Impressions_EN": "impression"}
         return {column: self.sections[name] for column, name in names.items()}
 
-    def wrapped(self, width: int = 79) -> VirtualReport:
-        """The same report with lines of at most `width` characters, each after a leading blank, as MIMIC-CXR has it.
+    def wrapped(self, width: int = 79) -> str:
+        """The text in lines of at most `width` characters, each after a leading blank, as MIMIC-CXR has it.
 
-        Words longer than a line stay whole. The spans point into the new text, in which words may be separated by a
-        line break.
-
-        Args:
-            width: of a line, leading blank included.
+        Words longer than a line stay whole.
         """
-        moves = []  # (position in the old text, number of characters added before it)
         lines = []
-        position = added = 0
-        for line in self.text.splitlines(keepends=True):
-            body = line.rstrip("\n")
-            column = 0
-            for word in re.finditer(r"\s*\S+", body):
-                if column and column + len(word[0]) > width and word[0][0] == " " and len(word[0].strip()) < width:
-                    lines.append("\n")
-                    added += 1
-                    column = 0
-                    moves.append((position + word.start() + 1, added))
-                lines.append(word[0])
-                column += len(word[0])
-            lines.append(line[len(body.rstrip()) :])
-            position += len(line)
-
-        def moved(offset: int) -> int:
-            return offset + max((shift for start, shift in moves if start <= offset), default=0)
-
-        spans = tuple(Span(s.label, s.value, moved(s.start), moved(s.end - 1) + 1) for s in self.spans)
-        return VirtualReport(self.sections, "".join(lines), self.labels, spans)
+        for line in self.text.splitlines():
+            lines += textwrap.wrap(
+                line, width, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False
+            ) or [line]
+        return "\n".join(lines) + "\n"
 
 
 def assemble(sections: Mapping[str, str], labels: Mapping[str, float | int | None]) -> VirtualReport:

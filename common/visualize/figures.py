@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from common.io.output_folder import whole
+from common.io.output_folder import atomic_path
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7", "#000000", "#F0E442")
 """The eight colours of Okabe and Ito (2008), which every kind of colour blindness leaves distinct; in an order in which
@@ -56,7 +56,7 @@ def save_picture(picture: Figure | np.ndarray, path: str | os.PathLike[str], cap
         raise ValueError(f"{path}: the pixels are {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3).")
     text = PngInfo()
     text.add_itxt("Description", caption)
-    with whole(path) as part:
+    with atomic_path(path) as part:
         Image.fromarray(pixels).save(part, format="PNG", pnginfo=text)
     return path
 

@@ -222,16 +222,30 @@ def test_exclusion_list(tmp_path):
     for name in ("a", "b", "c.d"):
         write_volume(tmp_path / "in" / f"{name}.nii.gz", tiny_hu(ord(name[0])))
     listing = tmp_path / "skip.txt"
-    listing.write_text("# motion\na   # blurred\n\nc.d.nii.gz\n")
-    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=listing, strict=True)
+    listing.write_text("\ufeff# motion: b\na   # blurred\n\nc.d.nii.gz\na\n")
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=str(listing), strict=True)
     assert [row["case"] for row in rows(result.manifest)] == ["b"]
     assert {row["reason"] for row in rows(result.excluded)} == {f"on the exclusion list {listing}"}
-    listing.write_text(f"{tmp_path / 'in' / 'b.nii.gz'}\n")
+    listing.write_text(f"{tmp_path / 'in' / 'x' / '..' / 'b.nii.gz'}\n")
     result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=listing)
     assert [row["case"] for row in rows(result.manifest)] == ["a", "c.d"]
     listing.write_text("nobody\n")
-    with pytest.raises(BadInput, match="lists 'nobody', which matches no case"):
+    with pytest.raises(BadInput, match=r"skip.txt: lists 'nobody', which matches no case of the input"):
         prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=listing)
+    listing.write_bytes(b"a\xff\n")
+    with pytest.raises(BadInput, match=r"is not UTF-8 text \(byte 1\)"):
+        prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=listing)
+    with pytest.raises(BadInput, match="none.txt: cannot be read"):
+        prepare_data(tmp_path / "in", tmp_path / "out", "nifti", exclusion_list=tmp_path / "none.txt")
+
+
+def test_paths_on_an_exclusion_list_are_relative_to_the_folder_of_an_input_that_is_a_file(tmp_path):
+    listing, image = tmp_path / "skip.txt", tmp_path / "in" / "a.nii.gz"
+    write_volume(image)
+    listing.write_text("./a.nii.gz\n")
+    with pytest.raises(BadInput, match="has no usable case"):
+        prepare_data(image, tmp_path / "out", "nifti", exclusion_list=listing)
+    assert rows(tmp_path / "out" / "excluded.csv")[0]["reason"] == f"on the exclusion list {listing}"
 
 
 def test_strict_and_nothing_left(tmp_path):

@@ -74,7 +74,7 @@ def test_everything_that_was_measured_is_in_the_file_and_in_tensorboard(tmp_path
     assert {"train/lr", "train/grad_norm", "train/samples_per_second", "train/memory_gib"} <= set(
         board.Tags()["scalars"]
     )
-    assert not list((tmp_path / "diffusion").glob(".*.tmp"))
+    assert not list((tmp_path / "diffusion").glob(".part*"))
 
 
 def test_parameter_groups_by_name(tmp_path):

@@ -5,7 +5,7 @@ import fsspec
 import pytest
 
 from common.io.bad_input import BadInput
-from common.io.remote_folder import fetch, fetch_files, publish, shown, working_copy
+from common.io.remote_folder import fetch, fetch_files, publish, to_url, working_copy
 from common.io.remote_store import Remote, _modified, is_url, list_remote
 
 STORE = fsspec.filesystem("memory")
@@ -77,7 +77,7 @@ def test_local_urls(tmp_path: Path) -> None:
     (tmp_path / "data" / "a.txt").write_text("1")
     url = f"file://{tmp_path}/data"
     assert (fetch(url) / "a.txt").read_text() == "1"
-    assert shown(f"{fetch(url)}/a.txt") == f"{url}/a.txt"
+    assert to_url(f"{fetch(url)}/a.txt") == f"{url}/a.txt"
     with working_copy(f"file://{tmp_path}/new/run") as folder:
         (folder / "b.txt").write_text("2")
     assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["b.txt"]
@@ -213,10 +213,10 @@ def test_a_manifest_is_uploaded_so_that_it_can_be_used_elsewhere(
 def test_paths_are_shown_as_urls() -> None:
     STORE.pipe("/b/data/a.txt", b"1")
     folder = fetch("memory://b/data")
-    assert shown({"page": f"{folder}/a.txt", "n": 1, "all": [f"see {folder}."]}) == {
+    assert to_url({"page": f"{folder}/a.txt", "n": 1, "all": [f"see {folder}."]}) == {
         "page": "memory://b/data/a.txt", "n": 1, "all": ["see memory://b/data."],
     }  # fmt: skip
-    assert shown("/mnt/data/a.txt") == "/mnt/data/a.txt"
+    assert to_url("/mnt/data/a.txt") == "/mnt/data/a.txt"
 
 
 def test_stores_tell_the_time_in_different_ways() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from common.io.remote_folder import fetch, is_url, shown, working_copy
+from common.io.remote_folder import fetch, is_url, to_url, working_copy
 
 __all__ = ["takes_urls"]
 
@@ -47,7 +47,7 @@ def takes_urls(reads: Sequence[str] = (), writes: Sequence[str] = (), goes_on: S
                     if is_url(values.get(name)):
                         values[name] = str(stack.enter_context(working_copy(values[name], name in goes_on)))
                 result = function(*bound.args, **bound.kwargs)
-            return shown(result)
+            return to_url(result)
 
         return with_local_paths
 

@@ -16,7 +16,7 @@ from common.apps.run.prepare import prepare, prepare_virtual
 from common.data.manifest import PATHS, read_manifest
 from common.io.bad_input import BadInput
 from common.io.output_folder import content_hash, csv_text, write_text
-from common.io.remote_folder import is_url, remote_facts, shown
+from common.io.remote_folder import is_url, remote_facts, to_url
 
 TABLES = ("notes.csv", "clinical.csv")  # what of X-rays lies beside the manifest
 _LOOKED_AT = ("image", "report")  # files whose content counts
@@ -129,7 +129,7 @@ def _described(folder: Path) -> RunData:
         else:
             facts |= {"bytes": _status(manifest, row["image"]).st_size, "modified": _modified(manifest, row["image"])}
         # As it was before reports counted, so that summary.json goes on saying the same of the same data.
-        told.append(shown(json.dumps(facts | ({"report": row["report"]} if "report" in row else {}), sort_keys=True)))
+        told.append(to_url(json.dumps(facts | ({"report": row["report"]} if "report" in row else {}), sort_keys=True)))
         if row.get("sha256") and os.path.exists(row["image"]) and _modified(manifest, row["image"]) >= written:
             facts["sha256"] = content_hash(row["image"])
         if (report := row.get("report")) and report not in hashes:
@@ -138,7 +138,7 @@ def _described(folder: Path) -> RunData:
             else:
                 _status(manifest, report)
                 hashes[report] = content_hash(report)
-        lines.append(shown(json.dumps(facts | ({"report": hashes[report]} if report else {}), sort_keys=True)))
+        lines.append(to_url(json.dumps(facts | ({"report": hashes[report]} if report else {}), sort_keys=True)))
     tables = [f"{name} {content_hash(folder / name)}" for name in TABLES if (folder / name).is_file()]
     # The formula of prepare.json, so that a run can be matched with the preparation it used.
     same_as_prepare = hashlib.sha256("".join(sorted(voxels)).encode()).hexdigest()

@@ -23,7 +23,7 @@ from common.apps.run.bundle import Bundle, cpu_count
 from common.apps.run.run_data import RunData
 from common.io.bad_input import BadInput
 from common.io.output_folder import write_text
-from common.io.remote_folder import publish, shown
+from common.io.remote_folder import publish, to_url
 from common.visualize.tables import json_text
 
 # Where things lie changes nothing in the result, and what a scale asks for shows in the stages, overrides and data.
@@ -179,7 +179,7 @@ class StageRunner:
         inside = self.models.resolve().is_relative_to(self.out.resolve())
         models = self.models.resolve().relative_to(self.out.resolve()) if inside else self.models.resolve()
         parts = {"data": self.data.fingerprint, "seed": self.seed, "ckpt_dir": str(models), "stages before": before}
-        return json.loads(shown(json.dumps(config | parts, default=str)))
+        return json.loads(to_url(json.dumps(config | parts, default=str)))
 
     def _publish(self) -> None:
         """Bring folders that stand for URLs up to date; the weights first, as the other one says they are there."""

@@ -10,7 +10,7 @@ from typing import Any
 from common.apps.search.setup import waiting_lock
 from common.apps.search.trial import TrialProcess
 from common.io.bad_input import BadInput
-from common.io.output_folder import link_or_copy, whole
+from common.io.output_folder import atomic_path, link_or_copy
 
 FOLDER = "shared"
 _OWN = ("data", "cache", "logs", "checkpoints", "resume", "tensorboard", "comparison")  # of the run itself
@@ -64,5 +64,5 @@ def begin_trial(out: Path, folder: Path) -> None:
         top = Path(inside) == out / FOLDER  # its files, such as the page and the lock
         return [name for name in names if name in _OWN or (top and Path(inside, name).is_file())]
 
-    with whole(folder) as part:
+    with atomic_path(folder) as part:
         shutil.copytree(out / FOLDER, part, copy_function=link_or_copy, ignore=own)

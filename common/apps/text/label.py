@@ -13,7 +13,7 @@ from typing import Any
 
 from common.apps.run.bundle import UsageError, hint
 from common.io.bad_input import BadInput
-from common.io.output_folder import whole_text
+from common.io.output_folder import atomic_text
 from common.io.table import read_columns, read_rows
 from common.text.ct_labeller import explain_ct, label_ct
 from common.text.ct_labels import CT_RATE_LABELS
@@ -76,8 +76,8 @@ def label_table(
     counts: dict[str, Counter[str]] = {name: Counter() for name in labels}
     rows = 0
     with ExitStack() as stack:
-        file = stack.enter_context(whole_text(out))
-        spans_file = stack.enter_context(whole_text(spans)) if spans else None
+        file = stack.enter_context(atomic_text(out))
+        spans_file = stack.enter_context(atomic_text(spans)) if spans else None
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*renamed.values(), *labels])
         for rows, (_, row) in enumerate(read_rows(table, text_columns), 1):

@@ -13,7 +13,7 @@ from typing import Any
 from common.apps.run.bundle import UsageError
 from common.data.report_files import SectionedReport, iter_reports
 from common.io.bad_input import BadInput
-from common.io.output_folder import whole_text
+from common.io.output_folder import atomic_text
 from common.text.section_lines import PREAMBLE
 from common.text.sections import CONCLUSION_ORDER, sections_text
 
@@ -59,7 +59,7 @@ def write_sections(
     counts: Counter[str] = Counter(dict.fromkeys(SECTION_COLUMNS, 0))
     reports = 0
     problems: list[BadInput] = []
-    with whole_text(out) as table_file, whole_text(spans) as spans_file:
+    with atomic_text(out) as table_file, atomic_text(spans) as spans_file:
         table = csv.writer(table_file, lineterminator="\n")
         table.writerow(["study", *SECTION_COLUMNS, "other"])
         for report in iter_reports(source, text_column):
@@ -86,7 +86,7 @@ def write_sections(
 
 
 def _write_excluded(path: Path, problems: Sequence[BadInput]) -> None:
-    with whole_text(path) as file:
+    with atomic_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "reason"])
         writer.writerows([str(problem.path), problem.reason] for problem in problems)

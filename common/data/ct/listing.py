@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,22 @@ class CTInput:
 
     @property
     def split(self) -> str:
-        """Of CT-RATE, from the folder."""
+        """The split that the folder of CT-RATE says, "" for other data."""
         return self.rate.split if self.rate else ""
 
     @property
     def files(self) -> list[Path]:
-        """The file with what its header names, or those of the series."""
+        """The image, with the data file that its header names, or the files of the series."""
         return input_files(self.path)
 
     @property
     def names(self) -> tuple[str | Path, ...]:
-        """What an exclusion list may have for it."""
+        """Case and file, by either of which an exclusion list may name it."""
         return self.case, self.path
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Of CT-RATE: scan, the 18 labels and the four texts of the report."""
+        """Scan, the 18 labels and the four texts of the report from CT-RATE, nothing for other data."""
         return {} if self.rate is None else {"scan": self.rate.scan, **self.rate.labels, **self.rate.report}
 
     @property
@@ -74,7 +74,6 @@ class CTInput:
         image = self.path
         if not is_nifti(self.path) or (self.rate is not None and not self.rate.fixed):
             image = out / "images" / f"{self.case}.nii.gz"
-            image.parent.mkdir(exist_ok=True)
             write_nifti(image, volume.hu, volume.affine)
         geometry = [*(round(size, 6) for size in volume.spacing), *volume.hu.shape]
         row = dict(zip(MANIFEST_COLUMNS[4:10], geometry, strict=True))
@@ -84,12 +83,8 @@ class CTInput:
 
 @dataclass
 class CTListing(Listing):
-    """CTs, see `common.data.listing.Listing`."""
+    """CTs (`CTInput`), see `common.data.listing.Listing`; `more` are columns beside `MANIFEST_COLUMNS`."""
 
-    rows: list[CTInput] = field(default_factory=list)
-    problems: list[BadInput] = field(default_factory=list)
-    left_out: list[tuple[Path, str]] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
     more: Sequence[str] = ()
 
     one = listable = "case"
@@ -101,7 +96,7 @@ class CTListing(Listing):
 
     @property
     def columns(self) -> list[str]:
-        """`MANIFEST_COLUMNS`, and those of CT-RATE."""
+        """`MANIFEST_COLUMNS` and `more`."""
         return [*MANIFEST_COLUMNS, *self.more]
 
     def conclude(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from common.io.bad_input import BadInput
+from common.io.output_folder import atomic_path
 
 HU_FLOOR = -1024
 """Lowest HU kept: air. What lies below is padding (CT-RATE pads with -8192, GE with -2000 before rescaling)."""
@@ -156,11 +157,6 @@ def ct_cases(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     return [{"image": str(found), "case": name} for found, name in zip(paths, names, strict=True)]
 
 
-def clip_padding(hu: np.ndarray) -> np.ndarray:
-    """Raise everything below -1024 HU to -1024, in place; high values (metal, above 3071) are kept."""
-    return np.maximum(hu, hu.dtype.type(HU_FLOOR), out=hu)
-
-
 def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     """Stored values to HU: `slope * stored + intercept`.
 
@@ -288,14 +284,14 @@ def validate_hu(path: str | os.PathLike[str], hu: np.ndarray) -> np.ndarray:
             f"is not CT in HU: {100 * soft:.2g} % of the voxels lie between -200 and 300 where soft tissue is, "
             f"expected at least 2 % (values run from {low:g} to {high:g}; intercept applied twice or never?)",
         )
-    return clip_padding(hu) if low < HU_FLOOR else hu
+    return np.maximum(hu, hu.dtype.type(HU_FLOOR), out=hu) if low < HU_FLOOR else hu
 
 
 def write_nifti(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndarray) -> Path:
     """Write an image atomically: a reader sees the whole file or none.
 
     Args:
-        path: *.nii or *.nii.gz; its folder exists. Equal arrays give equal bytes.
+        path: *.nii or *.nii.gz; its folder is created. Equal arrays give equal bytes.
         array: (x, y, z) or (x, y, z, c), written with its own dtype, no scaling.
         affine: (4, 4) to RAS mm, stored as sform and qform with code 1 (scanner).
 
@@ -312,16 +308,11 @@ def write_nifti(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndar
     image.header.set_sform(affine, code=1)
     image.header.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            if path.name.lower().endswith(".gz"):
-                # No name and no time in the gzip header, or the same volume would hash differently each time.
-                with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
-                    image.to_stream(packed)
-            else:
-                image.to_stream(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as part, part.open("wb") as file:
+        if path.name.lower().endswith(".gz"):
+            # No name and no time in the gzip header, or the same volume would hash differently each time.
+            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
+                image.to_stream(packed)
+        else:
+            image.to_stream(file)
     return path

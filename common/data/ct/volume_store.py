@@ -11,6 +11,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from common.data.ct.reader import input_files, read_ct
+from common.io.output_folder import atomic_path
 
 __all__ = ["VolumeStore"]
 
@@ -48,13 +49,8 @@ class VolumeStore:
             volume = read_ct(path)
             world = io_orientation(volume.affine)[:, 0].tolist()
             hu = volume.hu.transpose([world.index(axis) for axis in (2, 1, 0)])
-            partial = stored.with_name(f".{stored.name}.{os.getpid()}.tmp")
-            try:
-                with partial.open("wb") as file:
-                    np.save(file, np.ascontiguousarray(np.rint(hu).astype(np.int16)))
-                os.replace(partial, stored)
-            finally:
-                partial.unlink(missing_ok=True)
+            with atomic_path(stored) as part:
+                np.save(part, np.ascontiguousarray(np.rint(hu).astype(np.int16)))
         return np.load(stored, mmap_mode="r")
 
     def _file(self, path: Path) -> Path:

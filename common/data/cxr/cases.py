@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.cxr.listing import LABEL_VALUES
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS, plausible
 from common.data.ehr.mimic_tables import parse_number
 from common.data.manifest import read_manifest, with_files
@@ -27,7 +28,6 @@ POLICIES = ("ignore", "zeros", "ones", "lsr")
 NOT_MENTIONED = ("zeros", "ignore")
 """What a blank becomes: 0, as in the work on CheXpert, or masked."""
 _LSR = (0.55, 0.85)
-_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": None}
 
 
 def read_cxr_cases(
@@ -72,7 +72,8 @@ def read_cxr_cases(
     for name in ("patient", "study", "view", *labels):
         if name not in rows[0]:
             raise BadInput(manifest, f"has no column {name!r}, expected one of an X-ray layout with that label")
-    numbers = _patient_numbers(rows)
+    patients = dict.fromkeys(row["patient"] for row in rows)  # of the manifest, whatever is asked for
+    numbers = {patient: str(number) for number, patient in enumerate(patients, 1)}
     wanted = None if views is None else {view.upper() for view in views}
     splits = [split] if isinstance(split, str) else split
     rows = [row for row in rows if splits is None or row["split"] in splits]
@@ -169,11 +170,6 @@ def clinical_values(path: Path, line: int, row: Mapping[str, str]) -> np.ndarray
     return values
 
 
-def _patient_numbers(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Patient -> place among the patients of a whole manifest, from "1" on."""
-    return {patient: str(number) for number, patient in enumerate(dict.fromkeys(row["patient"] for row in rows), 1)}
-
-
 def _smooth(case: str, name: str) -> float:
     share = int.from_bytes(hashlib.sha256(f"{case}\n{name}".encode()).digest()[:8], "big") / 2**64
     return _LSR[0] + (_LSR[1] - _LSR[0]) * share
@@ -183,9 +179,9 @@ def _label(
     manifest: Path, row: Mapping[str, str], labels: Sequence[str], policy: str, not_mentioned: str
 ) -> np.ndarray:
     for name in labels:
-        if row[name] not in _VALUES:
+        if row[name] not in LABEL_VALUES:
             raise BadInput(manifest, f"row {row['case']!r} has {name} {row[name]!r}, expected 1.0, 0.0, -1.0 or blank")
-    return label_vector({name: _VALUES[row[name]] for name in labels}, labels, row["case"], policy, not_mentioned)
+    return label_vector({name: LABEL_VALUES[row[name]] for name in labels}, labels, row["case"], policy, not_mentioned)
 
 
 def _notes(path: Path, studies: set[str]) -> dict[str, str]:

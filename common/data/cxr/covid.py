@@ -19,9 +19,9 @@ from common.data.cxr.listing import (
     CXRListing,
     XrayRow,
     find_cxr_table,
+    image_of_row,
     known_number,
     named_files,
-    only_file,
     table_rows,
 )
 from common.data.ehr.clinical_vector import clinical_row, plausible
@@ -41,6 +41,8 @@ _OPTIONAL = (
 )  # fmt: skip
 _VIEWS = {"PA": "PA", "L": "LATERAL", "LL": "LATERAL", "": "", "?": ""}
 _UNLABELLED = ("", "?", "todo", "unknown")
+_CHARTED = {"age": "age", "temperature": "temperature", "o2sat": "pO2_saturation", "wbc": "leukocyte_count"}
+_CELLS = {"neutrophils": "neutrophil_count", "lymphocytes": "lymphocyte_count"}  # K/uL, as `CLINICAL_COLUMNS`
 _PRESSURE_SOURCE = "covid-19-image-repository"
 """Part of the url of rows whose pO2_saturation is a partial pressure in mmHg, as that repository charts it."""
 
@@ -59,7 +61,7 @@ def find_covid(source: str | os.PathLike[str]) -> CXRListing:
     """
     table = find_cxr_table(source, COVID_TABLES)
     root = table.parent
-    listing = CXRListing([], (COVID_LABEL,), {}, {}, [])
+    listing = CXRListing(labels=(COVID_LABEL,))
     files = named_files(root)
     counts: Counter[str] = Counter()
     first: dict[Path, tuple[str, str]] = {}
@@ -103,7 +105,7 @@ def find_covid(source: str | os.PathLike[str]) -> CXRListing:
         labels = {COVID_LABEL: first[path][1]}
         listing.rows.append(XrayRow(case, _patient(row["patientid"], same), "", path, case, view, labels))
         listing.notes[case] = note
-        listing.clinical[case] = clinical_row(context) | _cells(row, counts)
+        listing.clinical[case] = clinical_row(context) | _values(row, _CELLS, counts)
     listing.facts = {"table": table.name, "not_used": dict(sorted(counts.items()))}
     return listing
 
@@ -113,15 +115,11 @@ def _image(root: Path, row: dict[str, str], files: dict[str, list[Path]]) -> Pat
     name = row["image"] or row["filename"]
     if not name:
         raise BadInput(root, f"has a row of patient {row['patientid']!r} without filename")
-    exact = [root / part / name for part in ("", row["folder"], "images") if part or row["image"]]
-    for path in exact:
-        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-            return path
-    return only_file(root / name, files)
+    return image_of_row(root, name, [part for part in ("", row["folder"], "images") if part or row["image"]], files)
 
 
 def _reason(row: dict[str, str]) -> str | None:
-    """Why a row is left out on purpose."""
+    """The reason for which a row is left out on purpose, None if it is not."""
     if row["finding"].lower() in _UNLABELLED:
         return f"has the finding {row['finding']!r}, which is no label"
     if row["modality"].lower() not in ("", "x-ray", "xray"):
@@ -146,38 +144,26 @@ def _patient(name: str, same: dict[str, str]) -> str:
 
 
 def _context(row: dict[str, str], counts: Counter[str]) -> dict:
-    age = known_number(row["age"], counts, "age")
-    values = {
-        "temperature": known_number(row["temperature"], counts, "temperature"),
-        "o2sat": known_number(row["pO2_saturation"], counts, "pO2_saturation"),
-    }
-    if values["o2sat"] is not None and _PRESSURE_SOURCE in row["url"]:
-        counts["pO2_saturation is a pressure"] += 1
-        values["o2sat"] = None
-    vitals = {name: value for name, value in values.items() if _usable(name, value, counts)}
-    wbc = known_number(row["leukocyte_count"], counts, "leukocyte_count")
+    if _PRESSURE_SOURCE in row["url"]:
+        if known_number(row["pO2_saturation"], counts, "pO2_saturation") is not None:
+            counts["pO2_saturation is a pressure"] += 1
+        row = row | {"pO2_saturation": ""}
+    known = _values(row, _CHARTED, counts)
     return {
-        "age": int(age) if _usable("age", age, counts) else None,
+        "age": int(known["age"]) if "age" in known else None,
         "sex": row["sex"] if row["sex"] in ("F", "M") else None,
-        "vitals": vitals,
-        "labs": {"White Blood Cells": wbc} if _usable("wbc", wbc, counts) else {},
+        "vitals": {name: known[name] for name in ("temperature", "o2sat") if name in known},
+        "labs": {"White Blood Cells": known["wbc"]} if "wbc" in known else {},
     }
 
 
-def _cells(row: dict[str, str], counts: Counter[str]) -> dict[str, float]:
-    """Absolute counts, which the data set has in K/uL as well."""
+def _values(row: dict[str, str], columns: dict[str, str], counts: Counter[str]) -> dict[str, float]:
+    """Variable -> its number, of those whose column holds one that a body can have; others are counted."""
     found = {}
-    for name, column in (("neutrophils", "neutrophil_count"), ("lymphocytes", "lymphocyte_count")):
+    for name, column in columns.items():
         value = known_number(row[column], counts, column)
-        if _usable(name, value, counts):
+        if value is not None and plausible(name, value):
             found[name] = value
+        elif value is not None:
+            counts[f"{name} out of bounds"] += 1
     return found
-
-
-def _usable(name: str, value: float | None, counts: Counter[str]) -> bool:
-    if value is None:
-        return False
-    if not plausible(name, value):
-        counts[f"{name} out of bounds"] += 1
-        return False
-    return True

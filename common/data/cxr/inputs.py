@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.data.cxr.cases import FRONTAL, clinical_values, read_cxr_cases
+from common.data.cxr.listing import XRAY_SUFFIXES
 from common.data.datasets.case_loader import CaseList
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.manifest import read_manifest
@@ -18,7 +19,6 @@ from common.io.table import read_columns, read_rows
 
 __all__ = ["xray_cases"]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _NOTE, _VALUES = ".txt", ".csv"
 
 
@@ -107,9 +107,9 @@ def _prepared(
 
 def _images(path: Path) -> dict[str, str | None]:
     """Case -> X-ray."""
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in XRAY_SUFFIXES) if path.is_dir() else [path]
     if not files:
-        raise BadInput(path, f"holds no X-ray, expected files that end in {', '.join(SUFFIXES)}")
+        raise BadInput(path, f"holds no X-ray, expected files that end in {', '.join(XRAY_SUFFIXES)}")
     found: dict[str, str | None] = {}
     for file in files:
         if file.stem in found:
@@ -119,7 +119,7 @@ def _images(path: Path) -> dict[str, str | None]:
 
 
 def _text(note: str | os.PathLike[str]) -> str:
-    """A note, or what stands in the file of that name."""
+    """The text of a note, which is given itself or as the name of its file."""
     try:
         is_file = Path(note).is_file()
     except OSError:  # a note is longer than a name of a file may be

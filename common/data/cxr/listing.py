@@ -11,8 +11,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from common.data.cxr.reader import check_xray
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
@@ -23,12 +24,13 @@ from common.io.output_folder import csv_text, write_text
 from common.io.table import iter_rows
 
 __all__ = [
-    "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "known_number", "named_files", "of_one_split",
-    "only_file", "table_rows", "write_study_tables",
+    "LABEL_VALUES", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "image_of_row", "known_number",
+    "named_files", "of_one_split", "table_rows", "write_study_tables",
 ]  # fmt: skip
 
 XRAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
-_Row = TypeVar("_Row", bound=Any)
+LABEL_VALUES = {"": None, "1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
+"""What a cell of a table of labels says: 1.0 positive, 0.0 negative, -1.0 uncertain, None not mentioned."""
 
 
 @dataclass(frozen=True)
@@ -39,43 +41,40 @@ class XrayRow:
         case: unique name.
         patient: whose it is.
         split: "train", "val" or "test"; "" where the data set does not say, so that patients are split later.
-        image: the file.
+        path: the image.
         study: notes and clinical values belong to it.
         view: "PA", "AP", "LATERAL" or another word of the data set; "" if it is not stated.
-        labels: name -> 1.0, 0.0, -1.0 (uncertain) or None (not mentioned).
+        labels: name -> one of the values of `LABEL_VALUES`.
         more: further columns of the manifest.
+        time: of the study; None where the data set does not say.
     """
 
     case: str
     patient: str
     split: str
-    image: Path
+    path: Path
     study: str
     view: str
     labels: Mapping[str, float | None]
     more: Mapping[str, str] = field(default_factory=dict)
+    time: datetime | None = None
 
     identity = None
 
     @property
-    def path(self) -> Path:
-        """The image."""
-        return self.image
-
-    @property
     def files(self) -> list[Path]:
         """The image alone."""
-        return [self.image]
+        return [self.path]
 
     @property
     def group(self) -> str:
-        """Every image stands for itself."""
-        return str(self.image)
+        """The file: no two images stand for the same scan."""
+        return str(self.path)
 
     @property
     def names(self) -> tuple[str | Path, ...]:
-        """What an exclusion list may have for it."""
-        return self.case, self.study, self.image
+        """Case, study and file, by any of which an exclusion list may name it."""
+        return self.case, self.study, self.path
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -84,31 +83,23 @@ class XrayRow:
 
     def check(self, out: Path, thorough: bool) -> dict[str, Any]:
         """Look at header and end of the image, or decode it."""
-        check_xray(self.image, thorough)
+        check_xray(self.path, thorough)
         return {}
 
 
 @dataclass
 class CXRListing(Listing):
-    """A data set of X-rays as its tables tell it.
+    """A data set of X-rays (`XrayRow`) as its tables tell it, see `common.data.listing.Listing`.
 
     Attributes:
-        rows: images in the order of the tables.
         labels: names of the label columns.
         notes: study -> note of the emergency department.
         clinical: study -> variables of `CLINICAL_COLUMNS` that are known.
-        problems: rows and files that are not usable.
-        left_out: (path, reason) of what was left out on purpose, which is no fault.
-        facts: counts for prepare.json.
     """
 
-    rows: list[XrayRow]
-    labels: Sequence[str]
-    notes: dict[str, str]
-    clinical: dict[str, dict[str, float]]
-    problems: list[BadInput]
-    left_out: list[tuple[Path, str]] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    labels: Sequence[str] = ()
+    notes: dict[str, str] = field(default_factory=dict)
+    clinical: dict[str, dict[str, float]] = field(default_factory=dict)
 
     one = "image"
     listable = "case, study or image"
@@ -119,7 +110,7 @@ class CXRListing(Listing):
 
     @property
     def columns(self) -> list[str]:
-        """Those of every layout, those of this one, the labels."""
+        """Columns of the manifest: those of every X-ray layout, the further ones of this data set, the labels."""
         more = self.rows[0].more if self.rows else ()
         return ["case", "patient", "split", "image", "study", "view", *more, *self.labels]
 
@@ -194,8 +185,8 @@ def known_number(text: str, counts: Counter[str], name: str) -> float | None:
     return value
 
 
-def of_one_split(rows: Sequence[_Row], problems: list[BadInput]) -> list[_Row]:
-    """The images (with `patient`, `split` and `path`) without those of patients who are in two splits."""
+def of_one_split(rows: Sequence[XrayRow], problems: list[BadInput]) -> list[XrayRow]:
+    """The images without those of patients who are in two splits, which become problems."""
     splits: dict[str, set[str]] = {}
     for row in rows:
         splits.setdefault(row.patient, set()).add(row.split)
@@ -217,12 +208,23 @@ def named_files(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def only_file(path: Path, files: Mapping[str, list[Path]]) -> Path:
-    """The one file of a row of a table, among `named_files`.
+def image_of_row(root: Path, name: str, folders: Iterable[str], files: Mapping[str, list[Path]]) -> Path:
+    """The image that a row of a table names: in the first of some folders that has it, else the only one of that name.
+
+    Args:
+        root: the folder that the image lies in or below.
+        name: of the file, or its path.
+        folders: below the root, "" for the root itself.
+        files: of the root, see `named_files`.
 
     Raises:
         BadInput: if there is none of that name, or more.
     """
+    for folder in folders:
+        path = root / folder / name
+        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+            return path
+    path = root / name
     paths = files.get(path.name, [])
     if len(paths) != 1:
         why = "exists more than once below it, expected one file" if paths else "does not exist, but has a row"

@@ -4,8 +4,7 @@
     files/p10/p10000032/s50414267.txt
     mimic-cxr-2.0.0-{metadata,split,chexpert,negbio}.csv or .csv.gz
 
-The tables decide: the split is the official one, the view is ViewPosition, labels are found by their names. The four
-values of a label mean four things: 1.0 positive, 0.0 negative, -1.0 uncertain, None not mentioned.
+The tables decide: the split is the official one, the view is ViewPosition, labels are found by their names.
 """
 
 from __future__ import annotations
@@ -13,59 +12,27 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
-from common.data.cxr.listing import of_one_split
+from common.data.cxr.listing import LABEL_VALUES, XrayRow, of_one_split
 from common.data.ehr.mimic_iv import parse_study_time
-from common.data.ehr.mimic_tables import TableCounts, find_table, stream_rows
+from common.data.ehr.mimic_tables import TableCounts, find_table, parse_id, stream_rows
 from common.io.bad_input import BadInput
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
-__all__ = ["LABELLERS", "CXRImage", "find_mimic_cxr"]
+__all__ = ["LABELLERS", "find_mimic_cxr"]
 
 LABELLERS = ("chexpert", "negbio")
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 """Word of the official table -> split here."""
 SUFFIXES = (".jpg", ".png", ".dcm")
-VALUES = {"": None, "1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
-_T = TypeVar("_T")
 _METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
-
-
-@dataclass(frozen=True)
-class CXRImage:
-    """One image.
-
-    Attributes:
-        path: the image file.
-        case: its DICOM id.
-        patient: the subject id, digits.
-        study: "s" and the study id, as in mimic_cxr_sectioned.csv.
-        split: "train", "val" or "test", from the official table.
-        view: ViewPosition, such as "PA", "AP", "LATERAL", "LL"; None where the table leaves it open.
-        time: of the study: the earliest that the metadata table has for it, also in rows whose image cannot be used.
-        labels: 1.0, 0.0, -1.0 or None for each of ``CHEXPERT_LABELS``, in that order.
-        report: the study's text, None if it is not there.
-    """
-
-    path: Path
-    case: str
-    patient: str
-    study: str
-    split: str
-    view: str | None
-    time: datetime
-    labels: dict[str, float | None]
-    report: Path | None
 
 
 def find_mimic_cxr(
     root: str | os.PathLike[str], labeller: str = "chexpert", reports: str | os.PathLike[str] | None = None
-) -> tuple[list[CXRImage], list[BadInput]]:
+) -> tuple[list[XrayRow], list[BadInput]]:
     """List the images of MIMIC-CXR(-JPG) without opening them.
 
     Args:
@@ -75,7 +42,10 @@ def find_mimic_cxr(
 
     Returns:
         The usable images in the order of the metadata table, and a problem for every file or row that is not usable:
-        rows without image, images without row, repeated ids, unknown values, patients in two splits.
+        rows without image, images without row, repeated ids, unknown values, patients in two splits. A case is named by
+        its DICOM id, a study by "s" and its id as in mimic_cxr_sectioned.csv. The time of a study is the earliest that
+        the table has for it, also in rows whose image cannot be used. The further column `report` holds the file of the
+        study's text, "" if it is not there.
 
     Raises:
         BadInput: if a table is missing or cannot be read.
@@ -92,14 +62,14 @@ def find_mimic_cxr(
     metadata = _table(root, "metadata")
     rows = list(_rows(metadata, _METADATA, problems))
     repeated = {case for case, n in Counter(row[0] for row in rows).items() if n > 1}
-    times = _study_times(rows)
+    times, no_time = _study_times(rows)
     images, listed = [], set()
-    for case, subject, study, view, date, clock in rows:
+    for case, subject, study, view, _, _ in rows:
         listed.add(case)
         if case in repeated:
             problems.append(BadInput(metadata, f"has image {case} more than once, expected each id once"))
             continue
-        if not (_is_id(subject) and _is_id(study)):
+        if parse_id(subject) is None or parse_id(study) is None:
             problems.append(
                 BadInput(metadata, f"image {case} has subject {subject!r}, study {study!r}, expected digits")
             )
@@ -107,15 +77,20 @@ def find_mimic_cxr(
         folder = Path("files", f"p{subject[:2]}", f"p{subject}", f"s{study}")
         try:
             path = _image_path(root / folder, case, present)
-            split = _known(split_of, case, path, "row in the table of splits")
-            labels = _known(labels_of, study, path, f"row of its study s{study} in the table of {labeller}")
-            _check_time(metadata, case, date, clock)
+            if case not in split_of:
+                raise BadInput(path, "has no usable row in the table of splits")
+            if study not in labels_of:
+                raise BadInput(path, f"has no usable row of its study s{study} in the table of {labeller}")
+            if case in no_time:
+                raise BadInput(metadata, f"image {case}: {no_time[case]}")
         except BadInput as problem:
             problems.append(problem)
             continue
         report = report_root / folder.with_suffix(".txt")
-        text = report if report.is_file() else None
-        images.append(CXRImage(path, case, subject, f"s{study}", split, view or None, times[study], dict(labels), text))
+        more = {"report": str(report) if report.is_file() else ""}
+        images.append(
+            XrayRow(case, subject, split_of[case], path, f"s{study}", view, labels_of[study], more, times[study])
+        )
     for case, path in present.items():
         if case not in listed:
             problems.append(BadInput(path, "has no row in the metadata table"))
@@ -155,14 +130,15 @@ def _read_labels(path: Path, problems: list[BadInput]) -> dict[str, dict[str, fl
     """Study id -> labels."""
     found: dict[str, dict[str, float | None]] = {}
     refused = set()
-    for study, *values in _rows(path, ("study_id", *CHEXPERT_LABELS), problems):
-        wrong = [(name, value) for name, value in zip(CHEXPERT_LABELS, values, strict=True) if value not in VALUES]
+    for study, *cells in _rows(path, ("study_id", *CHEXPERT_LABELS), problems):
+        row = dict(zip(CHEXPERT_LABELS, cells, strict=True))
+        wrong = [(name, value) for name, value in row.items() if value not in LABEL_VALUES]
         if wrong:
             name, value = wrong[0]
             problems.append(BadInput(path, f"study {study} has {name} {value!r}, expected 1.0, 0.0, -1.0 or blank"))
             refused.add(study)
             continue
-        labels = {name: VALUES[value] for name, value in zip(CHEXPERT_LABELS, values, strict=True)}
+        labels = {name: LABEL_VALUES[value] for name, value in row.items()}
         if found.setdefault(study, labels) != labels:
             problems.append(BadInput(path, f"study {study} has two rows that differ, expected one"))
             refused.add(study)
@@ -193,28 +169,14 @@ def _image_path(folder: Path, case: str, present: Mapping[str, Path]) -> Path:
     return path
 
 
-def _known(table: Mapping[str, _T], key: str, path: Path, what: str) -> _T:
-    if key not in table:
-        raise BadInput(path, f"has no usable {what}")
-    return table[key]
-
-
-def _study_times(rows: Iterable[tuple[str, ...]]) -> dict[str, datetime]:
-    """Study id -> its earliest time; what was written later is not known before the study."""
+def _study_times(rows: Iterable[tuple[str, ...]]) -> tuple[dict[str, datetime], dict[str, str]]:
+    """Study id -> its earliest time (what was written later is not known before it), image -> why it has no time."""
     times: dict[str, datetime] = {}
-    for _, _, study, _, date, clock in rows:
-        with suppress(ValueError):  # `_check_time` says so
+    no_time: dict[str, str] = {}
+    for case, _, study, _, date, clock in rows:
+        try:
             time = parse_study_time(date, clock)
             times[study] = min(time, times.get(study, time))
-    return times
-
-
-def _check_time(path: Path, case: str, date: str, clock: str) -> None:
-    try:
-        parse_study_time(date, clock)
-    except ValueError as error:
-        raise BadInput(path, f"image {case}: {error}") from error
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+        except ValueError as error:
+            no_time[case] = str(error)
+    return times, no_time

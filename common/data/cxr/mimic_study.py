@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.data.cxr.listing import CXRListing, XrayRow
-from common.data.cxr.mimic_cxr import CXRImage, find_mimic_cxr
+from common.data.cxr.mimic_cxr import find_mimic_cxr
 from common.data.ehr.clinical_vector import clinical_row
 from common.data.ehr.mimic_iv import Study, read_contexts
 from common.data.ehr.mimic_tables import find_table
@@ -45,8 +45,8 @@ def list_mimic(
         ValueError: for an unknown labeller.
     """
     images, problems = find_mimic_cxr(source, labeller)
-    listing = CXRListing([_row(image) for image in images], CHEXPERT_LABELS, {}, {}, problems)
-    roots = find_ehr(source) if ehr is None else named_ehr(ehr)
+    listing = CXRListing(images, problems, labels=CHEXPERT_LABELS)
+    roots = find_ehr(source, ehr)
     listing.facts = {"labeller": labeller, "redacted": redacted, "ehr": {k: str(v) for k, v in roots.items()}}
     if "hosp" not in roots:
         if "ed" in roots:
@@ -73,43 +73,32 @@ def list_mimic(
     return listing
 
 
-def studies_of(images: Iterable[CXRImage]) -> list[Study]:
-    """The studies of some images, at the time that `find_mimic_cxr` has for all images of a study: the earliest."""
+def studies_of(images: Iterable[XrayRow]) -> list[Study]:
+    """The studies of some images of `find_mimic_cxr`, each once."""
     found = {image.study: Study(int(image.patient), int(image.study[1:]), image.time) for image in images}
     return list(found.values())
 
 
-def find_ehr(source: str | os.PathLike[str]) -> dict[str, Path]:
-    """Find MIMIC-IV ("hosp") and MIMIC-IV-ED ("ed") in a folder or beside it.
+def find_ehr(source: str | os.PathLike[str], named: Sequence[str | os.PathLike[str]] | None = None) -> dict[str, Path]:
+    """Find the folders of MIMIC-IV ("hosp") and of MIMIC-IV-ED ("ed"), as far as they are there.
+
+    Args:
+        source: the folder of the X-rays; they are looked for in it and beside it.
+        named: folders that the user gave, which alone are looked at.
 
     Raises:
-        BadInput: if one of them is found in two places.
-    """
-    source = Path(os.path.abspath(source))
-    found: dict[str, Path] = {}
-    for place in _places(source):
-        for name, table in _MARKS.items():
-            if find_table(place, table) is None:
-                continue
-            if found.setdefault(name, place) != place:
-                raise BadInput(place, f"holds {table} as {found[name]} does, expected one, or the folder by --ehr")
-    return found
-
-
-def named_ehr(folders: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """The same of folders that the user named.
-
-    Raises:
-        BadInput: if a folder holds neither, or both hold the same.
+        BadInput: if one of them is found in two places, or a folder that was given holds neither.
     """
     found: dict[str, Path] = {}
-    for folder in map(Path, folders):
-        names = [name for name, table in _MARKS.items() if find_table(folder, table) is not None]
-        if not names:
-            raise BadInput(folder, f"holds neither {' nor '.join(_MARKS.values())}, expected MIMIC-IV or MIMIC-IV-ED")
+    places = _places(Path(os.path.abspath(source))) if named is None else map(Path, named)
+    expected = "expected one, or the folder by --ehr" if named is None else "expected one of each"
+    for place in places:
+        names = [name for name, table in _MARKS.items() if find_table(place, table) is not None]
+        if not names and named is not None:
+            raise BadInput(place, f"holds neither {' nor '.join(_MARKS.values())}, expected MIMIC-IV or MIMIC-IV-ED")
         for name in names:
-            if found.setdefault(name, folder) != folder:
-                raise BadInput(folder, f"holds {_MARKS[name]} as {found[name]} does, expected one of each")
+            if found.setdefault(name, place) != place:
+                raise BadInput(place, f"holds {_MARKS[name]} as {found[name]} does, {expected}")
     return found
 
 
@@ -124,10 +113,3 @@ def _places(source: Path) -> Iterator[Path]:
             seen.add(folder)
             yield folder
             yield from (inner for inner in sorted(folder.iterdir()) if inner.name[0].isdigit() and inner.is_dir())
-
-
-def _row(image: CXRImage) -> XrayRow:
-    more = {"report": "" if image.report is None else str(image.report)}
-    return XrayRow(
-        image.case, image.patient, image.split, image.path, image.study, image.view or "", image.labels, more
-    )

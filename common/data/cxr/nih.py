@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from common.data.cxr.listing import CXRListing, XrayRow, find_cxr_table, named_files, only_file, table_rows
+from common.data.cxr.listing import CXRListing, XrayRow, find_cxr_table, image_of_row, named_files, table_rows
 from common.data.ehr.clinical_vector import clinical_row, plausible
 from common.io.bad_input import BadInput, read_text
 from common.text.ed_note import ed_note
@@ -47,7 +47,7 @@ def find_nih(source: str | os.PathLike[str]) -> CXRListing:
     """
     table = find_cxr_table(source, NIH_TABLES)
     root = table.parent
-    listing = CXRListing([], (*NIH_LABELS, "No Finding"), {}, {}, [])
+    listing = CXRListing(labels=(*NIH_LABELS, "No Finding"))
     files = named_files(root)
     split_of = _official(root, listing.problems)
     counts: Counter[str] = Counter()
@@ -55,7 +55,7 @@ def find_nih(source: str | os.PathLike[str]) -> CXRListing:
     listed: set[Path] = set()
     for row in table_rows(table, _COLUMNS, listing.problems, ("image",)):
         try:
-            path = _image(root, row, files)
+            path = image_of_row(root, row["image"] or row["Image Index"], [""] if row["image"] else [], files)
             listed.add(path)
             case = Path(row["Image Index"]).stem
             if case in seen:
@@ -80,14 +80,6 @@ def find_nih(source: str | os.PathLike[str]) -> CXRListing:
             listing.problems.append(BadInput(path, f"has no row in {table.name}"))
     listing.facts = {"table": table.name, "official_test": bool(split_of), "not_used": dict(sorted(counts.items()))}
     return listing
-
-
-def _image(root: Path, row: dict[str, str], files: dict[str, list[Path]]) -> Path:
-    name = row["image"] or row["Image Index"]
-    path = root / name
-    if row["image"] and path.is_file() and path.resolve().is_relative_to(root.resolve()):
-        return path
-    return only_file(path, files)
 
 
 def _labels(path: Path, text: str) -> dict[str, float]:
@@ -139,5 +131,5 @@ def _check_official(listing: CXRListing) -> None:
     torn = test & {row.patient for row in listing.rows if not row.split}
     for row in listing.rows:
         if row.patient in torn:
-            listing.problems.append(BadInput(row.image, f"is of patient {row.patient}, who is in both official lists"))
+            listing.problems.append(BadInput(row.path, f"is of patient {row.patient}, who is in both official lists"))
     listing.rows = [row for row in listing.rows if row.patient not in torn]

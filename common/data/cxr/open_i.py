@@ -47,16 +47,12 @@ class OpenIReport:
         path: the table or XML file it was read from.
         sections: "examination" (what was imaged), "indication", "comparison", "findings", "impression" -> text as it
             is in the file; a blank one is left out.
-        mesh: the manual index terms, `Cicatrix/lung/upper lobe/left`; ("normal",) for a normal study.
-        problems: the heads of these.
         images: of the study; none where the reports were read alone.
     """
 
     uid: str
     path: Path
     sections: dict[str, str] = field(default_factory=dict)
-    mesh: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
     images: tuple[OpenIImage, ...] = ()
 
 
@@ -93,22 +89,19 @@ def iter_open_i(path: str | os.PathLike[str]) -> Iterator[OpenIReport | BadInput
         yield report
 
 
-def list_open_i(
-    root: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
-) -> tuple[list[OpenIReport], list[BadInput]]:
+def list_open_i(root: str | os.PathLike[str]) -> tuple[list[OpenIReport], list[BadInput]]:
     """List the studies that have a report and images.
 
     Args:
-        root: the folder of the CSV tables, or of the XML files.
-        images: the folder of the PNG files; None takes the first of `IMAGE_FOLDERS` that is there, and checks no files
-            if none is.
+        root: the folder of the CSV tables, or of the XML files; no files of images are checked where it has none of
+            `IMAGE_FOLDERS`.
 
     Returns:
         Studies in the order of the reports, and everything that cannot be used: bad rows or files, reports without an
         image, images without a report, files without a row and rows without a file.
 
     Raises:
-        BadInput: as `iter_open_i`; if `images` is no folder; if the projections are missing beside the reports.
+        BadInput: as `iter_open_i`; if the projections are missing beside the reports.
     """
     root = Path(root)
     reports: list[OpenIReport] = []
@@ -122,20 +115,12 @@ def list_open_i(
         of_report, bad = _read_projections(root / PROJECTIONS_CSV, {report.uid for report in reports})
         problems += bad
         reports = [replace(report, images=tuple(of_report.get(report.uid, ()))) for report in reports]
-    reports, bad = _with_files(root, reports, image_folder(root, images))
+    reports, bad = _with_files(root, reports, image_folder(root))
     return reports, problems + bad
 
 
-def image_folder(root: Path, images: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder of the PNG files; None where it is not given and none of `IMAGE_FOLDERS` is there.
-
-    Raises:
-        BadInput: if the folder that is given is none.
-    """
-    if images is not None:
-        if not Path(images).is_dir():
-            raise BadInput(images, "is no folder, expected the PNG images of Open-i")
-        return Path(images)
+def image_folder(root: Path) -> Path | None:
+    """The folder of the PNG files: the first of `IMAGE_FOLDERS` that is there, None if none is."""
     return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
 
 
@@ -169,7 +154,6 @@ def read_open_i_xml(path: str | os.PathLike[str]) -> OpenIReport:
         raise BadInput(path, "has no text in any AbstractText, expected a report")
     captions = ("".join(found.itertext()).strip() for found in root.iter("caption"))
     caption = next((text for text in captions if text), None)
-    mesh = tuple(text for found in root.iter("major") if (text := "".join(found.itertext()).strip()))
     names = [found.get("id", "").strip() for found in root.iter("parentImage")]
     if not all(names) or len(set(names)) < len(names):
         raise BadInput(path, f"has parentImage ids {', '.join(map(repr, names))}, expected one for each image")
@@ -177,8 +161,6 @@ def read_open_i_xml(path: str | os.PathLike[str]) -> OpenIReport:
         uid=uid.upper().removeprefix("CXR"),
         path=path,
         sections=({"examination": caption} if caption else {}) | texts,
-        mesh=mesh,
-        problems=tuple(term.partition("/")[0] for term in mesh),
         images=tuple(OpenIImage(f"{name}.png", None) for name in names),
     )
 
@@ -205,12 +187,7 @@ def _iter_table(path: Path) -> Iterator[OpenIReport | BadInput]:
             yield BadInput(path, f"line {line} (uid {uid!r}) has no text, expected one of {', '.join(_TEXTS)}")
         else:
             examination = {"examination": cells["image"]} if cells["image"].strip() else {}
-            mesh, problems = (_terms(cells[name]) for name in ("MeSH", "Problems"))
-            yield OpenIReport(uid, path, examination | texts, mesh, problems)
-
-
-def _terms(text: str) -> tuple[str, ...]:
-    return tuple(term.strip() for term in text.split(";") if term.strip())
+            yield OpenIReport(uid, path, examination | texts)
 
 
 def _read_projections(path: Path, uids: set[str]) -> tuple[dict[str, list[OpenIImage]], list[BadInput]]:
@@ -244,12 +221,12 @@ def _with_files(
     root: Path, reports: list[OpenIReport], folder: Path | None
 ) -> tuple[list[OpenIReport], list[BadInput]]:
     """The studies of which an image is there, and what is missing on either side."""
-    files = None if folder is None else {file.name for file in folder.iterdir() if file.suffix.lower() == ".png"}
+    files = {file.name for file in folder.iterdir() if file.suffix.lower() == ".png"} if folder else set()
     kept: list[OpenIReport] = []
     problems: list[BadInput] = []
     for report in reports:
         images = report.images
-        if files is not None and folder is not None:
+        if folder:
             absent = [image.file for image in images if image.file not in files]
             problems += [BadInput(folder / name, f"does not exist, uid {report.uid!r} names it") for name in absent]
             images = tuple(image for image in images if image.file in files)
@@ -257,7 +234,7 @@ def _with_files(
             kept.append(replace(report, images=images))
         else:
             problems.append(BadInput(report.path, f"has uid {report.uid!r}, of which there is no image"))
-    if files is not None and folder is not None:
+    if folder:
         named = {image.file for report in reports for image in report.images}
         problems += [BadInput(folder / name, "belongs to no usable report") for name in sorted(files - named)]
     return kept, problems

@@ -37,8 +37,8 @@ def find_open_i(source: str | os.PathLike[str]) -> CXRListing:
     images = image_folder(root)
     if images is None:
         raise BadInput(root, f"has no folder of images, expected one of {', '.join(IMAGE_FOLDERS)}")
-    reports, problems = list_open_i(root, images)
-    listing = CXRListing([], CHEXPERT_LABELS, {}, {}, problems, facts={"labels": "read from the reports"})
+    reports, problems = list_open_i(root)
+    listing = CXRListing([], problems, facts={"labels": "read from the reports"}, labels=CHEXPERT_LABELS)
     for report in reports:
         text = "\n\n".join(report.sections[name] for name in ("findings", "impression") if name in report.sections)
         labels, more = label_cxr(text), {"report": str(report.path)}

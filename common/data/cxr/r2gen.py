@@ -14,7 +14,7 @@ from typing import Any
 
 from common.data.cxr.listing import CXRListing, XrayRow, named_files, of_one_split
 from common.data.splits import SPLITS
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
 from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
 
 __all__ = ["ANNOTATION", "find_r2gen"]
@@ -39,7 +39,7 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
     annotation = annotation / ANNOTATION if annotation.is_dir() else annotation
     content = _read(annotation)
     root = annotation.parent / "images" if (annotation.parent / "images").is_dir() else annotation.parent
-    listing = CXRListing([], CHEXPERT_LABELS, {}, {}, [], facts={"labels": "read from the reports"})
+    listing = CXRListing(facts={"labels": "read from the reports"}, labels=CHEXPERT_LABELS)
     seen: set[str] = set()
     named: set[Path] = set()
     for split in SPLITS:
@@ -75,11 +75,7 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
 
 def _read(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror}), expected the annotation of R2Gen") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(path, f"is not UTF-8 text (byte {error.start})") from error
+        content = json.loads(read_text(path, "the annotation of R2Gen"))
     except json.JSONDecodeError as error:
         raise BadInput(path, f"is no JSON ({error})") from error
     expected = f"expected the lists {', '.join(SPLITS)}"

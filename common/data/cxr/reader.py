@@ -99,7 +99,7 @@ def as_unit(values: np.ndarray) -> np.ndarray:
 
 
 def full_scale(values: np.ndarray) -> int:
-    """The value that stands for white: of the fewest usual bits that hold all values."""
+    """The value of white: 255, 1023, 4095, 16383 or 65535, the smallest that no pixel exceeds."""
     if values.dtype == np.uint8:
         return 255
     top = int(values.max())

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.data.ehr.mimic_items import LAB_TESTS
 from common.data.ehr.vital_signs import VITAL_SIGNS
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import write_text
 from common.text.ed_note import value_of
 
@@ -182,7 +182,7 @@ class ClinicalScaler:
         return np.concatenate([scaled, np.stack(shares, axis=1)], axis=1).astype(np.float32)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write it, with the names of the columns, atomically."""
+        """Write the statistics as JSON, by the name of the variable, atomically."""
         table = {
             name: {"median": a, "mean": b, "std": c}
             for name, a, b, c in zip(CLINICAL_COLUMNS, self.median, self.mean, self.std, strict=True)
@@ -198,10 +198,8 @@ class ClinicalScaler:
         """
         path = Path(path)
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BadInput(path, f"cannot be read ({error.strerror}), expected the scaler of a training") from error
-        except ValueError as error:
+            table = json.loads(read_text(path, "the scaler of a training"))
+        except json.JSONDecodeError as error:
             raise BadInput(path, f"is no JSON ({error})") from error
         if not isinstance(table, dict) or list(table) != list(CLINICAL_COLUMNS):
             raise BadInput(path, f"is not about the {len(CLINICAL_COLUMNS)} clinical columns of this version")

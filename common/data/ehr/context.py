@@ -4,28 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from common.data.ehr.mimic_tables import TableCounts
 from common.io.bad_input import BadInput
-
-
-class TimedStudy(Protocol):
-    """Anything that says whose study it is and when it was taken."""
-
-    @property
-    def subject_id(self) -> int:
-        """The patient."""
-
-    @property
-    def study_id(self) -> int:
-        """The study."""
-
-    @property
-    def study_time(self) -> datetime:
-        """When it was taken, on the shifted calendar of the patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +44,6 @@ class Series:
     first: Measurement
     latest: Measurement
     count: int
-
-    @property
-    def change(self) -> float:
-        """Latest minus first."""
-        return self.latest.value - self.first.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +111,12 @@ class EHRContext:
     n_earlier_stays: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain dicts, lists, numbers and text, ready for JSON."""
-        return _plain(self)
+        """Return it as dicts, tuples, numbers and text, ready for JSON; a time is `2150-03-05 09:00:00`."""
+
+        def plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {name: v.isoformat(sep=" ") if isinstance(v, datetime) else v for name, v in fields}
+
+        return asdict(self, dict_factory=plain)
 
 
 @dataclass(frozen=True)
@@ -168,7 +151,6 @@ class ContextReport:
         filled: field or variable -> contexts that have it.
         tables: table -> rows read, rows selected, and reason -> rows that could not be used.
         missing_tables: optional tables that are not there.
-        tests_without_item: laboratory tests that d_labitems does not have.
         used: table -> values that were used.
         after_study: table -> values of the stay charted or stored after the study, and codes of stays that had not
             ended, not used.
@@ -191,7 +173,6 @@ class ContextReport:
     filled: Counter[str] = field(default_factory=Counter)
     tables: dict[str, TableCounts] = field(default_factory=dict)
     missing_tables: list[str] = field(default_factory=list)
-    tests_without_item: list[str] = field(default_factory=list)
     used: Counter[str] = field(default_factory=Counter)
     after_study: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
@@ -201,21 +182,3 @@ class ContextReport:
     not_a_number: Counter[str] = field(default_factory=Counter)
     excluded: list[tuple[int, str]] = field(default_factory=list)
     problems: list[BadInput] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain dicts, lists, numbers and text, ready for JSON; counters sorted by name."""
-        return _plain(self)
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Counter):
-        return dict(sorted(value.items()))
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ")
-    return str(value) if isinstance(value, BadInput) else value

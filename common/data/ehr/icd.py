@@ -21,22 +21,7 @@ ICD_GROUPS: Mapping[str, Prefixes] = {
     # J69.0/507.0 is aspiration pneumonitis; 997.31 and J95.851 are ventilator-associated pneumonia.
     "pneumonia": {
         9: ("480", "481", "482", "483", "484", "485", "486", "4870", "48801", "48811", "48881", "5070", "99731"),
-        10: (
-            "J12",
-            "J13",
-            "J14",
-            "J15",
-            "J16",
-            "J17",
-            "J18",
-            "J09X1",
-            "J100",
-            "J110",
-            "J690",
-            "J851",
-            "J95851",
-            "A481",
-        ),
+        10: tuple("J12 J13 J14 J15 J16 J17 J18 J09X1 J100 J110 J690 J851 J95851 A481".split()),
     },
     # With empyema and blood in the pleura; pleurisy without fluid (511.0, R09.1) is not in it.
     "pleural_effusion": {
@@ -113,16 +98,6 @@ def icd_groups(codes: Iterable[tuple[str, int]]) -> dict[str, int]:
     """
     found = matching(codes, ICD_GROUPS)
     return {name: int(name in found) for name in ICD_GROUPS}
-
-
-def chronic_conditions(codes: Iterable[tuple[str, int]]) -> tuple[str, ...]:
-    """Return the chronic conditions that (code, version) pairs name, in the order of ``CHRONIC_CONDITIONS``.
-
-    Raises:
-        ValueError: if a version is neither 9 nor 10.
-    """
-    found = matching(codes, CHRONIC_CONDITIONS)
-    return tuple(name for name in CHRONIC_CONDITIONS if name in found)
 
 
 def matching(codes: Iterable[tuple[str, int]], groups: Mapping[str, Prefixes]) -> set[str]:

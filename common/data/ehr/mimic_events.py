@@ -19,7 +19,6 @@ from common.data.ehr.mimic_stays import Admission, EmergencyStay, Encounter, Pat
 from common.data.ehr.mimic_tables import (
     TableCounts,
     UniqueRows,
-    parse_day,
     parse_id,
     parse_number,
     parse_time,
@@ -44,7 +43,7 @@ class Track:
     count: int = 1
 
     def series(self, time: datetime) -> Series:
-        """Return what a study at ``time`` knew."""
+        """Return first, latest and count, each value with its hours to a study at ``time``."""
         return Series(measurement(self.first, time), measurement(self.latest, time), self.count)
 
 
@@ -124,13 +123,13 @@ class EventReader:
             if cases:
                 self._add_vitals(name, cases, charted, dict(zip(ED_VITALS, texts, strict=True)))
 
-    def read_medrecon(self, path: Path) -> None:
-        """Read ed/medrecon, the medicines taken before arrival."""
-        self._read_medicines("ed/medrecon", path, "home_medicines")
-
-    def read_pyxis(self, path: Path) -> None:
-        """Read ed/pyxis, the medicines given out in the emergency department."""
-        self._read_medicines("ed/pyxis", path, "given_medicines")
+    def read_medicines(self, name: str, path: Path, attribute: str) -> None:
+        """Read ed/medrecon, the medicines taken before arrival, or ed/pyxis, those given out there, into a field."""
+        for stay, charted, medicine in self._of_stay(name, path, ("name",)):
+            if medicine.strip():
+                for case in self._before(name, self.of_stay[stay], charted, charted):
+                    self.report.used[name] += 1
+                    getattr(case, attribute).add(medicine.strip())
 
     def read_labevents(self, path: Path, items: Mapping[str, LabTest]) -> None:
         """Read hosp/labevents, of which the rows of an emergency stay often name no admission."""
@@ -179,7 +178,7 @@ class EventReader:
         for subject, date, seq_num, label, text in stream_rows(path, columns, {"subject_id": self.of_subject}, counts):
             if label not in _BODY:
                 continue
-            day, number = parse_day(date), parse_number(text)
+            day, number = parse_time(f"{date} 00:00:00"), parse_number(text)
             if day is None:
                 counts.bad["unreadable time"] += 1
                 continue
@@ -296,7 +295,7 @@ class EventReader:
         self.report.used[name] += 1
 
     def _add_vitals(self, name: str, cases: list[Case], charted: datetime, texts: Mapping[str, str]) -> None:
-        """Add the vital signs of one row; pressures that contradict each other are dropped together."""
+        """Add the vital signs of one row; a systolic pressure not above the diastolic one drops both."""
         values = {vital: self._vital(vital, text, "F") for vital, text in texts.items() if text.strip()}
         if values.get("sbp") is not None and values.get("dbp") is not None and values["dbp"] >= values["sbp"]:
             self.report.out_of_bounds["dbp not below sbp"] += 1
@@ -332,13 +331,6 @@ class EventReader:
             case.devices = {charted: {text}}
         elif charted in case.devices:
             case.devices[charted].add(text)
-
-    def _read_medicines(self, name: str, path: Path, attribute: str) -> None:
-        for stay, charted, medicine in self._of_stay(name, path, ("name",)):
-            if medicine.strip():
-                for case in self._before(name, self.of_stay[stay], charted, charted):
-                    self.report.used[name] += 1
-                    getattr(case, attribute).add(medicine.strip())
 
     def _diagnoses(self, name: str, path: Path, key: str) -> Iterable[tuple[str, str, tuple[str, int]]]:
         """Subject, id of the stay, and (code, version) of the rows of wanted patients."""

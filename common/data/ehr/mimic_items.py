@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -82,7 +82,7 @@ LAB_TESTS: tuple[LabTest, ...] = (
     LabTest("pH", "units", 6.3, 8.0, {"": 1.0}, categories=("Blood Gas",)),
     LabTest("pCO2", "mm Hg", 5, 250, {"mmHg": 1.0, "kPa": 7.50062}, categories=("Blood Gas",)),
 )
-"""The tests read by default, each in the unit that MIMIC-IV uses most."""
+"""The tests that are read, each in the unit that MIMIC-IV uses most."""
 
 
 class LabReading(NamedTuple):
@@ -134,14 +134,11 @@ def read_lab(test: LabTest, value: str, valuenum: str, valueuom: str, comments: 
     return LabReading(number, comparator)
 
 
-def lab_items(
-    d_labitems: str | os.PathLike[str], tests: Sequence[LabTest] = LAB_TESTS, counts: TableCounts | None = None
-) -> dict[str, LabTest]:
-    """Look up the item ids of laboratory tests of blood.
+def lab_items(d_labitems: str | os.PathLike[str], counts: TableCounts | None = None) -> dict[str, LabTest]:
+    """Look up the item ids of `LAB_TESTS`.
 
     Args:
         d_labitems: the dictionary table.
-        tests: which tests.
         counts: its rows are counted into.
 
     Returns:
@@ -150,7 +147,7 @@ def lab_items(
     Raises:
         BadInput: if the table cannot be read.
     """
-    by_label = {_plain(label): test for test in tests for label in (test.name, *test.aliases)}
+    by_label = {_plain(label): test for test in LAB_TESTS for label in (test.name, *test.aliases)}
     items = {}
     columns = ("itemid", "label", "fluid", "category")
     for itemid, label, fluid, category in stream_rows(d_labitems, columns, counts=counts):

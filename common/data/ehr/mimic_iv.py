@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.data.ehr.context import ContextReport, EHRContext, EHRTarget, Observation, TimedStudy
+from common.data.ehr.context import ContextReport, EHRContext, EHRTarget, Observation
 from common.data.ehr.icd import CHRONIC_CONDITIONS, ICD_GROUPS, icd_groups
 from common.data.ehr.mimic_events import Case, EventReader
-from common.data.ehr.mimic_items import LAB_TESTS, LabTest, chart_items, lab_items
+from common.data.ehr.mimic_items import chart_items, lab_items
 from common.data.ehr.mimic_stays import (
     Admission,
     EmergencyStay,
@@ -51,7 +51,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Study:
-    """A study of MIMIC-CXR: patient, study and the time of its first image."""
+    """A study of MIMIC-CXR: patient, study and the time of its first image, on the shifted calendar of the patient."""
 
     subject_id: int
     study_id: int
@@ -76,32 +76,24 @@ class EHRRead:
 
 
 def read_contexts(
-    root_hosp: str | os.PathLike[str],
-    root_ed: str | os.PathLike[str] | None,
-    studies: Iterable[TimedStudy],
-    lab_tests: Sequence[LabTest] = LAB_TESTS,
-    required: Sequence[str] = (),
-    strict: bool = False,
+    root_hosp: str | os.PathLike[str], root_ed: str | os.PathLike[str] | None, studies: Iterable[Study]
 ) -> EHRRead:
     """Gather the context of every study, in memory that grows with the studies (about 14 KB each), not the tables.
 
     Args:
         root_hosp: the folder that holds ``hosp`` and ``icu``.
         root_ed: the folder that holds ``ed``; None without MIMIC-IV-ED.
-        studies: anything with subject_id, study_id and study_time.
-        lab_tests: which laboratory tests.
-        required: names in ``TABLES`` that must be there besides patients and one of admissions and edstays.
-        strict: refuse a damaged event table instead of using the part before the damage.
+        studies: of any patients, in any order.
 
     Returns:
         Contexts, targets, stays and counts. A study whose patient has no row in patients has none of them and is
-        listed in the report.
+        listed in the report. Of a damaged event table the part before the damage is used, and the report says so.
 
     Raises:
-        BadInput: if a table that is needed is missing, lacks a column or is damaged (an event table only if strict).
+        BadInput: if a table that is needed is missing, lacks a column, or is damaged and no event table.
         ValueError: if a study id occurs twice, or an id is no int.
     """
-    paths = _find_tables(root_hosp, root_ed, required)
+    paths = _find_tables(root_hosp, root_ed)
     studies = list(studies)
     subjects = {str(study.subject_id) for study in studies}
     report = ContextReport(studies=len(studies), missing_tables=[name for name in TABLES if name not in paths])
@@ -117,15 +109,14 @@ def read_contexts(
     passes: dict[str, Callable[[Path], None]] = {
         "ed/triage": reader.read_triage,
         "ed/vitalsign": reader.read_vitalsign,
-        "ed/medrecon": reader.read_medrecon,
-        "ed/pyxis": reader.read_pyxis,
+        "ed/medrecon": lambda path: reader.read_medicines("ed/medrecon", path, "home_medicines"),
+        "ed/pyxis": lambda path: reader.read_medicines("ed/pyxis", path, "given_medicines"),
         "ed/diagnosis": lambda path: reader.read_ed_diagnosis(path, emergency, admissions),
         "hosp/diagnoses_icd": lambda path: reader.read_diagnoses_icd(path, admissions),
         "hosp/omr": reader.read_omr,
     }
     if "hosp/labevents" in paths:
-        tests = lab_items(paths["hosp/d_labitems"], lab_tests, report.tables["hosp/d_labitems"])
-        report.tests_without_item = [test.name for test in lab_tests if test not in tests.values()]
+        tests = lab_items(paths["hosp/d_labitems"], report.tables["hosp/d_labitems"])
         passes["hosp/labevents"] = lambda path: reader.read_labevents(path, tests)
     if "icu/chartevents" in paths:
         items = chart_items(paths["icu/d_items"], report.tables["icu/d_items"])
@@ -135,8 +126,6 @@ def read_contexts(
             try:
                 read(paths[name])
             except DamagedTable as error:
-                if strict:
-                    raise
                 report.problems.append(error)
     return _finish(cases, emergency, admissions, report)
 
@@ -168,23 +157,17 @@ def parse_study_time(study_date: str, study_time: str) -> datetime:
 _STAYS = {"hosp/patients": read_patients, "hosp/admissions": read_admissions, "ed/edstays": read_emergency_stays}
 
 
-def _find_tables(
-    root_hosp: str | os.PathLike[str], root_ed: str | os.PathLike[str] | None, required: Sequence[str]
-) -> dict[str, Path]:
-    """Paths of the tables that are there; what is needed and missing is named."""
+def _find_tables(root_hosp: str | os.PathLike[str], root_ed: str | os.PathLike[str] | None) -> dict[str, Path]:
+    """Table -> path, of those that are there; a table that is needed and missing raises a BadInput that names it."""
     roots = {name: root_ed if name.startswith("ed/") else root_hosp for name in TABLES}
-    for name in required:
-        if name not in TABLES:
-            raise ValueError(f"required table {name!r} is none of {', '.join(TABLES)}.")
     found = {name: find_table(root, name) for name, root in roots.items()}
     paths = {name: path for name, path in found.items() if path is not None}
 
     def missing(name: str, why: str) -> BadInput:
         return BadInput(Path(roots[name] or root_hosp) / f"{name}.csv.gz", f"is missing, {why}")
 
-    for name in ("hosp/patients", *required):
-        if name not in paths:
-            raise missing(name, "expected it as .csv or .csv.gz")
+    if "hosp/patients" not in paths:
+        raise missing("hosp/patients", "expected it as .csv or .csv.gz")
     if "hosp/admissions" not in paths and "ed/edstays" not in paths:
         raise missing("hosp/admissions", "expected it or ed/edstays, without which no study has a stay")
     for name, others in TABLES.items():
@@ -195,7 +178,7 @@ def _find_tables(
 
 
 def _make_cases(
-    studies: Sequence[TimedStudy],
+    studies: Sequence[Study],
     patients: Mapping[int, Patient],
     emergency: Mapping[int, Sequence[EmergencyStay]],
     admissions: Mapping[int, Sequence[Admission]],
@@ -282,7 +265,7 @@ def _context(case: Case, n_earlier_stays: int) -> EHRContext:
 
 
 def _count_earlier(case: Case, emergency: Sequence[EmergencyStay], admissions: Sequence[Admission]) -> int:
-    """Stays that had ended; an emergency stay that led to an admission is part of that."""
+    """Count the stays that had ended before; an emergency stay that led to an admission is counted as that."""
     ended = [row for row in admissions if row.dischtime <= case.time]
     ended += [row for row in emergency if row.hadm_id is None and row.outtime <= case.time]
     here = case.encounter

@@ -136,12 +136,7 @@ def _last_begun(stays: Sequence[EmergencyStay]) -> EmergencyStay | None:
 
 
 def read_patients(path: Path, subjects: Collection[str], counts: TableCounts) -> dict[int, Patient]:
-    """Read the wanted rows of patients; an id whose rows contradict each other is left out.
-
-    Args:
-        path: the table.
-        subjects: subject ids.
-        counts: its bad rows are counted into.
+    """Subject -> its row of the table patients; ids that `UniqueRows` refuses are left out, bad rows counted.
 
     Raises:
         BadInput: if the table cannot be read as a whole.
@@ -160,12 +155,7 @@ def read_patients(path: Path, subjects: Collection[str], counts: TableCounts) ->
 
 
 def read_emergency_stays(path: Path, subjects: Collection[str], counts: TableCounts) -> dict[int, list[EmergencyStay]]:
-    """Read the wanted rows of edstays, by subject.
-
-    Args:
-        path: the table.
-        subjects: subject ids.
-        counts: its bad rows are counted into.
+    """Subject -> its rows of the table edstays; ids that `UniqueRows` refuses are left out, bad rows counted.
 
     Raises:
         BadInput: if the table cannot be read as a whole.
@@ -182,12 +172,7 @@ def read_emergency_stays(path: Path, subjects: Collection[str], counts: TableCou
 
 
 def read_admissions(path: Path, subjects: Collection[str], counts: TableCounts) -> dict[int, list[Admission]]:
-    """Read the wanted rows of admissions, by subject.
-
-    Args:
-        path: the table.
-        subjects: subject ids.
-        counts: its bad rows are counted into.
+    """Subject -> its rows of the table admissions; ids that `UniqueRows` refuses are left out, bad rows counted.
 
     Raises:
         BadInput: if the table cannot be read as a whole.

@@ -141,11 +141,6 @@ def parse_time(text: str) -> datetime | None:
         return None
 
 
-def parse_day(text: str) -> datetime | None:
-    """Read ``2180-05-06`` as its first moment; None if the text is anything else."""
-    return parse_time(f"{text} 00:00:00")
-
-
 def parse_number(text: str) -> float | None:
     """Read a finite decimal number; None if the text is anything else."""
     try:
@@ -183,7 +178,7 @@ def _header(path: Path, line: bytes, needed: Sequence[str]) -> list[str]:
 def _selected(
     file: BinaryIO, tests: list[tuple[int, frozenset[str]]], width: int, counts: TableCounts
 ) -> Iterator[list[str]]:
-    """Fields of the rows that pass all tests."""
+    """Yield the fields of the rows in which each tested column, by its index, has one of the ids."""
     raw_tests = [(i, frozenset(value.encode() for value in ids)) for i, ids in tests]
     n_head = tests[-1][0] + 1 if tests else 0
     pending: deque[bytes] = deque()

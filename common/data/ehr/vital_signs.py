@@ -66,17 +66,7 @@ def body_temperature(value: float) -> tuple[float, str] | None:
         None if no body has that temperature in either unit.
     """
     if _FAHRENHEIT[0] <= value <= _FAHRENHEIT[1]:
-        return celsius(value), "F"
+        return (value - 32) / 1.8, "F"
     if _CELSIUS[0] <= value <= _CELSIUS[1]:
         return value, "C"
     return None
-
-
-def celsius(fahrenheit_value: float) -> float:
-    """Convert a temperature from Fahrenheit to Celsius."""
-    return (fahrenheit_value - 32) / 1.8
-
-
-def fahrenheit(celsius_value: float) -> float:
-    """Convert a temperature from Celsius to Fahrenheit."""
-    return celsius_value * 1.8 + 32

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from common.data.layouts import VIRTUAL_LAYOUTS
 from common.data.virtual.files import STAMP, Cohort, claim
-from common.io.output_folder import cache_folder, whole
+from common.io.output_folder import atomic_path, cache_folder
 
 _MANIFEST = "manifest.csv"  # written last, so that where it is nothing has to be made
 _COMMON = Path(__file__).parents[2]
@@ -84,5 +84,5 @@ def _copy(entry: Path, out: Path) -> None:
         hidden = any(part.startswith(".") for part in name.parts)  # of a process that was killed while writing
         if file.is_file() and not hidden and name.name != STAMP and not (out / name).exists():
             # Who deletes the cache meanwhile costs time only: what is missing is made in the folder itself.
-            with suppress(FileNotFoundError), whole(out / name) as part:
+            with suppress(FileNotFoundError), atomic_path(out / name) as part:
                 shutil.copy2(file, part)

@@ -25,7 +25,7 @@ from common.data.virtual.patient import make_virtual_patient
 from common.data.virtual.study import VirtualStudy, study_date_and_time, virtual_dicom_id, virtual_study
 from common.data.virtual.xray import make_virtual_xray
 from common.data.virtual.xray_findings import draw_xray_findings
-from common.io.output_folder import whole
+from common.io.output_folder import atomic_path
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.cxr_template import cxr_report
 from common.text.sections import report_sections
@@ -164,7 +164,7 @@ def write_r2gen(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> lis
         for k, (view, image) in enumerate(images.items()):
             row = {"case": f"{name}_{k}", "patient": name, "split": split, "image": image, "study": name, "view": view}
             rows.append(row | {"report": "annotation.json"} | truth["labels"])
-    with whole(out / "annotation.json") as part:
+    with atomic_path(out / "annotation.json") as part:
         part.write_text(json.dumps(annotation), encoding="utf-8")
     return rows
 
@@ -213,11 +213,11 @@ def _make_study(item: Item, out: Path, cohort: Cohort) -> Row:
         told, frontal.labels, patient.sex, patient.age, study.seed * 10 + study.scan, " and ".join(xrays)
     )
     for view, xray in xrays.items():
-        with whole(out / images[view]) as part:
+        with atomic_path(out / images[view]) as part:
             Image.fromarray(xray.image).save(part, quality=95)
     if text:
-        with whole(out / text) as part:
-            part.write_text(report.wrapped().text, encoding="utf-8")
+        with atomic_path(out / text) as part:
+            part.write_text(report.wrapped(), encoding="utf-8")
     truth = {
         "seed": study.seed,
         "scan": study.scan,
@@ -235,7 +235,7 @@ def _make_study(item: Item, out: Path, cohort: Cohort) -> Row:
         "sections": report.sections,
         "spans": list(_section_spans(report)),
     }
-    with whole(path) as part:
+    with atomic_path(path) as part:
         part.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
     return truth
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from common.data.virtual.geometry import Grid
 from common.data.virtual.patient import SHAPE, SPACING, virtual_labels
-from common.io.output_folder import csv_text, whole
+from common.io.output_folder import atomic_path, csv_text
 from common.io.parallel import Failure, map_cases
 
 STAMP = "virtual.json"
@@ -93,7 +93,7 @@ def claim(output_dir: str | os.PathLike[str], layout: str, cohort: Cohort) -> Pa
             if (out / name).exists():
                 raise FileExistsError(f"{out / name} was not written by this command, expected a new folder.")
         out.mkdir(parents=True, exist_ok=True)
-        with whole(stamp) as part:
+        with atomic_path(stamp) as part:
             part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     return out
 
@@ -101,7 +101,7 @@ def claim(output_dir: str | os.PathLike[str], layout: str, cohort: Cohort) -> Pa
 def save_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a table, lines ended by a newline, None left blank; a name that ends in .gz is packed."""
     text = csv_text(columns, list(rows)).encode()
-    with whole(path) as part:
+    with atomic_path(path) as part:
         # Neither the time nor the name is stored, so the same table is the same bytes.
         part.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 

@@ -27,7 +27,7 @@ from common.data.virtual.patient import (
     virtual_labels,
     virtual_person,
 )
-from common.io.output_folder import whole
+from common.io.output_folder import atomic_path
 from common.io.table import read_rows
 from common.text.ct_template import ct_report
 
@@ -90,7 +90,7 @@ def write_dicom(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> lis
 
 def _make_series(row: Row, out: Path, cohort: Cohort) -> None:
     if not (out / row["image"]).exists():
-        with whole(out / row["image"]) as part:
+        with atomic_path(out / row["image"]) as part:
             part.mkdir()
             _save_series(part, make_virtual_patient(row["seed"], cohort.shape, cohort.spacing))
 
@@ -125,7 +125,7 @@ def write_ct_rate(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> l
         _save_labels(root / "multi_abnormality_labels" / f"{split}_predicted_labels.csv", "VolumeName", labels)
         save_csv(path, CT_RATE_REPORT_COLUMNS, reports)
         save_csv(root / "metadata" / f"{long_name}_metadata.csv", CT_RATE_METADATA_COLUMNS, metadata)
-        with whole(root / "metadata" / f"no_chest_{split}.txt") as part:
+        with atomic_path(root / "metadata" / f"no_chest_{split}.txt") as part:
             part.write_text("")
     return rows
 
@@ -169,7 +169,7 @@ def _person(seed: int, split: str) -> Row:
 def _save_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     image = nib.Nifti1Image(volume, affine)  # a .gz is written with nibabel's compression level, 1
     image.header.set_xyzt_units("mm")
-    with whole(path) as part:
+    with atomic_path(path) as part:
         nib.save(image, part)
 
 

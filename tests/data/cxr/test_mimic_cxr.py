@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_good_tree_is_read_as_it_was_written(written):
         assert (image.case, image.patient, image.study, image.split, image.view) == tuple(
             row[name] for name in ("case", "patient", "study", "split", "view")
         )
-        assert image.path == root / row["image"] and image.report == root / row["report"]
+        assert image.path == root / row["image"] and image.more["report"] == str(root / row["report"])
         assert image.labels == {name: row[name] for name in CHEXPERT_LABELS}
         assert tuple(image.labels) == CHEXPERT_LABELS and 2110 <= image.time.year <= 2201
     assert find_mimic_cxr(root, "negbio")[0] == images
@@ -74,15 +75,15 @@ def test_reports_may_lie_elsewhere_or_be_missing(tree, written):
     for text in (tree / "files").rglob("*.txt"):
         text.unlink()
     images, problems = find_mimic_cxr(tree)
-    assert not problems and len(images) == len(before) and all(image.report is None for image in images)
+    assert not problems and len(images) == len(before) and all(image.more["report"] == "" for image in images)
     images, _ = find_mimic_cxr(tree, reports=written[0])
-    assert all(image.report.is_file() for image in images)
+    assert all(Path(image.more["report"]).is_file() for image in images)
 
 
-def test_an_open_view_is_none(tree):
+def test_an_open_view_is_blank(tree):
     edit(tree, "metadata", lambda rows: [row | {"ViewPosition": ""} for row in rows])
     images, problems = find_mimic_cxr(tree)
-    assert not problems and {image.view for image in images} == {None}
+    assert not problems and {image.view for image in images} == {""}
 
 
 def test_a_row_without_image_and_an_image_without_row(tree):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from common.data.cxr.mimic_cxr import find_mimic_cxr
-from common.data.cxr.mimic_study import find_ehr, list_mimic, named_ehr, studies_of
+from common.data.cxr.mimic_study import find_ehr, list_mimic, studies_of
 from common.data.ehr.mimic_iv import read_contexts
 from common.data.virtual.cxr_layouts import write_mimic_cxr
 from common.data.virtual.files import Cohort
@@ -151,11 +151,11 @@ def test_the_clinical_data_are_found_by_their_tables(tree: Path, tmp_path: Path)
     (other / "patients.csv").write_text("")
     with pytest.raises(BadInput, match="holds hosp/patients as .* does, expected one, or the folder by --ehr"):
         find_ehr(tmp_path / "cxr")
-    assert named_ehr([tmp_path / "mimic-iv-2.2"]) == {"hosp": tmp_path / "mimic-iv-2.2"}
+    assert find_ehr(tmp_path / "cxr", [tmp_path / "mimic-iv-2.2"]) == {"hosp": tmp_path / "mimic-iv-2.2"}
     with pytest.raises(BadInput, match="holds neither hosp/patients nor ed/edstays"):
-        named_ehr([tmp_path / "cxr"])
+        find_ehr(tmp_path / "cxr", [tmp_path / "cxr"])
     with pytest.raises(BadInput, match="expected one of each"):
-        named_ehr([tmp_path / "mimic-iv-2.2", tmp_path / "mimiciv/3.1"])
+        find_ehr(tmp_path / "cxr", [tmp_path / "mimic-iv-2.2", tmp_path / "mimiciv/3.1"])
 
 
 def test_without_the_clinical_data_notes_are_blank(tree: Path) -> None:

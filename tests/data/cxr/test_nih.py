@@ -38,7 +38,7 @@ def test_labels_are_by_name(tmp_path: Path) -> None:
     assert {name for name, value in first.labels.items() if value} == {"Cardiomegaly", "Emphysema"}
     assert {name for name, value in second.labels.items() if value} == {"No Finding"}
     assert listing.labels == (*NIH_LABELS, "No Finding") and (first.case, first.view) == ("00000001_000", "PA")
-    assert first.patient == "1" and first.image.parent.parent.name == "images_001"
+    assert first.patient == "1" and first.path.parent.parent.name == "images_001"
     assert listing.clinical["00000001_000"] == {"age": 57, "sex": 1}
     assert listing.notes["00000001_001"] == "58-year-old man."
 

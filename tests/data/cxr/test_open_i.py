@@ -65,7 +65,7 @@ def root(tmp_path):
 def test_csv(root):
     reports, problems = list_open_i(root)
     (report,) = reports
-    assert report.uid == "1" and report.mesh == ("Cicatrix/lung", "Opacity") and report.problems == ("normal",)
+    assert report.uid == "1"
     assert report.sections == {
         "examination": "Xray Chest",
         "indication": "XXXX",
@@ -93,9 +93,7 @@ def test_csv(root):
     assert len(problems) == 13
 
 
-def test_images_elsewhere_and_unchecked(root, tmp_path):
-    with pytest.raises(BadInput, match="is no folder"):
-        list_open_i(root, tmp_path / "none")
+def test_images_missing_and_unchecked(root):
     for file in (root / "images" / "images_normalized").iterdir():
         file.unlink()
     reports, _ = list_open_i(root)
@@ -120,7 +118,6 @@ def test_xml(tmp_path):
         "findings": "Heart size is normal.",
         "impression": "No acute disease.",
     }
-    assert report.mesh == ("Cicatrix/lung/upper lobe/left", "Opacity") and report.problems == ("Cicatrix", "Opacity")
     assert [image.file for image in report.images] == ["CXR7_IM-0001-1001.png", "CXR7_IM-0001-2001.png"]
 
 

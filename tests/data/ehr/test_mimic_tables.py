@@ -9,7 +9,6 @@ from common.data.ehr.mimic_tables import (
     DamagedTable,
     TableCounts,
     find_table,
-    parse_day,
     parse_id,
     parse_number,
     parse_time,
@@ -175,8 +174,6 @@ def test_what_is_no_time_is_none(text):
 
 def test_times_days_numbers_and_ids():
     assert parse_time("2150-03-05 12:00:01").second == 1
-    assert parse_day("2150-03-05").day == 5
-    assert parse_day("2150-03-05 12:00:00") is None
     assert [parse_number(t) for t in ("1.5", " 7 ", "-2", "1e3", "", "x", "nan", "inf", "1_0")] == [
         1.5, 7, -2, 1000, None, None, None, None, None,
     ]  # fmt: skip
