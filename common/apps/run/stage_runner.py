@@ -227,14 +227,18 @@ def monai_command(files: Sequence[str], logging_file: Path | None, overrides: Ma
         words += ["--logging_file", str(logging_file)]
     for key, value in overrides.items():
         words += [f"--{key}", _as_argument(value)]
-    return " ".join(_quoted(word) for word in words)
+    return shell_line(words)
 
 
-def _quoted(word: str) -> str:
-    """A word for the shell; the list of configuration files stays readable."""
-    if re.fullmatch(r"[\w@%+=:,./#-]+", word) and not word.startswith("#"):
-        return word
-    return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
+def shell_line(words: Sequence[str]) -> str:
+    """A command for the shell, quoted where it must be: a list of files and ids such as a#b stay readable."""
+
+    def quoted(word: str) -> str:
+        if re.fullmatch(r"[\w@%+=:,./#-]+", word) and not word.startswith("#"):
+            return word
+        return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
+
+    return " ".join(map(quoted, words))
 
 
 def _as_argument(value: Any) -> str:
