@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from common.visualize.charts import label
-from common.visualize.figures import DPI, figure_png, picture_caption
+from common.visualize.figures import figure_png, picture_caption
 from common.visualize.tables import column_texts, is_number_column
 
 DISCLAIMER = "Research software, not a medical device: not for diagnosis, treatment or any other clinical use."
@@ -42,9 +42,9 @@ class Picture:
         return cls(path.read_bytes(), picture_caption(path))
 
     @classmethod
-    def of_figure(cls, figure: Figure, caption: str, dpi: float = DPI) -> Picture:
+    def of_figure(cls, figure: Figure, caption: str) -> Picture:
         """Draw a figure."""
-        return cls(figure_png(figure, dpi), caption)
+        return cls(figure_png(figure), caption)
 
     @property
     def uri(self) -> str:

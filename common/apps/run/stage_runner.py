@@ -149,15 +149,14 @@ class StageRunner:
             The content of summary.json, where things lie, and which stages ran and which were skipped.
         """
         from common.visualize.run_page import write_run_page
-        from common.visualize.run_summary import build_summary, run_parameters, stage_entry, write_summary
+        from common.visualize.run_summary import build_summary, run_parameters, write_summary
 
         stages = []
         for name in self.order:
             finished = _read_json(self.out / name / "finished.json")
-            if finished is not None and (self.out / name / "history.json").is_file():
-                stages.append(stage_entry(self.out, name))
-            elif finished is not None:
-                stages.append({"name": name, "seconds": finished["seconds"], "metrics": {}})
+            if finished is not None:
+                history = _read_json(self.out / name / "history.json") or finished | {"metrics": {}}
+                stages.append({"name": name, "seconds": history["seconds"], "metrics": history["metrics"]})
         earlier = _read_json(self.out / "summary.json")
         # Baselines come from an evaluation; after a stage has run it belongs to other weights.
         baselines = earlier["baselines"] if earlier and not self.ran else {}
