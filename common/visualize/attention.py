@@ -142,7 +142,7 @@ def token_attention_html(text: str, spans: Sequence[tuple[int, int]], weights: S
     """
     red, green, blue = _TEXT_COLOUR
     parts, end = [], 0
-    for (start, stop), weight, share in _shown(text, spans, weights):
+    for (start, stop), weight, share in _placed_tokens(text, spans, weights):
         parts.append(html.escape(text[end:start]))
         style = f"background:rgba({red},{green},{blue},{share:.2f})"
         parts.append(f'<span style="{style}" title="{weight:.4f}">{html.escape(text[start:stop])}</span>')
@@ -190,7 +190,7 @@ def token_attention_figure(
         title: above everything.
     """
     shade = np.zeros(len(text))
-    for (start, stop), _, share in _shown(text, spans, weights):
+    for (start, stop), _, share in _placed_tokens(text, spans, weights):
         shade[start:stop] = share
     lines = _wrapped(text, width)
     hidden = max(0, len(lines) - max_lines)
@@ -230,7 +230,7 @@ def _share_of_largest(weights: np.ndarray, dimensions: int) -> np.ndarray:
     return weights / max(weights.max(), np.finfo(float).tiny)
 
 
-def _shown(
+def _placed_tokens(
     text: str, spans: Sequence[tuple[int, int]], weights: Sequence[float]
 ) -> list[tuple[tuple[int, int], float, float]]:
     """Span, weight and share of the largest weight, of the tokens that have a place in the text."""

@@ -85,7 +85,8 @@ class Table:
     ) -> Table:
         """A table of dictionaries; columns in order of appearance by default."""
         names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)
-        return _table(names, [[row.get(name) for row in rows] for name in names], names, caption)
+        columns_of_values = [[row.get(name) for row in rows] for name in names]
+        return cls(*_cells([label(name) for name in names], columns_of_values, names), caption)
 
     @classmethod
     def of_values(cls, values: Mapping[str, object], caption: str = "") -> Table:
@@ -174,10 +175,6 @@ def render_page(page: Page) -> str:
     )
     environment.tests["table"] = lambda content: isinstance(content, Table)
     return environment.get_template(_TEMPLATE).render(page=page, disclaimer=DISCLAIMER)
-
-
-def _table(heads: list[str], columns: list[list[object]], names: list[str], caption: str) -> Table:
-    return Table(*_cells([label(head) for head in heads], columns, names), caption)
 
 
 def _cells(heads: list[str], columns: list[list[object]], names: list[str]) -> tuple[list[Cell], list[list[Cell]]]:

@@ -158,12 +158,10 @@ def _is_ours(name: str) -> bool:
 
 def _problem(name: str, allowed: Sequence[str]) -> str | None:
     """Why an object in an allowed module is not one to use."""
-    if _is_ours(name):
-        return None if defines(name) or _is_below(name, "scripts") and "scripts" in allowed else _not_defined(name)
-    return _object_problem(name, allowed)
-
-
-def _not_defined(name: str) -> str:
+    if not _is_ours(name):
+        return _object_problem(name, allowed)
+    if defines(name) or (_is_below(name, "scripts") and "scripts" in allowed):
+        return None
     return f"names {name}, which this library does not define (what a module imports is not its own)"
 
 

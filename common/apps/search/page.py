@@ -18,7 +18,7 @@ from common.visualize.run_page import duration_text
 from common.visualize.search_charts import search_charts
 from common.visualize.tables import json_text
 
-_SHOWN = 20
+_ROWS = 20  # of trials on the page before they are folded
 
 
 def write_search(
@@ -130,8 +130,8 @@ def _sections(
     names = ["trial", "state", *(o.metric for o in plan.objectives), *plan.space, "seconds"]
     order = {trial.number: place for place, trial in enumerate(complete)}
     ranked = sorted(rows, key=lambda row: order.get(row["trial"], len(order) + row["trial"]))
-    tables = [Table.of_rows(ranked[:_SHOWN], names, "Best first")]
+    tables = [Table.of_rows(ranked[:_ROWS], names, "Best first")]
     notes = [f"Trial {t.number} failed: {t.user_attrs['error']}" for t in trials if "error" in t.user_attrs]
-    folded = [("All trials", Table.of_rows(rows, names))] if len(rows) > _SHOWN else []
-    sections.append(Section("Trials", tables=tables if rows else [], notes=notes[:_SHOWN], folded=folded))
+    folded = [("All trials", Table.of_rows(rows, names))] if len(rows) > _ROWS else []
+    sections.append(Section("Trials", tables=tables if rows else [], notes=notes[:_ROWS], folded=folded))
     return sections

@@ -145,7 +145,7 @@ def _one_trial(shared: SharedSearch, trials: Trials, trial: FrozenTrial, seconds
     """Run one trial and tell the search how it ended; False if the time budget did not let it end."""
     folder = trials.folder_of(trial)
     begin_trial(trials.folder, folder)
-    print(f"trial {trial.number}: {_shown(trial.params)}", flush=True)
+    print(f"trial {trial.number}: {_values_text(trial.params)}", flush=True)
     spec = trials.spec | {"output_dir": str(folder.resolve())}
     spec["overrides"] = spec["overrides"] | trial.params
     start, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)  # of those who could not end it
@@ -198,13 +198,13 @@ def _one_trial(shared: SharedSearch, trials: Trials, trial: FrozenTrial, seconds
     if shared.tell(trial, state, values):
         names = [objective.metric for objective in trials.plan.objectives]
         said = {
-            TrialState.COMPLETE: lambda: _shown(dict(zip(names, values, strict=True))),
+            TrialState.COMPLETE: lambda: _values_text(dict(zip(names, values, strict=True))),
             TrialState.PRUNED: lambda: f"ended early at validation {len(reported)}, others did better",
             TrialState.FAIL: lambda: f"failed: {error}",
         }[state]()
         best = shared.complete()[:1]
         if best:
-            reached = _shown(dict(zip(names, best[0].values, strict=True)))
+            reached = _values_text(dict(zip(names, best[0].values, strict=True)))
             said += f"; best so far trial {best[0].number}: {reached}"
         print(f"trial {trial.number}: {said} ({took:.0f} s)", flush=True)
     return True
@@ -240,7 +240,7 @@ def _tidy(shared: SharedSearch, trials: Trials) -> None:
                 shutil.rmtree(weights, ignore_errors=True)
 
 
-def _shown(values: Mapping[str, Any]) -> str:
+def _values_text(values: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
     )
