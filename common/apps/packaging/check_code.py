@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -368,13 +369,9 @@ class _Judge(ast.NodeVisitor):
 
 def _imported_object(full: str) -> Any:
     try:
-        return importlib.import_module(full)
-    except ImportError:
-        module, _, name = full.rpartition(".")
-        try:
-            return getattr(importlib.import_module(module), name, None)
-        except (ImportError, ValueError):
-            return None
+        return pkgutil.resolve_name(full)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 # ---- walking -----------------------------------------------------------------------------------------------------
