@@ -85,19 +85,26 @@ def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str])
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, waiting: str | None = None) -> Iterator[None]:
     """Hold OUT/.lock, which names the process that writes the folder; a process that dies lets go of it.
+
+    Args:
+        out: the folder.
+        waiting: what to print before waiting for another process that holds it; None refuses the folder instead.
 
     Raises:
         BadInput: if another run holds it.
     """
     path = out / ".lock"
-    lock = FileLock(path, blocking=False, on_acquired=_write_owner)
+    lock = FileLock(path, on_acquired=_write_owner)
     try:
-        lock.acquire()
+        lock.acquire(blocking=False)
     except Timeout as error:
-        owner = path.read_text(errors="replace")
-        raise BadInput(out, f"is being written by process {owner}, expected one run per output folder") from error
+        if waiting is None:
+            owner = path.read_text(errors="replace")
+            raise BadInput(out, f"is being written by process {owner}, expected one run per output folder") from error
+        print(waiting, flush=True)
+        lock.acquire()
     try:
         yield
     finally:

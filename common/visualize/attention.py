@@ -24,7 +24,7 @@ __all__ = [
     "token_attention_page",
 ]
 
-_COLOURS = "inferno"
+_COLOURS, _OPACITY = "inferno", 0.65  # where the attention is largest
 _TEXT_COLOUR = (230, 159, 0)  # orange of Okabe and Ito; black text stays readable on it
 
 
@@ -53,13 +53,12 @@ def grey_picture(image: np.ndarray) -> np.ndarray:
     return (255 * np.clip((grey - low) / max(high - low, np.finfo(float).tiny), 0, 1)).round().astype(np.uint8)
 
 
-def attention_overlay(image: np.ndarray, attention: np.ndarray, strength: float = 0.65) -> np.ndarray:
+def attention_overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
     """Attention in colour over an X-ray; where there is none, the X-ray is untouched.
 
     Args:
         image: (H, W) or (H, W, 3), see `grey_picture`.
         attention: (h, w) >= 0, the weights of a grid of patches that covers the image; the largest has full colour.
-        strength: opacity there, from 0 to 1.
 
     Returns:
         uint8 (H, W, 3).
@@ -71,7 +70,7 @@ def attention_overlay(image: np.ndarray, attention: np.ndarray, strength: float 
     scaled = _share_of_largest(attention, dimensions=2).astype(np.float32)
     smooth = np.asarray(Image.fromarray(scaled).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
     colour = 255 * matplotlib.colormaps[_COLOURS](smooth)[..., :3]
-    opacity = strength * smooth[..., None]
+    opacity = _OPACITY * smooth[..., None]
     return (grey[..., None] * (1 - opacity) + colour * opacity).round().astype(np.uint8)
 
 
@@ -143,7 +142,7 @@ def token_attention_html(text: str, spans: Sequence[tuple[int, int]], weights: S
     """
     red, green, blue = _TEXT_COLOUR
     parts, end = [], 0
-    for (start, stop), weight, share in _shown(text, spans, weights):
+    for (start, stop), weight, share in _placed_tokens(text, spans, weights):
         parts.append(html.escape(text[end:start]))
         style = f"background:rgba({red},{green},{blue},{share:.2f})"
         parts.append(f'<span style="{style}" title="{weight:.4f}">{html.escape(text[start:stop])}</span>')
@@ -191,7 +190,7 @@ def token_attention_figure(
         title: above everything.
     """
     shade = np.zeros(len(text))
-    for (start, stop), _, share in _shown(text, spans, weights):
+    for (start, stop), _, share in _placed_tokens(text, spans, weights):
         shade[start:stop] = share
     lines = _wrapped(text, width)
     hidden = max(0, len(lines) - max_lines)
@@ -231,7 +230,7 @@ def _share_of_largest(weights: np.ndarray, dimensions: int) -> np.ndarray:
     return weights / max(weights.max(), np.finfo(float).tiny)
 
 
-def _shown(
+def _placed_tokens(
     text: str, spans: Sequence[tuple[int, int]], weights: Sequence[float]
 ) -> list[tuple[tuple[int, int], float, float]]:
     """Span, weight and share of the largest weight, of the tokens that have a place in the text."""

@@ -53,7 +53,6 @@ def write_case_files(
     case: str,
     labels: Mapping[str, float],
     picture: Figure | np.ndarray | None = None,
-    caption: str = "",
     note_page: str = "",
     **more: Any,
 ) -> list[Path]:
@@ -64,7 +63,6 @@ def write_case_files(
         case: name of the case; inner dots stay.
         labels: label -> probability.
         picture: a figure (`common.visualize.attention.case_figure`) or uint8 pixels (H, W, 3).
-        caption: a sentence about the picture, stored in it; by default one that names the case.
         note_page: the note with the attention over its tokens (`common.visualize.attention.token_attention_page`).
         more: further keys of the JSON, such as `report`, `modalities`, `thresholds`.
 
@@ -85,7 +83,7 @@ def write_case_files(
     content = {"case": case, "labels": {label: float(value) for label, value in labels.items()}, **more}
     write_text(paths[0], json_text(content, indent=1))
     if picture is not None:
-        paths.append(save_picture(picture, out / f"{case}.png", caption or f"Case {case}: input and probabilities."))
+        paths.append(save_picture(picture, out / f"{case}.png", f"Case {case}: input and probabilities."))
     if note_page:
         paths.append(out / f"{case}_note.html")
         write_text(paths[-1], note_page)

@@ -134,28 +134,24 @@ def metric_bars(
     metric: str = "psnr",
     baseline: str | None = None,
     title: str = "",
-    method: str = "mode",
-    condition: str = "window",
 ) -> Figure:
-    """Bars per method, grouped by condition, each with its number.
+    """Bars per mode of slice interpolation, grouped by window of HU, each with its number.
 
     Args:
-        means: rows of a metrics_mean.csv.
+        means: rows of a metrics_mean.csv, with `mode` and `window`.
         metric: column that is shown.
-        baseline: method to which the others are compared: the bars are then differences to it, which start at zero.
+        baseline: mode to which the others are compared: the bars are then differences to it, which start at zero.
         title: above everything.
-        method: column that names the method.
-        condition: column that names the group.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: if there is nothing to show or the baseline is not among the methods.
+        ValueError: if there is nothing to show or the baseline is not among the modes.
     """
     values: dict[str, dict[str, float]] = {}
     for row in means:
-        values.setdefault(str(row[method]), {})[str(row[condition])] = float(row[metric])
+        values.setdefault(str(row["mode"]), {})[str(row["window"])] = float(row[metric])
     if not values or (baseline is not None and baseline not in values):
         raise ValueError(f"The baseline is {baseline!r}, expected one of the methods: {', '.join(values) or 'none'}.")
     base = {} if baseline is None else values[baseline]

@@ -119,15 +119,12 @@ def calibration_figure(systems: Mapping[str, Sequence[ClassCurve]], names: Seque
     return figure
 
 
-def confusion_figure(
-    confusion: Mapping[str, Mapping[str, int]], thresholds: Mapping[str, float], title: str = ""
-) -> Figure:
+def confusion_figure(confusion: Mapping[str, Mapping[str, int]], thresholds: Mapping[str, float]) -> Figure:
     """Confusion matrices, one per class: rows are the truth, shades the share of the row, numbers the cases.
 
     Args:
         confusion: class -> numbers tp, fp, fn, tn, as in `MultilabelResult.confusion`.
         thresholds: class -> threshold; a class without one has no matrix, and says so.
-        title: above everything.
     """
     figure, panels = _panels(list(confusion), "predicted", "true", square=False)
     for (name, counts), axes in zip(confusion.items(), panels, strict=True):
@@ -148,8 +145,6 @@ def confusion_figure(
                 axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
         axes.set_xticks([0, 1], ["no", f"yes (from {thresholds[name]:.2f})"], fontsize=8)
         axes.set_yticks([0, 1], ["no", "yes"], fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.01, ha="left")
     return figure
 
 
@@ -165,9 +160,9 @@ def auroc_bars(
     """
     figure = Figure(figsize=(8.4, 0.9 + 0.36 * len(means)), layout="constrained")
     axes = figure.subplots()
-    values = [interval.value for interval in means.values()]
     ends = [v for i in means.values() for v in (i.low, i.high, i.value) if math.isfinite(v)]
-    for i, (interval, value) in enumerate(zip(means.values(), values, strict=True)):
+    for i, interval in enumerate(means.values()):
+        value = interval.value
         if not math.isfinite(value):
             axes.text(0.5, i, " undefined", va="center", fontsize=8.5, color=GREY)
             continue

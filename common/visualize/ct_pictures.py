@@ -42,26 +42,20 @@ def display_order(volume: ArrayLike, affine: ArrayLike) -> tuple[np.ndarray, tup
 def interpolation_figure(
     volumes: Mapping[str, ArrayLike],
     target: ArrayLike | None,
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    affine: ArrayLike,
     window: tuple[float, float] = (-1000.0, 1000.0),
-    axial: int | None = None,
-    coronal: int | None = None,
-    max_error: float | None = None,
     title: str = "",
-    affine: ArrayLike | None = None,
 ) -> Figure:
-    """Compare results of slice interpolation: an axial row, a coronal row, and the error in the coronal plane.
+    """Compare results of slice interpolation in the middle planes: an axial row, a coronal row, its absolute error.
+
+    The scale of the errors ends at the 99th percentile of the largest column, rounded up to 10 HU.
 
     Args:
         volumes: name -> (D, H, W) in HU, a column each, in order.
         target: the true thin slices, same shape, as the last column; None leaves out the errors.
-        spacing: millimetres along (D, H, W), of volumes that already lie as the pictures expect.
+        affine: (4, 4), indices of the volumes to RAS millimetres.
         window: HU shown as black and as white; also the range of the PSNR under each column.
-        axial: index along D, the middle by default.
-        coronal: index along H, the middle by default.
-        max_error: HU at the end of the colour scale; by default the 99th percentile of the largest column, rounded up.
         title: above everything.
-        affine: (4, 4), indices of the volumes to RAS millimetres; they are turned by it, and `spacing` is not used.
 
     Returns:
         The figure.
@@ -75,14 +69,11 @@ def interpolation_figure(
     shapes = {name: volume.shape for name, volume in everything.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"The volumes have the shapes {shapes}, expected one shape.")
-    if affine is not None:
-        turned = {name: display_order(volume, affine) for name, volume in everything.items()}
-        everything = {name: volume for name, (volume, _) in turned.items()}
-        spacing = next(iter(turned.values()))[1]
+    turned = {name: display_order(volume, affine) for name, volume in everything.items()}
+    everything = {name: volume for name, (volume, _) in turned.items()}
+    mm_d, mm_h, mm_w = next(iter(turned.values()))[1]
     depth, height, width = next(iter(everything.values())).shape
-    mm_d, mm_h, mm_w = (float(value) for value in spacing)
-    axial = depth // 2 if axial is None else axial
-    coronal = height // 2 if coronal is None else coronal
+    axial, coronal = depth // 2, height // 2
     planes = [(height * mm_h, f"axial, slice {axial + 1} of {depth}"), (depth * mm_d, "coronal")]
     planes += [(depth * mm_d, "absolute error")] if target is not None else []
     column_in = min(3.2, max(1.7, 12.0 / len(everything)))
@@ -91,7 +82,7 @@ def interpolation_figure(
 
     truth = everything["target"] if target is not None else None
     errors = {n: np.abs(everything[n][:, coronal] - truth[:, coronal]) for n in volumes} if truth is not None else {}
-    if errors and max_error is None:
+    if errors:
         max_error = max(10.0, 10 * math.ceil(max(float(np.percentile(e, 99)) for e in errors.values()) / 10))
     for column, (name, volume) in enumerate(everything.items()):
         axes[0][column].set_title(name.replace("_", " "), fontsize=11, fontweight="bold", pad=5)
@@ -120,22 +111,16 @@ def interpolation_figure(
 def uncertainty_figure(
     volume: ArrayLike,
     std: ArrayLike,
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
-    window: tuple[float, float] = (-1000.0, 1000.0),
-    max_std: float | None = None,
+    affine: ArrayLike,
     title: str = "",
-    affine: ArrayLike | None = None,
 ) -> Figure:
     """Mean of several samples beside their standard deviation per voxel, in the middle axial and coronal planes.
 
     Args:
         volume: (D, H, W), HU.
         std: same shape, HU.
-        spacing: millimetres along (D, H, W), of volumes that already lie as the pictures expect.
-        window: HU shown as black and as white.
-        max_std: HU at the end of the colour scale; by default the 99.5th percentile.
+        affine: (4, 4), indices of the volumes to RAS millimetres.
         title: above everything.
-        affine: as for `interpolation_figure`.
 
     Raises:
         ValueError: if the two differ in shape or are not 3-D.
@@ -143,11 +128,9 @@ def uncertainty_figure(
     volume, std = _volume("volume", volume), _volume("std", std)
     if volume.shape != std.shape:
         raise ValueError(f"The standard deviation has the shape {std.shape}, expected {volume.shape}.")
-    if affine is not None:
-        (volume, spacing), (std, _) = display_order(volume, affine), display_order(std, affine)
+    (volume, (mm_d, mm_h, mm_w)), (std, _) = display_order(volume, affine), display_order(std, affine)
     depth, height, width = volume.shape
-    mm_d, mm_h, mm_w = (float(value) for value in spacing)
-    limit = float(np.percentile(std, 99.5)) or 1.0 if max_std is None else max_std
+    window, limit = (-1000.0, 1000.0), float(np.percentile(std, 99.5)) or 1.0
     column_in = 3.6
     row_in = [column_in * height * mm_h / (width * mm_w), column_in * depth * mm_d / (width * mm_w)]
     figure, axes = _grid(column_in, 2, row_in, title, right_in=0.9)

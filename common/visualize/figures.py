@@ -33,14 +33,13 @@ def figure_image(figure: Figure, dpi: float = DPI) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def save_picture(picture: Figure | np.ndarray, path: str | os.PathLike[str], caption: str, dpi: float = DPI) -> Path:
+def save_picture(picture: Figure | np.ndarray, path: str | os.PathLike[str], caption: str) -> Path:
     """Write a PNG that carries its caption (as the PNG text "Description"); folders are made, the write is atomic.
 
     Args:
         picture: a figure, or uint8 pixels (H, W, 3).
         path: ends in `.png`.
         caption: a sentence that says what is seen, with units.
-        dpi: pixels per inch of a figure.
 
     Returns:
         The path.
@@ -51,7 +50,7 @@ def save_picture(picture: Figure | np.ndarray, path: str | os.PathLike[str], cap
     path = Path(path)
     if path.suffix != ".png":
         raise ValueError(f"{path}: is not named as a PNG, expected the ending .png.")
-    pixels = figure_image(picture, dpi) if isinstance(picture, Figure) else np.asarray(picture)
+    pixels = figure_image(picture) if isinstance(picture, Figure) else np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"{path}: the pixels are {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3).")
     text = PngInfo()

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from common.visualize.charts import label
-from common.visualize.figures import DPI, figure_png, picture_caption
+from common.visualize.figures import figure_png, picture_caption
 from common.visualize.tables import column_texts, is_number_column
 
 DISCLAIMER = "Research software, not a medical device: not for diagnosis, treatment or any other clinical use."
@@ -42,9 +42,9 @@ class Picture:
         return cls(path.read_bytes(), picture_caption(path))
 
     @classmethod
-    def of_figure(cls, figure: Figure, caption: str, dpi: float = DPI) -> Picture:
+    def of_figure(cls, figure: Figure, caption: str) -> Picture:
         """Draw a figure."""
-        return cls(figure_png(figure, dpi), caption)
+        return cls(figure_png(figure), caption)
 
     @property
     def uri(self) -> str:
@@ -85,7 +85,8 @@ class Table:
     ) -> Table:
         """A table of dictionaries; columns in order of appearance by default."""
         names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)
-        return _table(names, [[row.get(name) for row in rows] for name in names], names, caption)
+        columns_of_values = [[row.get(name) for row in rows] for name in names]
+        return cls(*_cells([label(name) for name in names], columns_of_values, names), caption)
 
     @classmethod
     def of_values(cls, values: Mapping[str, object], caption: str = "") -> Table:
@@ -174,10 +175,6 @@ def render_page(page: Page) -> str:
     )
     environment.tests["table"] = lambda content: isinstance(content, Table)
     return environment.get_template(_TEMPLATE).render(page=page, disclaimer=DISCLAIMER)
-
-
-def _table(heads: list[str], columns: list[list[object]], names: list[str], caption: str) -> Table:
-    return Table(*_cells([label(head) for head in heads], columns, names), caption)
 
 
 def _cells(heads: list[str], columns: list[list[object]], names: list[str]) -> tuple[list[Cell], list[list[Cell]]]:

@@ -19,8 +19,6 @@ from common.visualize.tables import json_text
 SUMMARY_KEYS = (
     "bundle", "scale", "seed", "versions", "git_commit", "data_hash", "stages", "baselines", "parameters",
 )  # fmt: skip
-_STAGE_KEYS = ("name", "seconds", "metrics")
-_PARAMETER_KEYS = ("total", "trainable")
 
 
 def versions() -> dict[str, str]:
@@ -55,34 +53,6 @@ def git_commit(*folders: str | os.PathLike[str]) -> str | None:
     return f"{commit}-dirty" if git("status", "--porcelain", "--", *paths) else commit
 
 
-def data_hash(data: str | os.PathLike[str]) -> str:
-    """Hash of a prepared data set, from its prepare.json.
-
-    Args:
-        data: the file, or the folder that holds it.
-
-    Raises:
-        BadInput: if the file is missing or holds no hash.
-    """
-    path = Path(data)
-    path = path / "prepare.json" if path.is_dir() else path
-    if not path.is_file():
-        raise BadInput(path, "does not exist, expected the prepare.json that `python -m common prepare` writes")
-    found = read_json(path).get("data_hash")
-    if not isinstance(found, str):
-        raise BadInput(path, "has no data_hash, expected the prepare.json that `python -m common prepare` writes")
-    return found
-
-
-def stage_entry(run_dir: str | os.PathLike[str], name: str) -> dict:
-    """Entry of a stage for summary.json, from what its history.json holds."""
-    path = Path(run_dir) / name / "history.json"
-    if not path.is_file():
-        raise BadInput(path, "does not exist, expected the history of a finished stage")
-    history = read_json(path)
-    return {"name": name, "seconds": history["seconds"], "metrics": history["metrics"]}
-
-
 def run_parameters(run_dir: str | os.PathLike[str], stages: Sequence[str]) -> dict[str, int]:
     """Parameters of all networks of a run, from the start-up reports of its stages; a part counts once.
 
@@ -113,18 +83,12 @@ def build_summary(
         bundle: name of the bundle.
         scale: demo, paper or the name of the overlay.
         seed: of the run.
-        data: hash of the data (`data_hash`), None where there is none.
-        stages: {"name", "seconds", "metrics": {name: value}} each, in order (`stage_entry`).
+        data: hash of the data, as its prepare.json has it; None where there is none.
+        stages: {"name", "seconds", "metrics": {name: value}} each, in order.
         baselines: what the trivial methods reach, by name.
         parameters: {"total", "trainable"} (`run_parameters`).
         code: folders whose commit counts, the bundle for instance, besides `common`.
-
-    Raises:
-        ValueError: if a stage or the parameters have other keys.
     """
-    for stage in stages:
-        expect_keys(f"stage {stage.get('name')!r}", stage, _STAGE_KEYS)
-    expect_keys("parameters", parameters, _PARAMETER_KEYS)
     return {
         "bundle": bundle,
         "scale": scale,
@@ -132,9 +96,9 @@ def build_summary(
         "versions": versions(),
         "git_commit": git_commit(Path(__file__).parents[1], *code),
         "data_hash": data,
-        "stages": [{key: stage[key] for key in _STAGE_KEYS} for stage in stages],
+        "stages": list(stages),
         "baselines": dict(baselines),
-        "parameters": {key: parameters[key] for key in _PARAMETER_KEYS},
+        "parameters": dict(parameters),
     }
 
 

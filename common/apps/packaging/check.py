@@ -12,7 +12,6 @@ import re
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 import yaml
 
 from common.apps.packaging.check_code import Finding, check_configs
-from common.apps.packaging.vendored import imported_files, modules_of_config, vendored_files
+from common.apps.packaging.vendored import imported_files, modules_of_config, texts, vendored_files
 from common.apps.run.bundle import open_bundle
 from common.io.bad_input import BadInput
 
@@ -46,26 +45,8 @@ _CODE = (".so", ".pyd", ".pyc", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ts", 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|~|//|\\\\")
 
 
-@dataclass
-class Files:
-    """The files of a bundle folder or zip, read and never written.
-
-    Attributes:
-        root: the folder or zip.
-        names: path below the bundle to what `read` needs.
-        problems: what is wrong with the files as such.
-    """
-
-    root: Path
-    names: dict[str, Any] = field(default_factory=dict)
-    problems: list[Finding] = field(default_factory=list)
-
-    def read(self, name: str) -> bytes:
-        """Content of a file."""
-        if isinstance(self.names[name], Path):
-            return self.names[name].read_bytes()
-        with zipfile.ZipFile(self.root) as archive:
-            return archive.read(self.names[name])
+Files = dict[str, Path | zipfile.Path]
+"""Path below the bundle -> where the file lies; read, never written."""
 
 
 def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> list[Finding]:
@@ -81,14 +62,14 @@ def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> l
     Raises:
         BadInput: if it is neither a bundle folder nor a zip.
     """
-    files = _open(Path(bundle))
-    packed = zipfile.is_zipfile(files.root) or any(name.startswith("scripts/common/") for name in files.names)
-    findings = [*files.problems, *_check_layout(files, packed)]
+    files, findings = _open(Path(bundle))
+    zipped = any(isinstance(place, zipfile.Path) for place in files.values())
+    findings += _check_layout(files, zipped or any(name.startswith("scripts/common/") for name in files))
     configs: dict[str, Any] = {}
-    for name in sorted(files.names):
+    for name in sorted(files):
         if name.startswith("configs/") and name.endswith(".json") or name == "models/network.json":
             findings += _read_config(files, name, configs)
-    complete = all(name in configs for name in files.names if re.fullmatch(r"configs/[^/]*\.json", name))
+    complete = all(name in configs for name in files if re.fullmatch(r"configs/[^/]*\.json", name))
     metadata = configs.pop("configs/metadata.json", None)
     if metadata is not None:
         findings += _check_metadata(metadata)
@@ -98,7 +79,7 @@ def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> l
     findings += _check_properties(configs)
     if complete:  # else nobody knows what the bundle needs
         findings += _check_python(files, configs, "scripts" in allow)
-    for name in sorted(files.names):
+    for name in sorted(files):
         findings += _check_file(files, name)
     return findings
 
@@ -106,20 +87,22 @@ def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> l
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-def _open(path: Path) -> Files:
+def _open(path: Path) -> tuple[Files, list[Finding]]:
+    """The files of a bundle folder or zip, and what is wrong with them as such."""
     if path.is_file() and zipfile.is_zipfile(path):
         return _open_zip(path)
     if path.is_file():
         raise BadInput(path, "is no zip, expected a bundle folder or the zip of one")
     root = open_bundle(path).root
-    files = Files(root)
+    files: Files = {}
+    problems = []
     for place in sorted(root.rglob("*")):
         name = place.relative_to(root).as_posix()
         if place.is_symlink() and not place.resolve().is_relative_to(root.resolve()):
-            files.problems.append(Finding(name, "path", f"is a link out of the bundle, to {os.readlink(place)}"))
+            problems.append(Finding(name, "path", f"is a link out of the bundle, to {os.readlink(place)}"))
         elif place.is_file() and not _is_output(name):
-            files.names[name] = place
-    return files
+            files[name] = place
+    return files, problems
 
 
 def _is_output(name: str) -> bool:
@@ -128,36 +111,36 @@ def _is_output(name: str) -> bool:
     return parts[0] in ("runs", "eval", "data") or "__pycache__" in parts or parts[-1] == ".gitkeep"
 
 
-def _open_zip(path: Path) -> Files:
-    files = Files(path)
-    with zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        names = [entry.filename for entry in entries]
-        tops = [name.removesuffix("configs/metadata.json") for name in names if name.endswith("configs/metadata.json")]
-        prefix = min(tops, key=len, default="")
-        for entry in entries:
-            shown = entry.filename
-            parts = PurePosixPath(shown.replace("\\", "/")).parts
-            if shown.startswith(("/", "\\")) or ".." in parts or re.match("[A-Za-z]:", shown):
-                files.problems.append(Finding(shown, "path", "is an entry outside the zip's own folder"))
-            elif stat.S_ISLNK(entry.external_attr >> 16):
-                files.problems.append(Finding(shown, "path", "is a link, expected files only"))
-            elif not shown.startswith(prefix):
-                files.problems.append(Finding(shown, "path", f"is an entry outside {prefix}"))
-            elif shown[len(prefix) :] in files.names:
-                files.problems.append(Finding(shown, "path", "stands twice in the zip"))
-            else:
-                files.names[shown[len(prefix) :]] = entry
-        if (damaged := archive.testzip()) is not None:
-            raise BadInput(path, f"is damaged: entry {damaged} does not have its checksum")
-    return files
+def _open_zip(path: Path) -> tuple[Files, list[Finding]]:
+    files: Files = {}
+    problems = []
+    root = zipfile.Path(path)
+    entries = [entry for entry in root.root.infolist() if not entry.is_dir()]
+    names = [entry.filename for entry in entries]
+    tops = [name.removesuffix("configs/metadata.json") for name in names if name.endswith("configs/metadata.json")]
+    prefix = min(tops, key=len, default="")
+    for entry, name in zip(entries, names, strict=True):
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if name.startswith(("/", "\\")) or ".." in parts or re.match("[A-Za-z]:", name):
+            problems.append(Finding(name, "path", "is an entry outside the zip's own folder"))
+        elif stat.S_ISLNK(entry.external_attr >> 16):
+            problems.append(Finding(name, "path", "is a link, expected files only"))
+        elif not name.startswith(prefix):
+            problems.append(Finding(name, "path", f"is an entry outside {prefix}"))
+        elif name[len(prefix) :] in files:
+            problems.append(Finding(name, "path", "stands twice in the zip"))
+        else:
+            files[name[len(prefix) :]] = root / name
+    if (damaged := root.root.testzip()) is not None:
+        raise BadInput(path, f"is damaged: entry {damaged} does not have its checksum")
+    return files, problems
 
 
 def _check_layout(files: Files, packed: bool) -> Iterator[Finding]:
     for name in REQUIRED:
-        if name not in files.names:
+        if name not in files:
             yield Finding(name, "layout", "is missing")
-    if packed and not {"models/model.pt", "large_files.yml"} & {*files.names}:
+    if packed and not {"models/model.pt", "large_files.yml"} & {*files}:
         yield Finding("models/model.pt", "layout", "is missing, and there is no large_files.yml that names it")
 
 
@@ -170,7 +153,7 @@ def _read_config(files: Files, name: str, configs: dict[str, Any]) -> Iterator[F
         return dict(pairs)
 
     try:
-        content = json.loads(files.read(name).decode(), object_pairs_hook=unique)
+        content = json.loads(files[name].read_bytes().decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         yield Finding(name, "json", f"is not JSON ({error})")
         return
@@ -216,69 +199,49 @@ def _check_metadata(metadata: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _check_properties(configs: Mapping[str, Any]) -> Iterator[Finding]:
     """MONAI's own tables: required ids exist, optional parts stand at their id and are referenced from there."""
+    from monai.bundle import ConfigParser
     from monai.bundle.properties import InferProperties, TrainProperties
-    from monai.bundle.utils import ID_SEP_KEY
     from monai.utils import BundleProperty, BundlePropertyConfig
 
     for name, table in (("configs/train.json", TrainProperties), ("configs/inference.json", InferProperties)):
-        config = configs.get(name)
-        for key, entry in table.items() if config is not None else ():
-            place = entry[BundlePropertyConfig.ID].split(ID_SEP_KEY)
-            value = _get(config, place)
-            if value is _MISSING and entry[BundleProperty.REQUIRED]:
-                yield Finding(name, "id", f"lacks {'#'.join(place)} ({key})")
-            reference = entry.get(BundlePropertyConfig.REF_ID)
-            if value is _MISSING or reference is None:
+        if name not in configs:
+            continue
+        config = ConfigParser(configs[name])  # nothing of it is resolved
+        handlers = config.get("train#handlers", [])
+        sections = [item for item in handlers if isinstance(item, dict)] if isinstance(handlers, list) else []
+        validation = next((item for item in sections if item.get("_target_") == "ValidationHandler"), {})
+        for key, entry in table.items():
+            place, reference = entry[BundlePropertyConfig.ID], entry.get(BundlePropertyConfig.REF_ID)
+            plain = place.replace("::", "#")
+            missing = config.get(place, _MISSING) is _MISSING
+            if missing and entry[BundleProperty.REQUIRED]:
+                yield Finding(name, "id", f"lacks {plain} ({key})")
+            if missing or reference is None:
                 continue
-            if key in ("evaluator", "val_interval"):
-                referring = _of_validation_handler(config, reference)
-            else:
-                referring = _get(config, reference.split(ID_SEP_KEY))
-            wanted = (f"@{'#'.join(place)}", f"@{'::'.join(place)}")
-            if isinstance(referring, str) and referring.startswith("$") or referring in (_MISSING, None, *wanted):
-                continue
-            yield Finding(name, "id", f"does not refer to {'#'.join(place)} at {reference.replace('::', '#')}")
-        handlers = _get(config, ["train", "handlers"])
-        if handlers is not _MISSING and not all(isinstance(item, dict) for item in handlers):
+            where = validation if key in ("evaluator", "val_interval") else config
+            referring = where.get(reference, None)
+            fine = (None, f"@{place}", f"@{plain}")
+            if referring not in fine and not (isinstance(referring, str) and referring.startswith("$")):
+                yield Finding(name, "id", f"does not refer to {plain} at {reference.replace('::', '#')}")
+        if sections != handlers:
             yield Finding(name, "id", "has train#handlers that are no sections with a _target_, as MONAI expects them")
 
 
 _MISSING = object()
 
 
-def _get(config: Any, place: Sequence[str]) -> Any:
-    for key in place:
-        if isinstance(config, dict) and key in config:
-            config = config[key]
-        elif isinstance(config, list) and key.isdigit() and int(key) < len(config):
-            config = config[int(key)]
-        else:
-            return _MISSING
-    return config
-
-
-def _of_validation_handler(config: Any, argument: str) -> Any:
-    handlers = _get(config, ["train", "handlers"])
-    found = [item for item in (handlers if isinstance(handlers, list) else ()) if isinstance(item, dict)]
-    return next((item.get(argument) for item in found if item.get("_target_") == "ValidationHandler"), _MISSING)
-
-
 # ---- paths, Python, weights, logging ------------------------------------------------------------------------------
 
 
-def _check_paths(name: str, config: Any, place: str = "") -> Iterator[Finding]:
+def _check_paths(name: str, config: Any) -> Iterator[Finding]:
     """No text may be an absolute path or lead out of the bundle."""
-    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    for key, value in items:
-        inner = f"{place}#{key}" if place else str(key)
-        if not isinstance(value, str):
-            yield from _check_paths(name, value, inner)
-        elif value.startswith("$"):
+    for place, value in texts(config):
+        if value.startswith("$"):
             for text in _leading_texts(value):
                 if _leaves(text):
-                    yield Finding(name, "path", f"{inner} holds the path {text!r}, expected one below @bundle_root")
+                    yield Finding(name, "path", f"{place} holds the path {text!r}, expected one below @bundle_root")
         elif _leaves(value.removeprefix("%")):
-            yield Finding(name, "path", f"{inner} is {value!r}, expected a path below @bundle_root")
+            yield Finding(name, "path", f"{place} is {value!r}, expected a path below @bundle_root")
 
 
 def _leaves(text: str) -> bool:
@@ -306,20 +269,20 @@ def _leading_texts(expression: str) -> Iterator[str]:
 def _check_python(files: Files, configs: Mapping[str, Any], own_scripts: bool) -> Iterator[Finding]:
     modules = {file for config in configs.values() for file in modules_of_config(config)}
     if own_scripts:
-        own = [n for n in files.names if re.match(r"scripts/(?!common/).*\.py$", n) and n != "scripts/__init__.py"]
-        modules |= {file for name in own for file in imported_files(files.read(name))}
+        own = [n for n in files if re.match(r"scripts/(?!common/).*\.py$", n) and n != "scripts/__init__.py"]
+        modules |= {file for name in own for file in imported_files(files[name].read_bytes())}
     expected = vendored_files(modules)
     names_scripts = any("scripts.common" in json.dumps(config) for config in configs.values())
-    for name in sorted(files.names):
+    for name in sorted(files):
         vendored = name.startswith("scripts/common/") or (name == "scripts/__init__.py" and not own_scripts)
         if vendored and name not in expected:
             yield Finding(name, "code", "is not part of what this version would pack")
-        elif vendored and files.read(name) != expected[name]:
+        elif vendored and files[name].read_bytes() != expected[name]:
             yield Finding(name, "code", "differs from what this version would pack")
         elif not vendored and name.endswith(".py") and not (own_scripts and name.startswith("scripts/")):
             yield Finding(name, "code", "is code that nobody has reviewed (--allow scripts accepts that in scripts/)")
     for name in sorted(expected) if names_scripts else ():
-        if name not in files.names:
+        if name not in files:
             yield Finding(name, "code", "is missing, and the configuration needs it")
 
 
@@ -332,16 +295,16 @@ def _check_file(files: Files, name: str) -> Iterator[Finding]:
     elif suffix == ".npy" or suffix == ".npz":
         yield Finding(name, "weights", "can hold pickled objects, expected weights as .pt or .safetensors")
     elif name == "configs/logging.conf":
-        yield from _check_logging(files.read(name).decode(errors="replace"))
+        yield from _check_logging(files[name].read_bytes().decode(errors="replace"))
     elif name == "large_files.yml":
-        yield from _check_large_files(files.read(name))
+        yield from _check_large_files(files[name].read_bytes())
     elif name.startswith("configs/") and suffix in (".yml", ".yaml"):
         yield Finding(name, "json", "is YAML, expected JSON, which monai.bundle.load reads")
 
 
 def _check_weights(files: Files, name: str) -> Iterator[Finding]:
-    place = files.names[name]
-    source = place if isinstance(place, Path) else io.BytesIO(files.read(name))
+    place = files[name]
+    source = place if isinstance(place, Path) else io.BytesIO(place.read_bytes())
     try:
         content = torch.load(source, map_location="meta", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from common.apps.packaging.vendored import ROOMS, defines
+from common.apps.packaging.vendored import ROOMS, defines, texts
 
 __all__ = ["ALLOWED_MODULES", "Finding", "check_configs"]
 
@@ -106,14 +107,14 @@ def check_configs(configs: Mapping[str, Any], allow: Sequence[str] = ()) -> list
     findings: list[Finding] = []
     imported: dict[str, str] = {}
     for file, config in configs.items():
-        for place, text in _texts(config):
-            if text.startswith("$") and "import" in text:
+        for place, text in texts(config):
+            if text.startswith("$") and _import_in(text):
                 findings += _check_import(file, place, text, allowed, imported)
     for file, config in configs.items():
         for place, section in _sections(config):
             findings += _check_section(file, place, section, allowed)
-        for place, text in _texts(config):
-            if text.startswith("$") and not _is_import(text):
+        for place, text in texts(config):
+            if text.startswith("$") and not _import_in(text):
                 findings += (Finding(file, rule, f"{place} {what}") for rule, what in _judge(text, imported, allowed))
     return findings
 
@@ -158,12 +159,10 @@ def _is_ours(name: str) -> bool:
 
 def _problem(name: str, allowed: Sequence[str]) -> str | None:
     """Why an object in an allowed module is not one to use."""
-    if _is_ours(name):
-        return None if defines(name) or _is_below(name, "scripts") and "scripts" in allowed else _not_defined(name)
-    return _object_problem(name, allowed)
-
-
-def _not_defined(name: str) -> str:
+    if not _is_ours(name):
+        return _object_problem(name, allowed)
+    if defines(name) or (_is_below(name, "scripts") and "scripts" in allowed):
+        return None
     return f"names {name}, which this library does not define (what a module imports is not its own)"
 
 
@@ -210,23 +209,21 @@ def _object_problem(name: str, allowed: Sequence[str]) -> str | None:
 # ---- imports -----------------------------------------------------------------------------------------------------
 
 
-def _is_import(text: str) -> bool:
+def _import_in(text: str) -> list[Any]:
+    """The statements of a text that begins with an import; none for an expression."""
     try:
         body = ast.parse(text[1:].strip()).body
     except SyntaxError:
-        return False
-    return bool(body) and isinstance(body[0], ast.Import | ast.ImportFrom)
+        return []
+    return body if body and isinstance(body[0], ast.Import | ast.ImportFrom) else []
 
 
 def _check_import(
     file: str, place: str, text: str, allowed: Sequence[str], imported: dict[str, str]
 ) -> Iterator[Finding]:
     """Judge an import, and note the name that it makes."""
-    if not _is_import(text):
-        return
-    body = ast.parse(text[1:].strip()).body
-    node = body[0]
-    if len(body) > 1 or len(node.names) > 1:
+    node, *others = _import_in(text)
+    if others or len(node.names) > 1:
         yield Finding(file, "import", f"{place} holds more than one import ({text!r})")
     alias = node.names[0]
     if isinstance(node, ast.Import):
@@ -372,27 +369,12 @@ class _Judge(ast.NodeVisitor):
 
 def _imported_object(full: str) -> Any:
     try:
-        return importlib.import_module(full)
-    except ImportError:
-        module, _, name = full.rpartition(".")
-        try:
-            return getattr(importlib.import_module(module), name, None)
-        except (ImportError, ValueError):
-            return None
+        return pkgutil.resolve_name(full)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 # ---- walking -----------------------------------------------------------------------------------------------------
-
-
-def _texts(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a configuration with its id."""
-    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    for key, value in items:
-        inner = f"{place}#{key}" if place else str(key)
-        if isinstance(value, str):
-            yield inner, value
-        else:
-            yield from _texts(value, inner)
 
 
 def _sections(config: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from common.apps.packaging.vendored import (
 from common.apps.run.bundle import Bundle, has_id, merged_config, missing, open_bundle
 from common.apps.run.remote_paths import takes_urls
 from common.io.bad_input import BadInput
+from common.io.output_folder import content_hash
 from common.networks.weights import read_checkpoint
 from common.version import __version__
 
@@ -99,7 +99,7 @@ def pack_bundle(
     return {
         "folder": str(target),
         "zip": str(out / archive.name),
-        "sha256": _sha256(out / archive.name),
+        "sha256": content_hash(out / archive.name),
         "files": len(written),
         "modules": [path.removeprefix("scripts/common/") for path in code if path.endswith(".py")],
     }
@@ -205,7 +205,7 @@ def _metadata(bundle: Bundle, code: Mapping[str, bytes], weights: Mapping[str, P
     metadata |= {key: packages.pop(name, None) or installed_version(name) for name, key in _BASE.items()}
     metadata["required_packages_version"] = dict(sorted(packages.items()))
     metadata["library_version"] = __version__
-    metadata["checksum"] = {name: f"sha256:{_sha256(source)}" for name, source in weights.items()}
+    metadata["checksum"] = {name: f"sha256:{content_hash(source)}" for name, source in weights.items()}
     return metadata
 
 
@@ -225,8 +225,3 @@ def _write(path: Path, content: bytes) -> None:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=4, ensure_ascii=False) + "\n").encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

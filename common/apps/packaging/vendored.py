@@ -17,6 +17,7 @@ __all__ = [
     "installed_version",
     "modules_of_config",
     "packages_of",
+    "texts",
     "vendored_files",
     "with_vendored_targets",
 ]
@@ -46,6 +47,17 @@ _IMPORT = re.compile(r"^(\s*(?:from|import)\s+)common(?=[.\s])", re.MULTILINE)
 _SCRIPTS = '"""The part of the library that this bundle uses; written by `python -m common pack`."""\n'
 
 
+def texts(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a configuration with its id (`train#trainer#max_epochs`), which begins with `place`."""
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        inner = f"{place}#{key}" if place else str(key)
+        if isinstance(value, str):
+            yield inner, value
+        else:
+            yield from texts(value, inner)
+
+
 def modules_of_config(config: Any) -> set[str]:
     """Files of `common`, such as `data/manifest.py`, that targets and imports of a configuration name.
 
@@ -55,7 +67,7 @@ def modules_of_config(config: Any) -> set[str]:
         config: content of a configuration file, of a bundle or of a packed one.
     """
     found = set()
-    for text in _strings(config):
+    for _, text in texts(config):
         plain = re.sub(r"from\s+((?:scripts\.)?common[\w.]*)\s+import\s+(\w+)", r"\1.\2", text)
         for match in _MENTION.finditer(plain):
             file = _file_of(match[1].split(".")[1:])
@@ -146,17 +158,6 @@ def packages_of(files: Mapping[str, bytes]) -> dict[str, str]:
 def installed_version(distribution: str) -> str:
     """Version of an installed distribution, without the label of a local build (`2.13.0+cpu`)."""
     return importlib.metadata.version(distribution).partition("+")[0]
-
-
-def _strings(config: Any) -> Iterator[str]:
-    if isinstance(config, dict):
-        for value in config.values():
-            yield from _strings(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _strings(value)
-    elif isinstance(config, str):
-        yield config
 
 
 def _file_of(parts: list[str]) -> str | None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers.initialization import no_init_weights
 
 from common.apps.run.bundle import (
@@ -28,12 +31,11 @@ from common.apps.run.bundle import (
     open_bundle,
     read_overrides,
 )
-from common.apps.run.live_bytes import LiveBytes
 from common.apps.run.recipe import merged_stage, read_recipe, stages_of_scale
 from common.apps.run.stage_runner import Job
 from common.visualize.tables import format_table
 
-__all__ = ["PLAN_FILE", "RUNTIME_BYTES", "as_table", "plan_bundle", "plan_stage", "planned_stage"]
+__all__ = ["PLAN_FILE", "RUNTIME_BYTES", "LiveBytes", "as_table", "plan_bundle", "plan_stage", "planned_stage"]
 
 PLAN_FILE = "plan.json"
 
@@ -186,6 +188,41 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
         "checkpoint": checkpoint,
         "checkpoints": _KEPT * checkpoint,
     }
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that a computation makes and that something still refers to.
+
+    Inside PyTorch's `FakeTensorMode` nothing is allocated or computed, but tensors live as long as they would, so the
+    peak is that of the real computation (autograd's saved tensors and optimizer states included).
+
+    Attributes:
+        now: bytes that live now.
+        peak: most bytes that lived at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._add(leaf.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.now += self._sizes[key]
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self._sizes.pop(key, 0)
 
 
 def _what_helps(job: Job, peak: int, gpus: int) -> list[str]:

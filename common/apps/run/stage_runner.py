@@ -149,15 +149,14 @@ class StageRunner:
             The content of summary.json, where things lie, and which stages ran and which were skipped.
         """
         from common.visualize.run_page import write_run_page
-        from common.visualize.run_summary import build_summary, run_parameters, stage_entry, write_summary
+        from common.visualize.run_summary import build_summary, run_parameters, write_summary
 
         stages = []
         for name in self.order:
             finished = _read_json(self.out / name / "finished.json")
-            if finished is not None and (self.out / name / "history.json").is_file():
-                stages.append(stage_entry(self.out, name))
-            elif finished is not None:
-                stages.append({"name": name, "seconds": finished["seconds"], "metrics": {}})
+            if finished is not None:
+                history = _read_json(self.out / name / "history.json") or finished | {"metrics": {}}
+                stages.append({"name": name, "seconds": history["seconds"], "metrics": history["metrics"]})
         earlier = _read_json(self.out / "summary.json")
         # Baselines come from an evaluation; after a stage has run it belongs to other weights.
         baselines = earlier["baselines"] if earlier and not self.ran else {}
@@ -227,14 +226,18 @@ def monai_command(files: Sequence[str], logging_file: Path | None, overrides: Ma
         words += ["--logging_file", str(logging_file)]
     for key, value in overrides.items():
         words += [f"--{key}", _as_argument(value)]
-    return " ".join(_quoted(word) for word in words)
+    return shell_line(words)
 
 
-def _quoted(word: str) -> str:
-    """A word for the shell; the list of configuration files stays readable."""
-    if re.fullmatch(r"[\w@%+=:,./#-]+", word) and not word.startswith("#"):
-        return word
-    return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
+def shell_line(words: Sequence[str]) -> str:
+    """A command for the shell, quoted where it must be: a list of files and ids such as a#b stay readable."""
+
+    def quoted(word: str) -> str:
+        if re.fullmatch(r"[\w@%+=:,./#-]+", word) and not word.startswith("#"):
+            return word
+        return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
+
+    return " ".join(map(quoted, words))
 
 
 def _as_argument(value: Any) -> str:

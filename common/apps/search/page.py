@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from common.visualize.run_page import duration_text
 from common.visualize.search_charts import search_charts
 from common.visualize.tables import json_text
 
-_SHOWN = 20
+_ROWS = 20  # of trials on the page before they are folded
 
 
 def write_search(
@@ -30,7 +27,7 @@ def write_search(
     search: str,
     shared: SharedSearch,
     plan: SearchPlan,
-    commands: Sequence[Sequence[str]],
+    command: Callable[[Mapping[str, Any]], str],
     limit: int,
 ) -> dict[str, Any]:
     """Write all of it, from what the search holds now; each file is whole at any moment.
@@ -41,7 +38,7 @@ def write_search(
         search: grid, random or bayesian.
         shared: the search.
         plan: what is searched.
-        commands: words that train as the trials do, one after the other; the last one takes the parameters.
+        command: gives the line for the shell that trains with some parameters as a trial does.
         limit: trials that the search shall have.
 
     Returns:
@@ -52,7 +49,7 @@ def write_search(
     best = None
     if complete:
         front = shared.front()
-        best = _facts(complete[0], plan) | {"command": _shell(commands, complete[0].params)}
+        best = _facts(complete[0], plan) | {"command": command(complete[0].params)}
         if len(plan.objectives) > 1:
             best["pareto_front"] = [_facts(trial, plan) for trial in complete if trial.number in front]
         write_text(out / "best_params.json", json_text(best, indent=1))
@@ -78,21 +75,6 @@ def write_search(
 def _facts(trial: FrozenTrial, plan: SearchPlan) -> dict[str, Any]:
     values = {o.metric: value for o, value in zip(plan.objectives, trial.values, strict=True)}
     return {"trial": trial.number, "values": values, "params": dict(trial.params)}
-
-
-def _shell(commands: Sequence[Sequence[str]], params: Mapping[str, Any]) -> str:
-    """A line for the shell; the numbers of a configuration and ids such as a#b need no quotes."""
-    last = [*commands[-1], *(word for key, value in params.items() for word in (f"--{key}", typed_text(value)))]
-    return " && ".join(" ".join(map(_quoted, words)) for words in (*commands[:-1], last))
-
-
-def _quoted(word: str) -> str:
-    return word if re.fullmatch(r"[\w./,:=+-][\w./,:=+#-]*", word) else shlex.quote(word)
-
-
-def typed_text(value: Any) -> str:
-    """A value as a command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _row(trial: FrozenTrial, plan: SearchPlan) -> dict[str, Any]:
@@ -148,8 +130,8 @@ def _sections(
     names = ["trial", "state", *(o.metric for o in plan.objectives), *plan.space, "seconds"]
     order = {trial.number: place for place, trial in enumerate(complete)}
     ranked = sorted(rows, key=lambda row: order.get(row["trial"], len(order) + row["trial"]))
-    tables = [Table.of_rows(ranked[:_SHOWN], names, "Best first")]
+    tables = [Table.of_rows(ranked[:_ROWS], names, "Best first")]
     notes = [f"Trial {t.number} failed: {t.user_attrs['error']}" for t in trials if "error" in t.user_attrs]
-    folded = [("All trials", Table.of_rows(rows, names))] if len(rows) > _SHOWN else []
-    sections.append(Section("Trials", tables=tables if rows else [], notes=notes[:_SHOWN], folded=folded))
+    folded = [("All trials", Table.of_rows(rows, names))] if len(rows) > _ROWS else []
+    sections.append(Section("Trials", tables=tables if rows else [], notes=notes[:_ROWS], folded=folded))
     return sections

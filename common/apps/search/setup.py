@@ -6,16 +6,14 @@ import copy
 import importlib.util
 import json
 import signal
-import sys
-import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from common.apps.run.bundle import Bundle, CommandLineText, UsageError, has_id, hint, read_overrides
+from common.apps.run.stage_runner import shell_line
 from common.apps.search.space import SEARCH_FILE, SearchPlan
 from common.io.bad_input import BadInput
 from common.io.output_folder import locked
@@ -92,45 +90,25 @@ def run_command(
     seed: int,
     overrides: Mapping[str, Any],
     dataset_dir: Any,
-) -> list[str]:
-    """The words that train some stages as a search does, but for a trial's parameters and folder."""
+) -> str:
+    """The line for the shell that trains some stages with these overrides, as a trial does but for its folder."""
     words = ["python", "-m", "common", "run", str(bundle.root), "--scale", scale]
     words += ["--stages", ",".join(stages), "--seed", str(seed)]
     words += [] if dataset_dir is None else ["--dataset_dir", str(dataset_dir)]
     for key, value in overrides.items():
         words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    return words
+    return shell_line(words)
 
 
-@contextmanager
-def waiting_lock(out: Path) -> Iterator[None]:
+def waiting_lock(out: Path) -> AbstractContextManager[None]:
     """Hold a search's folder while data or shared stages are made; another worker waits and then finds them done."""
-    told = False
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(locked(out))
-                break
-            except BadInput:
-                if not told:
-                    print(f"waiting for another worker to prepare {out}", flush=True)
-                told = True
-                time.sleep(0.5)
-        yield
+    return locked(out, f"waiting for another worker to prepare {out}")
 
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
     """Let SIGTERM, with which clusters take machines away, end the worker as Ctrl-C does: in good order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        print("asked to end", file=sys.stderr, flush=True)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -20,10 +20,9 @@ validations in history.json, of the last stage if no `stage` is named; `startup_
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -170,7 +169,7 @@ def _dimension(name: str, entry: Mapping[str, Any], refuse: Any) -> Dimension:
     found = Dimension(**({**entry, "values": tuple(entry["values"])} if "values" in entry else entry))
     if found.values is not None:
         bad = [v for v in found.values if not isinstance(v, Value)]
-        if bad or not found.values or _has_twins(found.values):
+        if bad or not found.values or len({(type(v), v) for v in found.values}) < len(found.values):
             expected = "different numbers, texts, true, false or null"
             raise refuse(f"gives {name} the values {list(found.values)}, expected at least one, and {expected}")
     if (found.low is None) != (found.high is None) or (found.low is None and found.values is None):
@@ -184,7 +183,3 @@ def _dimension(name: str, entry: Mapping[str, Any], refuse: Any) -> Dimension:
         if found.step is not None and (found.log or found.step <= 0):
             raise refuse(f"gives {name} the step {found.step}, expected a number above 0, and no logarithmic scale")
     return found
-
-
-def _has_twins(values: Iterable[Value]) -> bool:
-    return any(a == b and type(a) is type(b) for a, b in itertools.combinations(values, 2))

@@ -1,8 +1,8 @@
 """`tune`: search the values of a bundle's configuration ids that make its training best; see `search.space`.
 
 Each trial trains in a process of its own (`search.trial`) in `OUTPUT_DIR/trials/NNNN`, a run folder as `run` writes it.
-Data is prepared, stages that search.json calls shared are run (`search.shared_stages`), and frozen features are
-computed (into `OUTPUT_DIR/cache`, if the bundle has the id `cache_dir`), once for all. Any number of workers
+Data is prepared, stages that search.json calls shared are run, and frozen features are computed (into
+`OUTPUT_DIR/cache`, if the bundle has the id `cache_dir`), once for all. Any number of workers
 (`search.worker`), each this command, share a search by its storage (`search.shared_search`). A trial that does worse
 than the others did at the same validation is ended early (`search.pruner`). Written to OUTPUT_DIR while it goes on, and
 at its end: best_params.json, trials.csv, index.html, plots/.
@@ -31,9 +31,7 @@ from common.apps.search.setup import (
     virtual_patients,
     waiting_lock,
 )
-from common.apps.search.shared_stages import run_shared
 from common.apps.search.space import read_search_plan
-from common.apps.search.worker import Trials, error_of, work
 from common.io.bad_input import BadInput
 from common.io.output_folder import write_text
 from common.io.remote_folder import publish
@@ -108,11 +106,10 @@ def tune(
         search_name = overrides.pop("study")
     bundle = open_bundle(bundle)
     plan = read_search_plan(bundle).choose(search, objective)
-    for name, value in (("n_trials", n_trials), ("time_budget", time_budget), ("heartbeat", heartbeat)):
+    numbers = {"n_trials": n_trials, "time_budget": time_budget, "trial_hours": trial_hours, "heartbeat": heartbeat}
+    for name, value in numbers.items():
         if value is not None and value <= 0:
             raise UsageError(f"--{name} is {value}, expected more than 0")
-    if trial_hours <= 0:
-        raise UsageError(f"--trial_hours is {trial_hours}, expected more than 0")
     wanted = stages_of_scale(bundle, scale, stages if stages is not None else plan.stages)
     shared = shared_stages(plan, stages_of_scale(bundle, scale), wanted)
     configs = [merged_stage(bundle, name, scale, {}).config for name in wanted]
@@ -147,20 +144,22 @@ def tune(
 
     from common.apps.search.page import write_search
     from common.apps.search.shared_search import SharedSearch, open_storage
+    from common.apps.search.worker import Trials, error_of, run_shared, work
 
     place = open_storage(str(out / "search.log") if storage is None else storage)
     name = search_name or bundle.name
     shared_search = SharedSearch(place, name, plan, search, seed, definition, heartbeat)
     _claim(out, {"name": name} | definition)
-    trials = Trials(bundle, plan, wanted, training(wanted, configs), out, trial_hours * 3600)
-    commands = [
-        run_command(bundle, scale, names, seed, meant_for(with_these, asked), dataset_dir)
-        for names, with_these in ((shared, before), (wanted, configs))
-        if names
-    ]
+    trials = Trials(plan, wanted, training(wanted, configs), out, trial_hours * 3600)
+
+    def command(params: Mapping[str, Any]) -> str:
+        line = run_command(bundle, scale, wanted, seed, meant_for(configs, asked) | params, dataset_dir)
+        if not shared:
+            return line
+        return f"{run_command(bundle, scale, shared, seed, meant_for(before, asked), dataset_dir)} && {line}"
 
     def write() -> dict[str, Any]:
-        written = write_search(out, bundle.name, search, shared_search, plan, commands, limit)
+        written = write_search(out, bundle.name, search, shared_search, plan, command, limit)
         publish(out)
         return written
 

@@ -7,21 +7,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from common.apps.run.bundle import Bundle
-from common.apps.search.shared_stages import begin_trial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from common.apps.search.pruner import REPORTED, pruned_at
+from common.apps.search.sampler import first_number
+from common.apps.search.setup import waiting_lock
+from common.apps.search.shared_search import SharedSearch
 from common.apps.search.space import SearchPlan
 from common.apps.search.trial import TrialProcess, reported_values, trial_values
 from common.io.bad_input import BadInput
-
-if TYPE_CHECKING:  # an extra of the package, see need_optuna
-    from optuna.trial import FrozenTrial
-
-    from common.apps.search.shared_search import SharedSearch
+from common.io.output_folder import link_or_copy, whole
 
 _HOPELESS = 5  # failed trials, with none that succeeded, after which the search gives up
 _POLL_SECONDS = 1.0
+_SHARED = "shared"  # folder of the stages that all trials share
+_NOT_LINKED = ("data", "cache", "logs", "checkpoints", "resume", "tensorboard", "comparison")  # of that run itself
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,6 @@ class Trials:
     """What is the same for each trial of a search.
 
     Attributes:
-        bundle: the bundle.
         plan: what is searched.
         stages: that each trial runs.
         spec: arguments of the training but folder and parameters.
@@ -37,7 +39,6 @@ class Trials:
         max_seconds: that one trial may take.
     """
 
-    bundle: Bundle
     plan: SearchPlan
     stages: list[str]
     spec: dict[str, Any]
@@ -46,15 +47,62 @@ class Trials:
 
     def folder_of(self, trial: FrozenTrial) -> Path:
         """The run folder of a trial; one that was queued again goes on in that of the first."""
-        from common.apps.search.sampler import first_number
-
         return self.folder / "trials" / f"{first_number(trial):04d}"
+
+
+def run_shared(out: Path, spec: Mapping[str, Any]) -> None:
+    """Run the shared stages in a process of their own; what has finished is skipped, as `run` does.
+
+    One worker does it, others on the same folder wait; one that is killed leaves it to the next, which goes on.
+
+    Args:
+        out: folder of the search.
+        spec: arguments of `common.apps.run.recipe.run_recipe`, see `TrialProcess`.
+
+    Raises:
+        BadInput: if a stage fails.
+    """
+    folder = out / _SHARED
+    folder.mkdir(exist_ok=True)
+    with waiting_lock(out):
+        with waiting_lock(folder):  # the process of a worker that was killed a moment ago ends
+            pass
+        print(f"running the stages that all trials share: {', '.join(spec['stages'])}", flush=True)
+        process = TrialProcess(folder, dict(spec) | {"output_dir": str(folder.resolve())})
+        try:
+            while process.wait(_POLL_SECONDS) is None:
+                pass
+        except KeyboardInterrupt:
+            process.stop()
+            raise
+        finally:
+            process.stop(grace=0)
+        if process.process.returncode != 0:
+            raise BadInput(folder, f"has a stage that all trials need and that failed: {process.reason()}")
+
+
+def begin_trial(out: Path, folder: Path) -> None:
+    """Give a new trial what the shared stages left: links to their files, which take no room and no time.
+
+    Files of a run are replaced, never written into, so a trial changes its own alone.
+
+    Args:
+        out: folder of the search.
+        folder: of the trial; nothing is done if it is there.
+    """
+    if folder.exists() or not (out / _SHARED).is_dir():
+        return
+
+    def own(inside: str, names: list[str]) -> list[str]:
+        top = Path(inside) == out / _SHARED  # its files, such as the page and the lock
+        return [name for name in names if name in _NOT_LINKED or (top and Path(inside, name).is_file())]
+
+    with whole(folder) as part:
+        shutil.copytree(out / _SHARED, part, copy_function=link_or_copy, ignore=own)
 
 
 def work(shared: SharedSearch, trials: Trials, limit: int, budget: float | None, write: Any) -> None:
     """Run trials as long as the search lacks some and its time budget lasts."""
-    from optuna.trial import TrialState
-
     waited, written, cost = False, 0.0, 0.0
     while True:
         for number in shared.revive():
@@ -95,14 +143,9 @@ def work(shared: SharedSearch, trials: Trials, limit: int, budget: float | None,
 
 def _one_trial(shared: SharedSearch, trials: Trials, trial: FrozenTrial, seconds: float | None) -> bool:
     """Run one trial and tell the search how it ended; False if the time budget did not let it end."""
-    from optuna.exceptions import UpdateFinishedTrialError
-    from optuna.trial import TrialState
-
-    from common.apps.search.pruner import REPORTED
-
     folder = trials.folder_of(trial)
     begin_trial(trials.folder, folder)
-    print(f"trial {trial.number}: {_shown(trial.params)}", flush=True)
+    print(f"trial {trial.number}: {_values_text(trial.params)}", flush=True)
     spec = trials.spec | {"output_dir": str(folder.resolve())}
     spec["overrides"] = spec["overrides"] | trial.params
     start, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)  # of those who could not end it
@@ -155,13 +198,13 @@ def _one_trial(shared: SharedSearch, trials: Trials, trial: FrozenTrial, seconds
     if shared.tell(trial, state, values):
         names = [objective.metric for objective in trials.plan.objectives]
         said = {
-            TrialState.COMPLETE: lambda: _shown(dict(zip(names, values, strict=True))),
+            TrialState.COMPLETE: lambda: _values_text(dict(zip(names, values, strict=True))),
             TrialState.PRUNED: lambda: f"ended early at validation {len(reported)}, others did better",
             TrialState.FAIL: lambda: f"failed: {error}",
         }[state]()
         best = shared.complete()[:1]
         if best:
-            reached = _shown(dict(zip(names, best[0].values, strict=True)))
+            reached = _values_text(dict(zip(names, best[0].values, strict=True)))
             said += f"; best so far trial {best[0].number}: {reached}"
         print(f"trial {trial.number}: {said} ({took:.0f} s)", flush=True)
     return True
@@ -174,8 +217,6 @@ def _is_hopeless(
 
     Also asked after the training has ended, so that what becomes of a trial does not depend on how soon one looked.
     """
-    from common.apps.search.pruner import REPORTED, pruned_at
-
     report = trials.plan.report
     if report is None:
         return False
@@ -191,8 +232,6 @@ def _is_hopeless(
 
 def _tidy(shared: SharedSearch, trials: Trials) -> None:
     """Remove the weights of ended trials that are not among the best; a run keeps gigabytes of them."""
-    from optuna.trial import TrialState
-
     kept = shared.front() | {t.number for t in shared.complete()[:1]}
     for trial in shared.trials():
         if trial.state not in (TrialState.RUNNING, TrialState.WAITING) and trial.number not in kept:
@@ -201,7 +240,7 @@ def _tidy(shared: SharedSearch, trials: Trials) -> None:
                 shutil.rmtree(weights, ignore_errors=True)
 
 
-def _shown(values: Mapping[str, Any]) -> str:
+def _values_text(values: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
     )

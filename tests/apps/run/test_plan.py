@@ -8,8 +8,7 @@ from monai.bundle import ConfigParser
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.apps.run.bundle import UsageError, open_bundle
-from common.apps.run.live_bytes import LiveBytes
-from common.apps.run.plan import as_table, plan_bundle, planned_stage
+from common.apps.run.plan import LiveBytes, as_table, plan_bundle, planned_stage
 from common.cli.main import main
 from common.io.bad_input import BadInput
 

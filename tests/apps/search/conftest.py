@@ -8,7 +8,6 @@ import monai.bundle  # noqa: F401 -- before workers are forked, each of which wo
 import pytest
 
 from common.apps.search import page as tune_page  # noqa: F401 -- as monai.bundle
-from common.apps.search import shared_stages as tune_shared
 from common.apps.search import trial as tune_trial
 from common.apps.search import worker as tune_worker
 from common.apps.search.tune import tune
@@ -29,7 +28,6 @@ def search(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Search the toy bundle with trials that compute a formula."""
     monkeypatch.setattr(tune_trial, "trial_command", formula_command)
     monkeypatch.setattr(tune_worker, "_POLL_SECONDS", 0.05)
-    monkeypatch.setattr(tune_shared, "_POLL_SECONDS", 0.05)
 
     def run(kind: str = "random", n_trials: int | None = 4, out: str = "out", **options: Any) -> dict[str, Any]:
         return tune(toy, kind, n_trials, output_dir=tmp_path / out, **{"dataset_dir": tmp_path / "data"} | options)
