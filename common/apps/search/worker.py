@@ -19,7 +19,7 @@ from common.apps.search.shared_search import SharedSearch
 from common.apps.search.space import SearchPlan
 from common.apps.search.trial import TrialProcess, reported_values, trial_values
 from common.io.bad_input import BadInput
-from common.io.output_folder import link_or_copy, whole
+from common.io.output_folder import atomic_path, link_or_copy
 
 _HOPELESS = 5  # failed trials, with none that succeeded, after which the search gives up
 _POLL_SECONDS = 1.0
@@ -97,7 +97,7 @@ def begin_trial(out: Path, folder: Path) -> None:
         top = Path(inside) == out / _SHARED  # its files, such as the page and the lock
         return [name for name in names if name in _NOT_LINKED or (top and Path(inside, name).is_file())]
 
-    with whole(folder) as part:
+    with atomic_path(folder) as part:
         shutil.copytree(out / _SHARED, part, copy_function=link_or_copy, ignore=own)
 
 
