@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
-from common.handlers.startup_report import is_out_of_memory, out_of_memory_sentence
+from common.handlers.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from common.inferers.frozen_encoders import FrozenEncoder
 from common.io.output_folder import whole, write_text
 

@@ -13,9 +13,10 @@ from torch import nn
 from common.handlers.diagnosis import DiagnosisHandler
 from common.handlers.group import HandlerGroup
 from common.handlers.history import HistoryHandler
+from common.handlers.out_of_memory import OOMAdviceHandler
 from common.handlers.pictures import PictureHandler
 from common.handlers.progress import ProgressHandler, TimeLimitHandler
-from common.handlers.startup_report import OOMAdviceHandler, StartupReportHandler
+from common.handlers.startup_report import StartupReportHandler
 from common.handlers.training_clock import TrainingClock
 
 __all__ = ["watch_training"]
@@ -63,7 +64,7 @@ def watch_training(
     history = HistoryHandler(output_dir, stage, validator, interval)
     return HandlerGroup(
         [
-            StartupReportHandler(parts, splits=splits, chunks=chunks, output_dir=output_dir, stage=stage),
+            StartupReportHandler(parts, splits, chunks, output_dir, stage),
             OOMAdviceHandler(oom_advice, stage),  # before the history, which keeps what it says
             PictureHandler(history, pictures, settings),
             history,

@@ -196,7 +196,7 @@ def test_the_handlers_are_made_from_a_configuration(tmp_path):
                     "output_dir": "@output_dir",
                     "stage": "@stage",
                 },
-                {"_target_": "common.handlers.startup_report.OOMAdviceHandler", "advice": ["--resolution 384"]},
+                {"_target_": "common.handlers.out_of_memory.OOMAdviceHandler", "advice": ["--resolution 384"]},
                 {"_target_": "common.handlers.gradient_clip.GradientClipHandler", "max_norm": 1.0},
                 {
                     "_target_": "common.handlers.history.HistoryHandler",

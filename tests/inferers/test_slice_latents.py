@@ -8,10 +8,9 @@ from common.engines.frozen_features import FeatureWriter
 from common.inferers.chunked_vae import ChunkedVAE
 from common.inferers.slice_latents import SliceLatents
 from common.networks.maisi_vae import MaisiVAE
-from common.networks.slice_unet import ratio_condition
 from common.networks.weights import freeze
 from common.transforms.ct_pairs import PairReader, pair_cases, read_pair
-from common.transforms.slabs import interpolate_slices
+from common.transforms.slabs import interpolate_slices, ratio_condition
 from common.transforms.windows import scale_window
 from tests.data.ct.thin_ct import write_manifest, write_thin_ct
 
