@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
@@ -28,6 +27,7 @@ from common.handlers.engine_state import (
     notes,
     on_exception,
     scalar,
+    warn,
 )
 from common.io.output_folder import write_text
 from common.visualize.figures import figure_image, save_picture
@@ -57,7 +57,6 @@ class HistoryHandler:
         stage: name of the stage and of its folder.
         validator: evaluator whose `state.metrics` are recorded whenever it has run.
         interval: iterations per entry, which holds their mean.
-        tensorboard: whether to write for TensorBoard.
     """
 
     def __init__(
@@ -66,16 +65,11 @@ class HistoryHandler:
         stage: str,
         validator: Engine | None = None,
         interval: int = 1,
-        tensorboard: bool = True,
     ) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}, expected at least 1 iteration.")
-        self.folder = Path(output_dir) / stage
-        self.stage = stage
-        self.validator = validator
-        self.interval = interval
-        self.tensorboard = tensorboard
-        self.logger = logging.getLogger("train")
+        self.folder, self.stage = Path(output_dir) / stage, stage
+        self.validator, self.interval = validator, interval
         self.iterations: list[dict] = []
         self.validations: list[dict] = []
         self._writer: SummaryWriter | None = None
@@ -110,14 +104,13 @@ class HistoryHandler:
 
     # --- what others may call -------------------------------------------------------------------------------------
 
-    def add_image(self, tag: str, picture: Figure | np.ndarray, caption: str, iteration: int | None = None) -> Path:
+    def add_image(self, tag: str, picture: Figure | np.ndarray, caption: str) -> Path:
         """Save a picture as `pictures/TAG.png` (other characters than letters, digits, `-_.` become `_`).
 
         Args:
             tag: name, also in TensorBoard.
             picture: a figure, or uint8 (H, W, 3) pixels.
             caption: sentence for the page of the run; stored in the file itself.
-            iteration: of TensorBoard's slider; by default that of the trainer.
 
         Returns:
             Path of the file.
@@ -127,14 +120,13 @@ class HistoryHandler:
             return path
         pixels = figure_image(picture) if isinstance(picture, Figure) else picture
         save_picture(pixels, path, caption)
-        if self.tensorboard:
-            self.writer.add_image(tag, pixels, self._at(iteration), dataformats="HWC")
+        self.writer.add_image(tag, pixels, self._iteration, dataformats="HWC")
         return path
 
-    def add_text(self, tag: str, text: str, iteration: int | None = None) -> None:
+    def add_text(self, tag: str, text: str) -> None:
         """Show a text (Markdown) in TensorBoard."""
-        if self.tensorboard and idist.get_rank() == 0:
-            self.writer.add_text(tag, text, self._at(iteration))
+        if idist.get_rank() == 0:
+            self.writer.add_text(tag, text, self._iteration)
 
     def history(self) -> dict:
         """What history.json holds now; metrics and notes included."""
@@ -173,7 +165,7 @@ class HistoryHandler:
         """The TensorBoard writer, made when it is first needed."""
         if self._writer is None:
             # Hides what an interrupted run wrote after the checkpoint from which this one goes on.
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._at(None))
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._iteration)
         return self._writer
 
     # --- events ---------------------------------------------------------------------------------------------------
@@ -266,9 +258,8 @@ class HistoryHandler:
     def _check_finite(self, engine: Engine, values: dict[str, float]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad and not any("is not finite" in sentence for sentence in notes(engine)):
-            sentence = f"{self.stage}: {bad[0]} is not finite ({values[bad[0]]}) at iteration {engine.state.iteration}."
-            add_note(engine, sentence)
-            self.logger.warning(sentence)
+            at = f"at iteration {engine.state.iteration}"
+            warn(engine, f"{self.stage}: {bad[0]} is not finite ({values[bad[0]]}) {at}.")
 
     def _epoch_completed(self, engine: Engine) -> None:
         self._record(engine)
@@ -295,13 +286,12 @@ class HistoryHandler:
             self._writer.close()
 
     def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
-        if self.tensorboard:
-            for name, value in values.items():
-                self.writer.add_scalar(f"{group}/{name}", value, iteration)
+        for name, value in values.items():
+            self.writer.add_scalar(f"{group}/{name}", value, iteration)
 
-    def _at(self, iteration: int | None) -> int:
-        if iteration is not None:
-            return iteration
+    @property
+    def _iteration(self) -> int:
+        """Of the trainer; 0 before the handler is attached."""
         return 0 if self._engine is None else self._engine.state.iteration
 
 

@@ -15,7 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.handlers.engine_state import add_note
+from common.handlers.engine_state import warn
 from common.io.output_folder import write_text
 from common.io.table import read_rows
 
@@ -121,8 +121,7 @@ class StartupReportHandler:
         for line in report_lines(report):
             logger.info(line)
         for sentence in report["warnings"]:
-            logger.warning(sentence)
-            add_note(engine, sentence)
+            warn(engine, sentence)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / STARTUP, json.dumps(report, indent=1) + "\n")
 

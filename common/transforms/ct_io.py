@@ -43,9 +43,6 @@ class ReadCTd(MapTransform):
     D, H, W stood in the file). Raises BadInput for anything that is not a sound CT volume.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the CT of every key."""
         out = dict(data)

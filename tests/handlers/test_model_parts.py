@@ -3,7 +3,6 @@ import json
 import pytest
 import torch
 from ignite.engine import Engine
-from tests.engines.test_study_features import LABELS, make_network
 from torch import nn
 
 from common.apps.run.bundle import open_bundle, resolve
@@ -18,6 +17,8 @@ from common.networks.slice_unet import SliceUNet
 from common.networks.study_encoders import build_network, saved_network
 from common.networks.weights import ChosenWeights, MissingWeights, load_part
 from tests.clients.packed import REFINER, UNET, VAE
+from tests.data.datasets.tiny_study import LABELS
+from tests.networks.tiny_mdfnet import make_network
 
 BESIDE = {"text": "tokenizer", "clinical": "clinical.json"}
 

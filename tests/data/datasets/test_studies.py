@@ -64,13 +64,6 @@ def test_what_is_needed_is_asked_for(cases):
         StudyDataset(cases, READ, modalities=["image"])
 
 
-def test_keeping_some_keeps_their_values_beside_them(cases):
-    whole, some = dataset(cases), dataset(cases)
-    some.keep([2])
-    assert len(some) == 1 and some[0]["case"] == "c2"
-    assert torch.equal(some[0]["clinical"], whole[2]["clinical"]) and some.present(0) == whole.present(2)
-
-
 def test_a_batch(cases, tmp_path):
     tokenizer = build_note_tokenizer([case["note"] or "" for case in cases], tmp_path / "t")
     batch = next(iter(DataLoader(dataset(cases), 3, collate_fn=StudyCollate(tokenizer))))
