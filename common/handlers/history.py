@@ -7,8 +7,9 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -33,7 +34,7 @@ from common.io.output_folder import write_text
 from common.visualize.figures import figure_image, save_picture
 from common.visualize.tables import json_text
 
-HISTORY = "history.json"
+HISTORY, CONFIGURATION = "history.json", "config.json"
 _LAST = 50  # iterations in the mean that is the training loss of a run
 _GIB = 2**30
 
@@ -48,7 +49,9 @@ class HistoryHandler:
     their keys, `lr/NAME` per group if the optimizer has several, `grad_norm` (from `GradientClipHandler`),
     `samples_per_second` (data loading included, validation not) and `memory_gib` (peak of the CUDA device, else the
     resident memory of the process). The scalars and pictures also go to `OUTPUT_DIR/STAGE/tensorboard`, pictures to
-    `OUTPUT_DIR/STAGE/pictures`. A resumed run goes on with the file and drops what came after its checkpoint.
+    `OUTPUT_DIR/STAGE/pictures`. When the training completes, the `pictures` are drawn, and TensorBoard gets the text
+    "configuration": a table of the settings and the `config.json` that the run left beside the history. A resumed run
+    goes on with the file and drops what came after its checkpoint.
 
     Only rank 0 writes.
 
@@ -57,6 +60,8 @@ class HistoryHandler:
         stage: name of the stage and of its folder.
         validator: evaluator whose `state.metrics` are recorded whenever it has run.
         interval: iterations per entry, which holds their mean.
+        pictures: gives the figures of the last validation, tag -> (figure, caption); attach after what validates last.
+        settings: name -> value.
     """
 
     def __init__(
@@ -65,11 +70,14 @@ class HistoryHandler:
         stage: str,
         validator: Engine | None = None,
         interval: int = 1,
+        pictures: Callable[[], Mapping[str, tuple[Figure, str]]] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}, expected at least 1 iteration.")
         self.folder, self.stage = Path(output_dir) / stage, stage
         self.validator, self.interval = validator, interval
+        self.pictures, self.settings = pictures, dict(settings or {})
         self.iterations: list[dict] = []
         self.validations: list[dict] = []
         self._writer: SummaryWriter | None = None
@@ -122,11 +130,6 @@ class HistoryHandler:
         save_picture(pixels, path, caption)
         self.writer.add_image(tag, pixels, self._iteration, dataformats="HWC")
         return path
-
-    def add_text(self, tag: str, text: str) -> None:
-        """Show a text (Markdown) in TensorBoard."""
-        if idist.get_rank() == 0:
-            self.writer.add_text(tag, text, self._iteration)
 
     def history(self) -> dict:
         """What history.json holds now; metrics and notes included."""
@@ -271,6 +274,10 @@ class HistoryHandler:
             self.write()
 
     def _completed(self, engine: Engine) -> None:
+        for tag, (figure, caption) in (self.pictures() if self.pictures is not None else {}).items():
+            self.add_image(tag, figure, caption)
+        if text := self._configuration():
+            self.writer.add_text("configuration", text, self._iteration)
         self._record(engine)
         if self._restored:  # else the run had nothing left to do, and the earlier file stays
             self.write()
@@ -288,6 +295,14 @@ class HistoryHandler:
     def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
         for name, value in values.items():
             self.writer.add_scalar(f"{group}/{name}", value, iteration)
+
+    def _configuration(self) -> str:
+        """The settings as a table, and the configuration of the run, in Markdown."""
+        values = {name: json.dumps(value, default=str) for name, value in self.settings.items()}
+        rows = [f"| {name} | {value} |".replace("\n", " ") for name, value in values.items()]
+        text = "\n".join(["| setting | value |", "|---|---|", *rows]) if rows else ""
+        file = self.folder / CONFIGURATION
+        return f"{text}\n\n```json\n{file.read_text(encoding='utf-8').strip()}\n```" if file.is_file() else text
 
     @property
     def _iteration(self) -> int:
