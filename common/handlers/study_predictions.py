@@ -19,7 +19,7 @@ __all__ = ["StudyPredictions", "predict_studies"]
 
 
 class StudyPredictions:
-    """Write `MODEL_SPLIT.csv` with a probability per label, `labels_SPLIT.csv`, and what is left without a modality.
+    """Write the probability of every label to `MODEL_SPLIT.csv` and the truth to `labels_SPLIT.csv`, a row per case.
 
     With `drop`, `MODEL_without_MODALITY_SPLIT.csv` is the same network on the same cases with that modality taken away:
     what each modality contributes at test time. Such files of an earlier training that are not written now are removed.

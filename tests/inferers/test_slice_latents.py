@@ -27,7 +27,7 @@ def latent_writer(root, vae=None, ratios=(3, 5), resolution=None, chunks=(8, 2),
     return FeatureWriter(
         {"latent": SliceLatents(chunked, "thin", pairs), "thick_latent": SliceLatents(chunked, "thick", pairs)},
         {split: pair_cases(root / "data", split, ratios) for split in splits}, ["case", "patient", "image", "ratio"],
-        root / "cache", root / "run", "latents", scaled="latent", progress=False, **kwargs,
+        root / "cache", root / "run", "latents", scaled="latent", **kwargs,
     )  # fmt: skip
 
 

@@ -38,7 +38,6 @@ class FeatureDataset(EpochDraws, Dataset):
         crop: size of a random crop of all maps at the same place, one number per axis after the channels; a map smaller
             than that along an axis is taken whole there, so then use a batch size of 1. None takes whole maps.
         seed: of the crops.
-        cache_dir: where the cache is, if not where the index says.
 
     Attributes:
         vectors: name -> (N, ...), memory-mapped.
@@ -59,7 +58,6 @@ class FeatureDataset(EpochDraws, Dataset):
         limit: int | None = None,
         crop: Sequence[int] | None = None,
         seed: int = 0,
-        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if crop is not None and min(crop, default=0) < 1:
             raise ValueError(f"crop is {crop}, expected positive sizes")
@@ -88,7 +86,7 @@ class FeatureDataset(EpochDraws, Dataset):
         self.vectors = {name: rows[:limit] for name, rows in vectors.items() if name not in left_out}
         self.maps = {name: rows for name, rows in maps.items() if name not in left_out}
         if self.maps:
-            self.cache = FeatureCache((path.parent / index["cache_dir"]).resolve() if cache_dir is None else cache_dir)
+            self.cache = FeatureCache((path.parent / index["cache_dir"]).resolve())
         self.path, self.crop, self.seed = path, crop, seed
 
     def class_weights(self) -> Tensor:
