@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 from common.data.datasets.studies import StudyCollate, StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
+from common.io.bad_input import BadInput
 from common.transforms.xray_io import NormaliseXrayd, ReadXrayd, xray_tensor
 from tests.data.datasets.tiny_study import LABELS, make_cases, make_scaler
 
@@ -19,8 +20,8 @@ def cases(tmp_path):
     return make_cases(tmp_path)
 
 
-def dataset(cases, modalities=MODALITIES):
-    return StudyDataset(cases, READ, make_scaler(cases), modalities, image_size=16)
+def dataset(cases, modalities=MODALITIES, **options):
+    return StudyDataset(cases, READ, make_scaler(cases), modalities, image_size=16, **options)
 
 
 def test_what_a_case_has_and_lacks(cases):
@@ -62,6 +63,12 @@ def test_what_is_needed_is_asked_for(cases):
         StudyDataset(cases, READ)
     with pytest.raises(ValueError, match="modalities hold 'image', expected some of vision"):
         StudyDataset(cases, READ, modalities=["image"])
+
+
+def test_a_case_without_what_is_required_is_refused(cases):
+    assert dataset(cases, required=("clinical", "text"))[2]["case"] == "c2"
+    with pytest.raises(BadInput, match="c2: has no input of this network, expected an X-ray"):
+        dataset(cases, required=("vision",))[2]
 
 
 def test_a_batch(cases, tmp_path):
