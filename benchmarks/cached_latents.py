@@ -14,9 +14,9 @@ import torch
 from common.inferers.autocast import AutocastInferer
 from common.inferers.chunked_vae import ChunkedVAE
 from common.networks.maisi_vae import MaisiVAE
-from common.networks.slice_unet import SliceUNet, ratio_condition
+from common.networks.slice_unet import SliceUNet
 from common.networks.weights import freeze
-from common.transforms.slabs import interpolate_slices, simulate_thick
+from common.transforms.slabs import interpolate_slices, ratio_condition, simulate_thick
 from common.transforms.windows import scale_window
 
 ROUNDS = 3

@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 from common.inferers.autocast import AutocastInferer  # noqa: E402
 from common.networks.maisi_vae import MaisiVAE  # noqa: E402
-from common.networks.slice_unet import SliceUNet, ratio_condition  # noqa: E402
+from common.networks.slice_unet import SliceUNet  # noqa: E402
+from common.transforms.slabs import ratio_condition  # noqa: E402
 
 DOCUMENT = {"unet": 264_616_708, "vae": 20_944_897, "total": 285_561_605}
 PAPER_LATENT = (75, 128, 128)  # 300 slices of 512 x 512

@@ -85,14 +85,7 @@ class PrepareDiffusionBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Tensor]]:
-        """Draw noise and timesteps and mix them in; see the class.
-
-        Args:
-            batchdata: the batch.
-            device: where the results go.
-            non_blocking: of the copies.
-            **kwargs: further arguments of `Tensor.to`.
-        """
+        """Draw noise and timesteps and mix them in, see the class; further arguments are those of `Tensor.to`."""
         latent, thick, spacing = _scaled(batchdata, self.scale_factor, device, non_blocking, **kwargs)
         # On the CPU, so that a run gives the same noise on every device.
         one = torch.Size((1, *latent.shape[1:]))

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
-from common.handlers.startup_report import is_out_of_memory, out_of_memory_sentence
+from common.handlers.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from common.inferers.frozen_encoders import FrozenEncoder
 from common.io.output_folder import atomic_path, write_text
 
@@ -46,7 +46,6 @@ class FeatureWriter:
         settings: written beside the columns, e.g. {"labels": names}.
         scaled: name of a feature whose `scale_factor`, 1 / standard deviation over all elements of the split train, is
             measured; without one, and without that split, it is 1.
-        progress: show a tqdm bar.
         oom_advice: overrides that help when memory runs out, the mildest first.
     """
 
@@ -61,14 +60,13 @@ class FeatureWriter:
         batch_size: int = 1,
         settings: Mapping[str, Any] | None = None,
         scaled: str | None = None,
-        progress: bool = True,
         oom_advice: Sequence[str] = ("a smaller batch_size",),
     ) -> None:
         self.encoders = {name: encoder for name, encoder in encoders.items() if encoder is not None}
         self.cases, self.columns, self.cache = dict(cases), list(columns), FeatureCache(cache_dir)
         self.stage, self.folder, self.batch_size = stage, Path(output_dir) / stage, batch_size
         self.settings, self.scaled, self.scale_factor = dict(settings or {}), scaled, 1.0
-        self.progress, self.oom_advice = progress, list(oom_advice)
+        self.oom_advice = list(oom_advice)
         self.encoded, self.encode_seconds = Counter(), 0.0
 
     def run(self) -> dict[str, Any]:
@@ -133,7 +131,7 @@ class FeatureWriter:
             for i, (row, key) in enumerate(batch):
                 keep(name, row, key, self.cache.get_or_compute(key, lambda i=i: entries()[i]))
 
-        for row, case in enumerate(tqdm(cases, f"{self.stage} {split}", unit="case", disable=not self.progress)):
+        for row, case in enumerate(tqdm(cases, f"{self.stage} {split}", unit="case")):
             for name, encoder in self.encoders.items():
                 key = encoder.key(case, self.cache)
                 entry = encoder.absent() if key is None else self.cache.get(key)

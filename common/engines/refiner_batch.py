@@ -45,13 +45,7 @@ class PrepareRefinerBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], dict[str, Any]]:
-        """Compute the base and stack it with the truth.
-
-        Args:
-            batchdata: the batch.
-            device: where the results go.
-            non_blocking: of the copies.
-            **kwargs: further arguments of `Tensor.to`.
+        """Compute the base and stack it with the truth; further arguments are those of `Tensor.to`.
 
         Returns:
             thick slices, (base, truth) as (B, 2, N * ratio, H, W), the network's further arguments, none by keyword.

@@ -22,6 +22,8 @@ from common.io.remote_folder import publish
 
 __all__ = ["ResumableSampler", "ResumeHandler", "differences"]
 
+logger = logging.getLogger("train")
+
 _NAME = re.compile(r"iteration_(\d+)(?:_(?P<metric>.+)_(?P<value>-?[\d.]+(?:e[+-]\d+)?))?\.pt")
 _BEST = ("best_metric", "best_metric_epoch")
 
@@ -67,7 +69,6 @@ class ResumeHandler:
         n_best: checkpoints of the best validations that are kept besides.
         resume: False begins anew and, at the first checkpoint, removes earlier ones.
         name: of the stage, in sentences.
-        logger_name: logger of the sentences.
 
     Raises:
         ValueError: if a number is out of range or an object has no state.
@@ -84,7 +85,6 @@ class ResumeHandler:
         n_best: int = 1,
         resume: bool = True,
         name: str = "training",
-        logger_name: str = "train",
     ) -> None:
         if interval < 1 or n_saved < 1 or n_best < 0:
             raise ValueError(f"interval is {interval}, n_saved {n_saved}, n_best {n_best}, expected 1, 1 and 0 or more")
@@ -96,7 +96,6 @@ class ResumeHandler:
         self.settings = {**settings, "world_size": idist.get_world_size()}
         self.validator, self.interval, self.n_saved, self.n_best = validator, interval, n_saved, n_best
         self.resume, self.name = resume, name
-        self.logger = logging.getLogger(logger_name)
         self._random: dict[str, Any] | None = None
         self._saved = 0
         self._metric: tuple[str, float] | None = None
@@ -170,7 +169,7 @@ class ResumeHandler:
             self.save(engine)
         self._metric = None
         if stop:
-            self.logger.warning(f"{self.name}: asked to end, saved at iteration {iteration}; the same command goes on.")
+            logger.warning(f"{self.name}: asked to end, saved at iteration {iteration}; the same command goes on.")
             raise SystemExit(0)
 
     # ---- signals -----------------------------------------------------------------------------------------------------
@@ -270,7 +269,7 @@ class ResumeHandler:
         if total is not None and iteration >= total:  # of epochs like the first one, so ignite would call it done
             engine.state.epoch_length = None
         if idist.get_rank() == 0:
-            self.logger.info(f"{self.name}: resumed after iteration {state['iteration']} from {path}")
+            logger.info(f"{self.name}: resumed after iteration {state['iteration']} from {path}")
 
     def _all_objects(self, engine: Engine) -> dict[str, Any]:
         """The objects, DDP unwrapped, and the gradient scaler if the trainer has one."""

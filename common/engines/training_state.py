@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from common.io.bad_input import BadInput
+from common.io.output_folder import sync_folder
 from common.networks.weights import read_checkpoint
 
 __all__ = ["load_random_state", "random_state", "read_state_file", "write_state_file"]
@@ -59,7 +60,7 @@ def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch wraps some errors of the disk
         partial.unlink(missing_ok=True)
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
@@ -79,11 +80,3 @@ def read_state_file(path: Path) -> Mapping[str, Any]:
     if state.get("format") != FORMAT:
         raise BadInput(path, f"is not a checkpoint of a training, expected one of format {FORMAT}")
     return state
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

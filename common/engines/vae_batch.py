@@ -13,14 +13,7 @@ __all__ = ["PrepareVAEBatch"]
 
 
 class PrepareVAEBatch(PrepareBatch):
-    """The image is its own target.
-
-    Args:
-        key: of the image in the batch, (B, 1, D, H, W) in [0, 1].
-    """
-
-    def __init__(self, key: str = "image") -> None:
-        self.key = key
+    """The image, (B, 1, D, H, W) in [0, 1], is its own target."""
 
     def __call__(
         self,
@@ -30,5 +23,5 @@ class PrepareVAEBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """Give `(image, image)` on the device; further arguments as those of `Tensor.to`."""
-        image = batchdata[self.key].to(device=device, non_blocking=non_blocking, **kwargs)
+        image = batchdata["image"].to(device=device, non_blocking=non_blocking, **kwargs)
         return image, image

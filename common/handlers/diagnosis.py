@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from common.handlers.engine_state import add_note, iteration_losses, scalar, total_iterations
+from common.handlers.engine_state import iteration_losses, scalar, total_iterations, warn
 
 __all__ = ["ADVICE", "DiagnosisHandler"]
 
@@ -37,7 +36,6 @@ class DiagnosisHandler:
         loader_share: 0 to 1.
         plateau: 0 to 1.
         advice: changes `ADVICE`.
-        logger_name: logger of the sentences.
     """
 
     def __init__(
@@ -48,12 +46,10 @@ class DiagnosisHandler:
         loader_share: float = 0.3,
         plateau: float = 0.005,
         advice: Mapping[str, str] | None = None,
-        logger_name: str = "train",
     ) -> None:
         self.name, self.validator, self.window = name, validator, window
         self.loader_share, self.plateau = loader_share, plateau
         self.advice = ADVICE | dict(advice or {})
-        self.logger = logging.getLogger(logger_name)
         self.means: list[float] = []
         self._losses: list[float] = []
         self._validations: list[tuple[float, float]] = []
@@ -118,6 +114,4 @@ class DiagnosisHandler:
     def _say(self, engine: Engine, kind: str, what: str, effect: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            sentence = f"{self.name}: {what} at iteration {engine.state.iteration}; {self.advice[kind]} {effect}."
-            add_note(engine, sentence)
-            self.logger.warning(sentence)
+            warn(engine, f"{self.name}: {what} at iteration {engine.state.iteration}; {self.advice[kind]} {effect}.")

@@ -39,7 +39,6 @@ class DiffusionQuality:
         resolution: in plane, as in the `latents` stage.
         training: `(prepare_batch, inferer, loss)` of the trainer, to compute its loss with the same noise every time;
             needs a `PrepareDiffusionBatch` of its own.
-        keep: CTs and their baselines to keep in memory between validations.
         draws: of noise and timestep per case in the training loss; one alone says little.
     """
 
@@ -49,7 +48,6 @@ class DiffusionQuality:
         scale_factor: float,
         resolution: int | None = None,
         training: tuple[Any, Any, Any] | None = None,
-        keep: int = 4,
         draws: int = 4,
     ) -> None:
         self.chunked_vae = chunked_vae
@@ -60,7 +58,7 @@ class DiffusionQuality:
             training[0].dealt = False  # every process validates on all cases
         self.example: dict[str, Any] = {}
         self._values: dict[str, list[float]] = defaultdict(list)
-        self._pair = lru_cache(maxsize=keep)(self._read)
+        self._pair = lru_cache(maxsize=4)(self._read)  # CTs and their baselines, between validations
         self._constants: dict[tuple[str, int], dict[str, float]] = {}
 
     def attach(self, engine: Engine, name: str = "psnr") -> None:

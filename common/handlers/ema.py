@@ -28,7 +28,6 @@ class EMAHandler:
         network: the network that is trained, wrapped in `DistributedDataParallel` or not; `ChosenWeights` of it keep an
             average of these alone.
         decay: of the average, in [0, 1).
-        warm_up: let the decay grow as above; False uses `decay` from the first step.
         evaluator: engine that validates; the network holds the average while it runs.
 
     Raises:
@@ -39,15 +38,12 @@ class EMAHandler:
         self,
         network: nn.Module | ChosenWeights,
         decay: float = 0.9999,
-        warm_up: bool = True,
         evaluator: Engine | None = None,
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay is {decay}, expected at least 0 and below 1")
         self.network = getattr(network, "module", network)
-        self.decay = decay
-        self.warm_up = warm_up
-        self.evaluator = evaluator
+        self.decay, self.evaluator = decay, evaluator
         self.updates = 0
         self.average = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         self._trained: dict[str, Tensor] | None = None
@@ -74,7 +70,7 @@ class EMAHandler:
         """
         if self._trained is not None:
             raise RuntimeError("the EMA is swapped into the network, expected an update after swap_out only")
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         trained = dict(self.network.named_parameters())
         names = [name for name in trained if trained[name].is_floating_point()]
         torch._foreach_lerp_([self.average[name] for name in names], [trained[name] for name in names], 1 - decay)

@@ -6,10 +6,13 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+
+logger = logging.getLogger("train")
 
 
 def scalar(value: object) -> float | None:
@@ -78,6 +81,13 @@ def add_note(engine: Engine, sentence: str) -> None:
         known.append(sentence)
 
 
+def warn(engine: Engine, sentence: str) -> None:
+    """Leave a sentence about the run, see `add_note`, and let the first process log it as a warning."""
+    add_note(engine, sentence)
+    if idist.get_rank() == 0:
+        logger.warning(sentence)
+
+
 def notes(engine: Engine) -> list[str]:
     """The sentences that handlers left on this engine (the list itself)."""
     if not hasattr(engine, "run_notes"):
@@ -107,7 +117,7 @@ def _run_acts(engine: Engine, error: BaseException) -> None:
             try:
                 act(engine, error)
             except Exception as other:  # say, a full disk; what ended the run matters more
-                logging.getLogger("train").warning("also, while the run ended: %s", other)
+                logger.warning("also, while the run ended: %s", other)
     if not engine.has_event_handler(_raise, Events.EXCEPTION_RAISED):  # failed before the run had started
         raise error
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
-import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 
-from common.handlers.engine_state import add_note, is_step_iteration
+from common.handlers.engine_state import is_step_iteration, warn
 
 
 class GradientClipHandler:
@@ -27,7 +25,6 @@ class GradientClipHandler:
         warn_above: norm that is worth a sentence, once per run; so is one that is not finite.
         advice: the override named in that sentence.
         max_left_out: steps in a row that may be left out.
-        logger_name: logger of the sentence.
 
     Raises:
         ValueError: if `max_norm` is not positive.
@@ -39,17 +36,11 @@ class GradientClipHandler:
         warn_above: float = 100.0,
         advice: str = "--optimizer#lr",
         max_left_out: int = 10,
-        logger_name: str = "train",
     ) -> None:
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm is {max_norm}, expected a positive number or None.")
-        self.max_norm = max_norm
-        self.warn_above = warn_above
-        self.advice = advice
-        self.logger = logging.getLogger(logger_name)
-        self.max_left_out = max_left_out
-        self._warned = False
-        self._left_out = 0
+        self.max_norm, self.warn_above, self.advice, self.max_left_out = max_norm, warn_above, advice, max_left_out
+        self._warned, self._left_out = False, 0
 
     def attach(self, engine: Engine) -> None:
         """Register on the end of the backward pass of a MONAI trainer; needed on every rank."""
@@ -71,13 +62,11 @@ class GradientClipHandler:
         # Not "norm > limit", which a NaN would pass.
         if not engine.state.grad_norm <= self.warn_above and not self._warned:
             self._warned = True
-            sentence = (
+            warn(
+                engine,
                 f"The gradient norm is {engine.state.grad_norm:.3g} at iteration {engine.state.iteration}, above "
-                f"{self.warn_above:g}; a lower learning rate ({self.advice}) helps if this goes on."
+                f"{self.warn_above:g}; a lower learning rate ({self.advice}) helps if this goes on.",
             )
-            add_note(engine, sentence)
-            if idist.get_rank() == 0:
-                self.logger.warning(sentence)
 
     def _leave_out(self, engine: Engine, parameters: list[torch.nn.Parameter]) -> None:
         """Take the gradients away if their norm is not finite, which makes the optimizer's step do nothing."""
@@ -85,10 +74,7 @@ class GradientClipHandler:
             self._left_out = 0
             return
         self._left_out += 1
-        sentence = f"The step of iteration {engine.state.iteration} was left out: its gradient is not finite."
-        add_note(engine, sentence)
-        if idist.get_rank() == 0:
-            self.logger.warning(sentence)
+        warn(engine, f"The step of iteration {engine.state.iteration} was left out: its gradient is not finite.")
         if self._left_out > self.max_left_out:
             raise FloatingPointError(
                 f"{self._left_out} steps in a row had gradients that are not finite, expected a training that goes on; "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -28,12 +28,13 @@ from common.handlers.engine_state import (
     notes,
     on_exception,
     scalar,
+    warn,
 )
 from common.io.output_folder import write_text
 from common.visualize.figures import figure_image, save_picture
 from common.visualize.tables import json_text
 
-HISTORY = "history.json"
+HISTORY, CONFIGURATION = "history.json", "config.json"
 _LAST = 50  # iterations in the mean that is the training loss of a run
 _GIB = 2**30
 
@@ -48,7 +49,9 @@ class HistoryHandler:
     their keys, `lr/NAME` per group if the optimizer has several, `grad_norm` (from `GradientClipHandler`),
     `samples_per_second` (data loading included, validation not) and `memory_gib` (peak of the CUDA device, else the
     resident memory of the process). The scalars and pictures also go to `OUTPUT_DIR/STAGE/tensorboard`, pictures to
-    `OUTPUT_DIR/STAGE/pictures`. A resumed run goes on with the file and drops what came after its checkpoint.
+    `OUTPUT_DIR/STAGE/pictures`. When the training completes, the `pictures` are drawn, and TensorBoard gets the text
+    "configuration": a table of the settings and the `config.json` that the run left beside the history. A resumed run
+    goes on with the file and drops what came after its checkpoint.
 
     Only rank 0 writes.
 
@@ -57,7 +60,8 @@ class HistoryHandler:
         stage: name of the stage and of its folder.
         validator: evaluator whose `state.metrics` are recorded whenever it has run.
         interval: iterations per entry, which holds their mean.
-        tensorboard: whether to write for TensorBoard.
+        pictures: gives the figures of the last validation, tag -> (figure, caption); attach after what validates last.
+        settings: name -> value.
     """
 
     def __init__(
@@ -66,16 +70,14 @@ class HistoryHandler:
         stage: str,
         validator: Engine | None = None,
         interval: int = 1,
-        tensorboard: bool = True,
+        pictures: Callable[[], Mapping[str, tuple[Figure, str]]] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}, expected at least 1 iteration.")
-        self.folder = Path(output_dir) / stage
-        self.stage = stage
-        self.validator = validator
-        self.interval = interval
-        self.tensorboard = tensorboard
-        self.logger = logging.getLogger("train")
+        self.folder, self.stage = Path(output_dir) / stage, stage
+        self.validator, self.interval = validator, interval
+        self.pictures, self.settings = pictures, dict(settings or {})
         self.iterations: list[dict] = []
         self.validations: list[dict] = []
         self._writer: SummaryWriter | None = None
@@ -110,14 +112,13 @@ class HistoryHandler:
 
     # --- what others may call -------------------------------------------------------------------------------------
 
-    def add_image(self, tag: str, picture: Figure | np.ndarray, caption: str, iteration: int | None = None) -> Path:
+    def add_image(self, tag: str, picture: Figure | np.ndarray, caption: str) -> Path:
         """Save a picture as `pictures/TAG.png` (other characters than letters, digits, `-_.` become `_`).
 
         Args:
             tag: name, also in TensorBoard.
             picture: a figure, or uint8 (H, W, 3) pixels.
             caption: sentence for the page of the run; stored in the file itself.
-            iteration: of TensorBoard's slider; by default that of the trainer.
 
         Returns:
             Path of the file.
@@ -127,14 +128,8 @@ class HistoryHandler:
             return path
         pixels = figure_image(picture) if isinstance(picture, Figure) else picture
         save_picture(pixels, path, caption)
-        if self.tensorboard:
-            self.writer.add_image(tag, pixels, self._at(iteration), dataformats="HWC")
+        self.writer.add_image(tag, pixels, self._iteration, dataformats="HWC")
         return path
-
-    def add_text(self, tag: str, text: str, iteration: int | None = None) -> None:
-        """Show a text (Markdown) in TensorBoard."""
-        if self.tensorboard and idist.get_rank() == 0:
-            self.writer.add_text(tag, text, self._at(iteration))
 
     def history(self) -> dict:
         """What history.json holds now; metrics and notes included."""
@@ -173,7 +168,7 @@ class HistoryHandler:
         """The TensorBoard writer, made when it is first needed."""
         if self._writer is None:
             # Hides what an interrupted run wrote after the checkpoint from which this one goes on.
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._at(None))
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._iteration)
         return self._writer
 
     # --- events ---------------------------------------------------------------------------------------------------
@@ -266,9 +261,8 @@ class HistoryHandler:
     def _check_finite(self, engine: Engine, values: dict[str, float]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad and not any("is not finite" in sentence for sentence in notes(engine)):
-            sentence = f"{self.stage}: {bad[0]} is not finite ({values[bad[0]]}) at iteration {engine.state.iteration}."
-            add_note(engine, sentence)
-            self.logger.warning(sentence)
+            at = f"at iteration {engine.state.iteration}"
+            warn(engine, f"{self.stage}: {bad[0]} is not finite ({values[bad[0]]}) {at}.")
 
     def _epoch_completed(self, engine: Engine) -> None:
         self._record(engine)
@@ -280,6 +274,10 @@ class HistoryHandler:
             self.write()
 
     def _completed(self, engine: Engine) -> None:
+        for tag, (figure, caption) in (self.pictures() if self.pictures is not None else {}).items():
+            self.add_image(tag, figure, caption)
+        if text := self._configuration():
+            self.writer.add_text("configuration", text, self._iteration)
         self._record(engine)
         if self._restored:  # else the run had nothing left to do, and the earlier file stays
             self.write()
@@ -295,13 +293,20 @@ class HistoryHandler:
             self._writer.close()
 
     def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
-        if self.tensorboard:
-            for name, value in values.items():
-                self.writer.add_scalar(f"{group}/{name}", value, iteration)
+        for name, value in values.items():
+            self.writer.add_scalar(f"{group}/{name}", value, iteration)
 
-    def _at(self, iteration: int | None) -> int:
-        if iteration is not None:
-            return iteration
+    def _configuration(self) -> str:
+        """The settings as a table, and the configuration of the run, in Markdown."""
+        values = {name: json.dumps(value, default=str) for name, value in self.settings.items()}
+        rows = [f"| {name} | {value} |".replace("\n", " ") for name, value in values.items()]
+        text = "\n".join(["| setting | value |", "|---|---|", *rows]) if rows else ""
+        file = self.folder / CONFIGURATION
+        return f"{text}\n\n```json\n{file.read_text(encoding='utf-8').strip()}\n```" if file.is_file() else text
+
+    @property
+    def _iteration(self) -> int:
+        """Of the trainer; 0 before the handler is attached."""
         return 0 if self._engine is None else self._engine.state.iteration
 
 

@@ -83,14 +83,10 @@ class ModelPartSaver:
         """Save when the engine completes."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    @idist.one_rank_only(with_barrier=True)
     def __call__(self, engine: Engine | None = None) -> None:
         """Write both files; of several processes only the first does, and the others wait for it."""
-        if idist.get_rank() == 0:
-            self._save(getattr(self.network, "module", self.network))
-        if idist.get_world_size() > 1:
-            idist.barrier()
-
-    def _save(self, network: nn.Module | ChosenWeights) -> None:
+        network = getattr(self.network, "module", self.network)
         path = self.folder / f"{self.name}.pt"
         definitions = _definitions_of(path)
         if self.part is not None:

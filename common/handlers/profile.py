@@ -19,6 +19,8 @@ from common.visualize.tables import format_table, json_text
 
 __all__ = ["ProfileHandler"]
 
+logger = logging.getLogger("train")
+
 
 class ProfileHandler:
     """Measure the shares of a MONAI trainer's time and write `OUTPUT_DIR/STAGE/profile.json`.
@@ -32,7 +34,6 @@ class ProfileHandler:
         output_dir: folder of the run.
         stage: of the recipe.
         warm_up: iterations that are not counted.
-        logger_name: logger of the table.
     """
 
     def __init__(
@@ -41,11 +42,9 @@ class ProfileHandler:
         output_dir: str,
         stage: str,
         warm_up: int = 3,
-        logger_name: str = "train",
     ) -> None:
         self.parts, self.stage, self.warm_up = dict(parts), stage, warm_up
         self.file = Path(output_dir) / stage / "profile.json"
-        self.logger = logging.getLogger(logger_name)
         self.seconds: dict[str, float] = defaultdict(float)
         self.iterations = 0
         self._last: float | None = None
@@ -121,4 +120,4 @@ class ProfileHandler:
             {"phase": name, "share": f"{100 * share:.1f} %", "s/it": self.seconds[name] / max(1, self.iterations)}
             for name, share in sorted(self.shares().items(), key=lambda item: -item[1])
         ]
-        self.logger.info(f"{self.stage}: where the time went\n" + format_table(rows, ["phase", "share", "s/it"]))
+        logger.info(f"{self.stage}: where the time went\n" + format_table(rows, ["phase", "share", "s/it"]))

@@ -14,15 +14,17 @@ from monai.engines import Evaluator
 from tqdm import tqdm
 
 from common.handlers.engine_state import (
-    add_note,
     best_metric,
     is_step_iteration,
     iteration_losses,
     on_exception,
     scalar,
     total_iterations,
+    warn,
 )
 from common.handlers.training_clock import TrainingClock
+
+logger = logging.getLogger("train")
 
 _SMOOTH = 50  # iterations in the mean of the shown loss
 
@@ -41,7 +43,6 @@ class ProgressHandler:
         log_seconds: least time between two lines of the log.
         bar: whether to draw a bar; None finds out whether stderr is a terminal.
         leave: keep the bar, and log the start and the end; False for an evaluator that runs many times.
-        logger_name: logger of the lines.
     """
 
     def __init__(
@@ -51,14 +52,12 @@ class ProgressHandler:
         log_seconds: float = 10.0,
         bar: bool | None = None,
         leave: bool = True,
-        logger_name: str = "train",
     ) -> None:
         self.name = name
         self.validator = validator
         self.log_seconds = log_seconds
         self.bar = bar
         self.leave = leave
-        self.logger = logging.getLogger(logger_name)
         self._tqdm: tqdm | None = None
         self._losses: deque[float] = deque(maxlen=_SMOOTH)
         self._start: float | None = None
@@ -162,11 +161,11 @@ class ProgressHandler:
     def _log(self, text: str) -> None:
         self._logged = time.perf_counter()
         if self._tqdm is None:
-            self.logger.info(text)
+            logger.info(text)
         else:
             # Takes the bar off the screen while a line is printed.
             with tqdm.external_write_mode():
-                self.logger.info(text)
+                logger.info(text)
 
 
 def _epoch(engine: Engine) -> str:
@@ -191,17 +190,10 @@ class TimeLimitHandler:
     Args:
         clock: of the training, with its limit.
         name: of the stage, in the sentence.
-        override: the override that changes the limit, as the user types it.
-        logger_name: logger of the sentence.
     """
 
-    def __init__(
-        self, clock: TrainingClock, name: str, override: str = "--max_minutes", logger_name: str = "train"
-    ) -> None:
-        self.clock = clock
-        self.name = name
-        self.override = override
-        self.logger = logging.getLogger(logger_name)
+    def __init__(self, clock: TrainingClock, name: str) -> None:
+        self.clock, self.name = clock, name
 
     def attach(self, engine: Engine) -> None:
         """Register the events, if there is a limit."""
@@ -215,12 +207,10 @@ class TimeLimitHandler:
         if not late or engine.state.iteration == total:
             return
         of = "" if total is None else f" of {total}"
-        longer = f"{self.override} {2 * self.clock.max_minutes:g}"
-        sentence = (
+        warn(
+            engine,
             f"{self.name}: the limit of {self.clock.max_minutes:g} minutes is reached at iteration "
-            f"{engine.state.iteration}{of}, so training ends here; {longer} allows twice as long."
+            f"{engine.state.iteration}{of}, so training ends here; --max_minutes "
+            f"{2 * self.clock.max_minutes:g} allows twice as long.",
         )
-        add_note(engine, sentence)
-        if idist.get_rank() == 0:
-            self.logger.warning(sentence)
         engine.terminate()

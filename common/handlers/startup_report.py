@@ -1,4 +1,4 @@
-"""What a training run is about to do: parameters, optimizer, data, chunks; and what to do when memory runs out."""
+"""What a training run is about to do: parameters, optimizer, data, chunks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.handlers.engine_state import add_note, on_exception
+from common.handlers.engine_state import warn
 from common.io.output_folder import write_text
 from common.io.table import read_rows
 
 STARTUP = "startup.json"
-_MEMORY_ERROR = re.compile(r"not enough memory|out of memory|can't allocate memory|MemoryError", re.IGNORECASE)
+
+logger = logging.getLogger("train")
 
 
 def startup_report(
@@ -93,34 +93,23 @@ class StartupReportHandler:
     """Log the start-up report when training starts, and keep it as `OUTPUT_DIR/STAGE/startup.json`.
 
     Args:
-        parts: see `startup_report`.
-        optimizer: see `startup_report`; by default the optimizer of the trainer.
-        splits: see `startup_report`.
-        chunks: see `startup_report`.
-        output_dir: folder of the run; None writes no file.
-        stage: folder in it; required with `output_dir`.
-        logger_name: logger of the lines.
+        parts: this and the next two see `startup_report`.
+        splits: see there.
+        chunks: see there.
+        output_dir: folder of the run.
+        stage: folder in it.
     """
 
     def __init__(
         self,
         parts: Mapping[str, nn.Module],
-        optimizer: torch.optim.Optimizer | None = None,
-        splits: Mapping[str, int] | str | os.PathLike[str] | None = None,
-        chunks: Sequence[Mapping[str, Any]] = (),
-        output_dir: str | os.PathLike[str] | None = None,
-        stage: str | None = None,
-        logger_name: str = "train",
+        splits: Mapping[str, int] | str | os.PathLike[str] | None,
+        chunks: Sequence[Mapping[str, Any]],
+        output_dir: str | os.PathLike[str],
+        stage: str,
     ) -> None:
-        if (output_dir is None) != (stage is None):
-            raise ValueError(f"output_dir is {output_dir} and stage is {stage}, expected both or neither.")
-        self.parts = parts
-        self.optimizer = optimizer
-        self.splits = splits
-        self.chunks = chunks
-        self.folder = None if output_dir is None else Path(output_dir) / str(stage)
-        self.logger = logging.getLogger(logger_name)
-        self.report: dict = {}
+        self.parts, self.splits, self.chunks = parts, splits, chunks
+        self.folder = Path(output_dir) / stage
 
     def attach(self, engine: Engine) -> None:
         """Register the event; rank 0 only reports."""
@@ -128,76 +117,13 @@ class StartupReportHandler:
             engine.add_event_handler(Events.STARTED, self._started)
 
     def _started(self, engine: Engine) -> None:
-        optimizer = self.optimizer or getattr(engine, "optimizer", None)
-        self.report = startup_report(self.parts, optimizer, self.splits, self.chunks)
-        for line in report_lines(self.report):
-            self.logger.info(line)
-        for sentence in self.report["warnings"]:
-            self.logger.warning(sentence)
-            add_note(engine, sentence)
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / STARTUP, json.dumps(self.report, indent=1) + "\n")
-
-
-class OOMAdviceHandler:
-    """When a run ends for lack of memory, on the GPU or the host, log one sentence with the overrides that help.
-
-    The exception goes on as it was.
-
-    Args:
-        advice: overrides as the user types them, the mildest first, for instance ["--encode_chunk 16 --decode_chunk 4",
-            "--resolution 384", "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True in the environment"].
-        name: of the stage, in the sentence.
-        logger_name: logger of the sentence.
-
-    Raises:
-        ValueError: if there is no advice.
-    """
-
-    def __init__(self, advice: Sequence[str], name: str = "training", logger_name: str = "train") -> None:
-        if isinstance(advice, str) or not advice:
-            raise ValueError(f"advice is {advice!r}, expected a list with at least one override.")
-        self.advice = list(advice)
-        self.name = name
-        self.logger = logging.getLogger(logger_name)
-
-    def attach(self, engine: Engine) -> None:
-        """Register on the exceptions of an engine; before handlers that raise them, such as MONAI's own."""
-        on_exception(engine, self._exception)
-
-    def _exception(self, engine: Engine, error: BaseException) -> None:
-        if not is_out_of_memory(error):
-            return
-        where = f"at iteration {engine.state.iteration}"
-        sentence = out_of_memory_sentence(self.name, where, error, self.advice)
-        add_note(engine, sentence)
-        self.logger.error(sentence)
-
-
-def out_of_memory_sentence(name: str, where: str, error: BaseException, advice: Sequence[str]) -> str:
-    """What to do where memory ran out.
-
-    Args:
-        name: of the stage.
-        where: in it.
-        error: of which the first line is quoted.
-        advice: overrides, the mildest first.
-    """
-    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-    return f"{name}: memory ran out {where} ({first_line}); what helps, the mildest first: {'; '.join(advice)}."
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, or the one it was raised from, means that memory ran out."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, torch.cuda.OutOfMemoryError | MemoryError):
-            return True
-        if isinstance(seen, RuntimeError) and _MEMORY_ERROR.search(str(seen)):
-            return True
-        seen = seen.__cause__
-    return False
+        report = startup_report(self.parts, getattr(engine, "optimizer", None), self.splits, self.chunks)
+        for line in report_lines(report):
+            logger.info(line)
+        for sentence in report["warnings"]:
+            warn(engine, sentence)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / STARTUP, json.dumps(report, indent=1) + "\n")
 
 
 def _count(parameters: Any) -> tuple[int, int]:

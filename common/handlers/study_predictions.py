@@ -19,7 +19,7 @@ __all__ = ["StudyPredictions", "predict_studies"]
 
 
 class StudyPredictions:
-    """Write `MODEL_SPLIT.csv` with a probability per label, `labels_SPLIT.csv`, and what is left without a modality.
+    """Write the probability of every label to `MODEL_SPLIT.csv` and the truth to `labels_SPLIT.csv`, a row per case.
 
     With `drop`, `MODEL_without_MODALITY_SPLIT.csv` is the same network on the same cases with that modality taken away:
     what each modality contributes at test time. Such files of an earlier training that are not written now are removed.
@@ -58,25 +58,23 @@ class StudyPredictions:
         """Write when the engine completes."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    @idist.one_rank_only(with_barrier=True)
     def __call__(self, engine: Engine | None = None) -> None:
         """Write all files; of several processes only the first does, and the others wait for it."""
-        if idist.get_rank() == 0:
-            network = getattr(self.network, "module", self.network)
-            for split, loader in self.loaders.items():
-                for dropped in set(self.modalities).difference(self.drop):  # would be taken for this training's
-                    (self.folder / f"{self._name(dropped)}_{split}.csv").unlink(missing_ok=True)
-                for dropped in ("", *self.drop):
-                    name = self._name(dropped)
-                    hidden = self.modalities.index(dropped) if dropped else None
-                    cases, patients, p, y = predict_studies(
-                        network, loader, self.prepare_batch, self.inferer, self.device, hidden
-                    )
-                    write_predictions(self.folder / f"{name}_{split}.csv", cases, patients, self.labels, p)
-                write_truth(self.folder / f"labels_{split}.csv", cases, patients, self.labels, y)
-            if engine is not None and self.loaders:
-                add_note(engine, f"predictions for {', '.join(self.loaders)} are in {self.folder.name}/.")
-        if idist.get_world_size() > 1:
-            idist.barrier()
+        network = getattr(self.network, "module", self.network)
+        for split, loader in self.loaders.items():
+            for dropped in set(self.modalities).difference(self.drop):  # would be taken for this training's
+                (self.folder / f"{self._name(dropped)}_{split}.csv").unlink(missing_ok=True)
+            for dropped in ("", *self.drop):
+                name = self._name(dropped)
+                hidden = self.modalities.index(dropped) if dropped else None
+                cases, patients, p, y = predict_studies(
+                    network, loader, self.prepare_batch, self.inferer, self.device, hidden
+                )
+                write_predictions(self.folder / f"{name}_{split}.csv", cases, patients, self.labels, p)
+            write_truth(self.folder / f"labels_{split}.csv", cases, patients, self.labels, y)
+        if engine is not None and self.loaders:
+            add_note(engine, f"predictions for {', '.join(self.loaders)} are in {self.folder.name}/.")
 
     def _name(self, dropped: str) -> str:
         return f"{self.model}_without_{dropped}" if dropped else self.model

@@ -24,9 +24,9 @@ __all__ = ["StudyResults"]
 class StudyResults:
     """After each batch of an evaluator (logits, `decollate=False`) write the files of its cases.
 
-    CASE.json is {"case", "labels": {label:
-    probability}, "modalities": those that were there}. CASE.png shows the X-ray, the attention of the image encoder
-    (saliency of one that has none) and the probabilities, CASE_note.html the attention over the tokens of the note.
+    CASE.json is {"case", "labels": {label: probability}, "modalities": those there were}. CASE.png shows the image,
+    the attention of the image encoder (saliency of one that has none) and the probabilities, CASE_note.html the
+    attention over the tokens of the note.
 
     Attributes:
         written: paths, in the order of the cases.

@@ -14,17 +14,16 @@ __all__ = ["WandbHandler"]
 class WandbHandler:
     """A run of `wandb` around a training; scalars, pictures and texts come from the TensorBoard files.
 
-    Attach it before the handlers that write those. `wandb` must be installed.
+    Nothing is sent: `wandb sync` uploads the files. Attach it before the handlers that write those of TensorBoard.
+    `wandb` must be installed.
 
     Args:
         output_dir: folder for wandb's own files.
         stage: name of the run.
-        project: in Weights & Biases.
-        mode: "offline" writes files only, which `wandb sync` uploads; "online" sends while it trains.
     """
 
-    def __init__(self, output_dir: str, stage: str, project: str = "thorax-bundles", mode: str = "offline") -> None:
-        self.output_dir, self.stage, self.project, self.mode = output_dir, stage, project, mode
+    def __init__(self, output_dir: str, stage: str) -> None:
+        self.output_dir, self.stage = output_dir, stage
 
     def attach(self, engine: Engine) -> None:
         """Open with the trainer and close with it; on the first process only."""
@@ -36,5 +35,5 @@ class WandbHandler:
 
     def _start(self, engine: Engine) -> None:
         self.wandb.init(
-            project=self.project, name=self.stage, dir=self.output_dir, mode=self.mode, sync_tensorboard=True
+            project="thorax-bundles", name=self.stage, dir=self.output_dir, mode="offline", sync_tensorboard=True
         )

@@ -13,9 +13,9 @@ from torch import nn
 from common.handlers.diagnosis import DiagnosisHandler
 from common.handlers.group import HandlerGroup
 from common.handlers.history import HistoryHandler
-from common.handlers.pictures import PictureHandler
+from common.handlers.out_of_memory import OOMAdviceHandler
 from common.handlers.progress import ProgressHandler, TimeLimitHandler
-from common.handlers.startup_report import OOMAdviceHandler, StartupReportHandler
+from common.handlers.startup_report import StartupReportHandler
 from common.handlers.training_clock import TrainingClock
 
 __all__ = ["watch_training"]
@@ -35,7 +35,7 @@ def watch_training(
     pictures: Callable[[], Mapping[str, tuple[Figure, str]]] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> HandlerGroup:
-    """The start-up report, advice when memory runs out, pictures, history, progress, time limit and diagnosis.
+    """The start-up report, advice when memory runs out, history with pictures, progress, time limit and diagnosis.
 
     In a list of handlers it comes after those that train, validate and write the model, whose results it records, and
     before `ResumeHandler`, which saves what all others have done.
@@ -51,7 +51,7 @@ def watch_training(
         advice: overrides that `DiagnosisHandler` names, by the kind of problem; default its own.
         chunks: chunked passes, see `StartupReportHandler`.
         interval: iterations per entry of the history.
-        pictures: of the last validation, see `PictureHandler`.
+        pictures: of the last validation, see `HistoryHandler`.
         settings: of the training, shown in TensorBoard.
 
     Returns:
@@ -60,13 +60,11 @@ def watch_training(
     Raises:
         ValueError: if there is no advice on memory, or the interval is below 1.
     """
-    history = HistoryHandler(output_dir, stage, validator, interval)
     return HandlerGroup(
         [
-            StartupReportHandler(parts, splits=splits, chunks=chunks, output_dir=output_dir, stage=stage),
+            StartupReportHandler(parts, splits, chunks, output_dir, stage),
             OOMAdviceHandler(oom_advice, stage),  # before the history, which keeps what it says
-            PictureHandler(history, pictures, settings),
-            history,
+            HistoryHandler(output_dir, stage, validator, interval, pictures, settings),
             ProgressHandler(stage, validator),
             TimeLimitHandler(clock, stage),
             DiagnosisHandler(stage, validator, advice=advice),

@@ -104,7 +104,7 @@ class Sampler(ABC):
         Args:
             unet: called as `unet(x, timesteps, spacing_tensor=condition)`; a module is put in eval mode meanwhile.
             thick_latent: (B, 4, d, h, w) latent of the upsampled thick slices, times the scale factor.
-            condition: (B, 3) or (1, 3), see `common.networks.slice_unet.ratio_condition`.
+            condition: (B, 3) or (1, 3), see `common.transforms.slabs.ratio_condition`.
             generator: source of all noise, or a seed. One on the CPU gives the same noise whatever the latent's device.
 
         Returns:

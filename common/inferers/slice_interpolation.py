@@ -11,12 +11,12 @@ from monai.utils import convert_to_tensor
 from common.inferers.chunked_vae import ChunkedVAE
 from common.networks.slice_interpolator import SliceInterpolator, parts_for
 from common.networks.slice_refiner import SliceRefiner
-from common.networks.slice_unet import ratio_condition
 from common.transforms.slabs import (
     INTERPOLATIONS,
     affine_of_slices,
     interpolate_slices,
     project_to_measurement,
+    ratio_condition,
     slices_for_spacing,
 )
 from common.transforms.windows import scale_window, unscale_window

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
 from common.inferers.chunked_vae import ChunkedVAE
 from common.inferers.frozen_encoders import FrozenEncoder
-from common.networks.slice_unet import ratio_condition
 from common.networks.weights import weights_hash
 from common.transforms.ct_pairs import PairReader
-from common.transforms.slabs import interpolate_slices
+from common.transforms.slabs import interpolate_slices, ratio_condition
 from common.transforms.windows import scale_window
 
 __all__ = ["SliceLatents"]
@@ -24,7 +23,7 @@ class SliceLatents(FrozenEncoder):
     """Latents of a CT's thin slices, or of its thick ones interpolated to the same grid: the VAE's `z_mu`.
 
     No sampling noise, not times the scale factor. Takes the cases of `common.transforms.ct_pairs.pair_cases`; their
-    column `spacing` is the (3,) `common.networks.slice_unet.ratio_condition`.
+    column `spacing` is the (3,) `common.transforms.slabs.ratio_condition`.
 
     Args:
         chunked_vae: the frozen VAE with its chunk sizes.

@@ -55,6 +55,15 @@ def atomic_text(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files in a folder are on the disk, so that they outlast a machine that stops."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def content_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, or of the names and bytes of a folder's files."""
     path = Path(path)

@@ -8,7 +8,6 @@ input is the noisy latent and the latent of the thick slices, linearly upsampled
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,30 +22,9 @@ from torch.utils.checkpoint import checkpoint
 
 from common.networks.weights import load_exactly, read_checkpoint
 
-__all__ = ["SliceUNet", "convert_monai_generative_names", "load_unet_weights", "ratio_condition"]
+__all__ = ["SliceUNet", "convert_monai_generative_names", "load_unet_weights"]
 
 logger = logging.getLogger(__name__)
-
-
-def ratio_condition(thick_mm: float, thin_mm: float) -> Tensor:
-    """The condition of `SliceUNet`: log2 of the ratio of spacings, of the thick and of the thin spacing in mm.
-
-    Logarithms, because a ratio of 2 is the same step from 1.0 to 2.0 mm as from 2.5 to 5.0 mm; 5.0 mm to 1.0 mm is
-    (2.32, 2.32, 0). The values stay near the unit range that a linear layer expects.
-
-    Args:
-        thick_mm: spacing of the acquired slices in mm.
-        thin_mm: spacing of the wanted slices in mm, not above `thick_mm`.
-
-    Returns:
-        (3,) float32.
-
-    Raises:
-        ValueError: unless `0 < thin_mm <= thick_mm`.
-    """
-    if not 0 < thin_mm <= thick_mm < math.inf:
-        raise ValueError(f"spacings are {thick_mm} mm (thick) and {thin_mm} mm (thin), expected 0 < thin <= thick")
-    return torch.tensor([math.log2(thick_mm / thin_mm), math.log2(thick_mm), math.log2(thin_mm)])
 
 
 class SliceUNet(DiffusionModelUNetMaisi):
@@ -117,7 +95,7 @@ class SliceUNet(DiffusionModelUNetMaisi):
             x: (B, in_channels, d, h, w), noisy latent and thick latent; sizes that are no multiple of `multiple` are
                 padded by repeating the last slice, row or column, and the result is cropped.
             timesteps: (B,) diffusion time, 0 to 1000, integer or float.
-            spacing_tensor: (B, 3), see `ratio_condition`.
+            spacing_tensor: (B, 3), see `common.transforms.slabs.ratio_condition`.
 
         Returns:
             (B, out_channels, d, h, w).

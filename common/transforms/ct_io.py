@@ -43,9 +43,6 @@ class ReadCTd(MapTransform):
     D, H, W stood in the file). Raises BadInput for anything that is not a sound CT volume.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the CT of every key."""
         out = dict(data)
@@ -64,25 +61,24 @@ class ReadCTd(MapTransform):
 
 
 class SaveCTd(SaveImaged):
-    """Write a (1 or 2, D, H, W) MetaTensor in HU as ``CASE.nii.gz`` in the axis order of the input file.
+    """Write a (1 or 2, D, H, W) MetaTensor in HU as ``CASE.nii.gz`` in the axis order of the input ("image").
 
     A second channel is a standard deviation in HU and becomes ``CASE_uncertainty.nii.gz``.
 
     Args:
         keys: what to write.
         output_dir: created if missing.
-        meta_key: the entry whose meta data name the case.
         dtype: "float32", or "int16" rounded so that slab means still hold.
 
     ``written`` lists the files. Raises BadInput rather than write over the input. It is a `SaveImaged` for programs
     that leave out what writes files (MONAI Label).
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str, meta_key: str = "image", dtype: str = "float32") -> None:
+    def __init__(self, keys: KeysCollection, output_dir: str, dtype: str = "float32") -> None:
         super().__init__(keys, output_dir=output_dir, print_log=False)
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-        self.output_dir, self.meta_key, self.dtype = Path(output_dir), meta_key, dtype
+        self.output_dir, self.dtype = Path(output_dir), dtype
         self.written: list[str] = []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -90,7 +86,7 @@ class SaveCTd(SaveImaged):
         out = dict(data)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for key in self.key_iterator(out):
-            prediction, meta = out[key], out[self.meta_key].meta
+            prediction, meta = out[key], out["image"].meta
             path = self.output_dir / f"{meta['case']}.nii.gz"
             if path.resolve() == Path(meta["filename_or_obj"]).resolve():
                 raise BadInput(path, "is the input itself, expected another output_dir")
@@ -111,27 +107,19 @@ class SaveCTd(SaveImaged):
 class FileAxesd(MapTransform):
     """Bring a (C, D, H, W) MetaTensor back to the axis order of the input file, for programs that write it themselves.
 
-    The meta data of the image (``spatial_shape``, ``original_affine``) then describe the finer grid, to which MONAI
-    Label resamples otherwise.
-
-    Args:
-        keys: what to bring back.
-        meta_key: the image whose ``axial_axes`` say where D, H, W stood.
+    ``axial_axes`` of the entry "image" say where D, H, W stood. Its ``spatial_shape`` and ``original_affine`` then
+    describe the finer grid; MONAI Label resamples to what they say.
     """
-
-    def __init__(self, keys: KeysCollection, meta_key: str = "image") -> None:
-        super().__init__(keys)
-        self.meta_key = meta_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Permute every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            back, affine = _file_axes(out[key], out[self.meta_key].meta)
+            back, affine = _file_axes(out[key], out["image"].meta)
             volume = convert_to_tensor(out[key]).permute(0, *(axis + 1 for axis in back.tolist()))
             out[key] = MetaTensor(volume.contiguous(), affine=torch.from_numpy(affine))
             grid = {"spatial_shape": np.asarray(volume.shape[1:]), "original_affine": affine}
-            out[self.meta_key].meta.update(grid)
+            out["image"].meta.update(grid)
         return out
 
 

@@ -22,12 +22,11 @@ class LabelResultd(MapTransform):
     Args:
         keys: of the logits.
         labels: C names.
-        image_key: of the image.
     """
 
-    def __init__(self, keys: KeysCollection, labels: Sequence[str], image_key: str = "image") -> None:
+    def __init__(self, keys: KeysCollection, labels: Sequence[str]) -> None:
         super().__init__(keys)
-        self.labels, self.image_key = tuple(labels), image_key
+        self.labels = tuple(labels)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Answer for one case."""
@@ -38,7 +37,7 @@ class LabelResultd(MapTransform):
                 raise ValueError(f"{key} has {len(p)} values, expected one for each of {len(self.labels)} labels")
             out["result"] = {label: round(float(value), 6) for label, value in zip(self.labels, p, strict=True)}
             out[key] = MetaTensor(p)
-        if isinstance(out.get(self.image_key), MetaTensor):
-            out[self.image_key] = out[self.image_key].as_tensor()
-        out.pop(f"{self.image_key}_meta_dict", None)
+        if isinstance(out.get("image"), MetaTensor):
+            out["image"] = out["image"].as_tensor()
+        out.pop("image_meta_dict", None)
         return out

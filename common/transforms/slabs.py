@@ -4,6 +4,7 @@ Everything here is linear along one axis, so each operation is one small matrix 
 A stack of ``n`` slices covers ``n`` intervals of equal thickness; two stacks cover the same millimetres.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +36,27 @@ def slices_for_spacing(n_thick: int, thick_mm: float, thin_mm: float) -> int:
             f"target_spacing {thin_mm:g} mm is coarser than the input's {thick_mm:g} mm, expected a finer one"
         )
     return count
+
+
+def ratio_condition(thick_mm: float, thin_mm: float) -> torch.Tensor:
+    """What a `SliceUNet` is conditioned on: log2 of the ratio of spacings, of the thick and of the thin spacing in mm.
+
+    Logarithms, because a ratio of 2 is the same step from 1.0 to 2.0 mm as from 2.5 to 5.0 mm; 5.0 mm to 1.0 mm is
+    (2.32, 2.32, 0). The values stay near the unit range that a linear layer expects.
+
+    Args:
+        thick_mm: spacing of the acquired slices in mm.
+        thin_mm: spacing of the wanted slices in mm, not above `thick_mm`.
+
+    Returns:
+        (3,) float32.
+
+    Raises:
+        ValueError: unless `0 < thin_mm <= thick_mm`.
+    """
+    if not 0 < thin_mm <= thick_mm < math.inf:
+        raise ValueError(f"spacings are {thick_mm} mm (thick) and {thin_mm} mm (thin), expected 0 < thin <= thick")
+    return torch.tensor([math.log2(thick_mm / thin_mm), math.log2(thick_mm), math.log2(thin_mm)])
 
 
 @lru_cache(maxsize=64)

@@ -14,30 +14,22 @@ from common.transforms.slabs import affine_of_slices, simulate_thick
 
 
 class SimulateThickd(Transform):
-    """From a thin CT make the pair of simulated thick input and thin target.
+    """From a thin CT at "image", MetaTensor (1, D, H, W) in HU, make simulated thick input and thin target.
+
+    The thick CT takes its place, and the thin slices that it was made of go to "label".
 
     Args:
-        key: entry with the thin CT, MetaTensor (1, D, H, W) in HU; replaced by the thick one.
-        label_key: receives the thin slices that the thick ones were made of.
         ratio: thin slices per thick slice.
         max_slices: keep only this many thin slices around the middle, or None for all.
         resolution: longest side in plane after resizing, as in training; None leaves it.
     """
 
-    def __init__(
-        self,
-        key: str = "image",
-        label_key: str = "label",
-        ratio: int = 5,
-        max_slices: int | None = None,
-        resolution: int | None = None,
-    ) -> None:
-        self.key, self.label_key, self.ratio = key, label_key, ratio
-        self.max_slices, self.resolution = max_slices, resolution
+    def __init__(self, ratio: int = 5, max_slices: int | None = None, resolution: int | None = None) -> None:
+        self.ratio, self.max_slices, self.resolution = ratio, max_slices, resolution
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the pair to ``data``."""
-        out, thin = dict(data), data[self.key]
+        out, thin = dict(data), data["image"]
         affine = thin.affine.cpu().numpy().astype(np.float64)
         first = 0
         if self.max_slices is not None and thin.shape[1] > self.max_slices:
@@ -51,7 +43,7 @@ class SimulateThickd(Transform):
             affine[:3, axis] *= step
         thick, kept = simulate_thick(resized, self.ratio)
         thick_affine = affine_of_slices(affine, kept.shape[1], thick.shape[1])
-        meta = {key: value for key, value in data[self.key].meta.items() if key != "affine"}
-        out[self.key] = MetaTensor(thick, affine=torch.from_numpy(thick_affine), meta=dict(meta))
-        out[self.label_key] = MetaTensor(kept, affine=torch.from_numpy(affine), meta=dict(meta))
+        meta = {key: value for key, value in data["image"].meta.items() if key != "affine"}
+        out["image"] = MetaTensor(thick, affine=torch.from_numpy(thick_affine), meta=dict(meta))
+        out["label"] = MetaTensor(kept, affine=torch.from_numpy(affine), meta=dict(meta))
         return out

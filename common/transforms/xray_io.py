@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from common.data.cxr.reader import StoredGrey, XrayImage, as_unit, read_grey
+from common.data.datasets.epoch_draws import EpochDraws
 from common.data.seeds import seeded_generator
 
 __all__ = [
@@ -108,11 +108,10 @@ class ReadXrayd(MapTransform):
     Args:
         keys: of the paths.
         size: the longer side becomes so many pixels and the shorter one is filled up with black; None keeps the image.
-        allow_missing_keys: whether a key may be missing.
     """
 
-    def __init__(self, keys: KeysCollection, size: int | None = None, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, keys: KeysCollection, size: int | None = None) -> None:
+        super().__init__(keys)
         if size is not None and size < 1:
             raise ValueError(f"size is {size}, expected a positive number of pixels or None")
         self.size = size
@@ -149,7 +148,6 @@ class NormaliseXrayd(MapTransform):
         keys: what to normalise; None stays None.
         mean: of the three channels, those that the encoder was trained with.
         std: of the three channels.
-        allow_missing_keys: whether a key may be missing.
     """
 
     def __init__(
@@ -157,9 +155,8 @@ class NormaliseXrayd(MapTransform):
         keys: KeysCollection,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
-        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean is {list(mean)}, std is {list(std)}, expected three numbers each, std positive")
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (mean, std))
@@ -180,7 +177,7 @@ class NormaliseXrayd(MapTransform):
         return out
 
 
-class RandXrayd(MapTransform):
+class RandXrayd(EpochDraws, MapTransform):
     """Turn, move, zoom, and change grey (1, H, W) in [0, 1] a little, as exposures of one chest differ; no flips.
 
     What is drawn depends on (seed, epoch, case) alone: not on the order, the workers or the processes, so a training
@@ -197,8 +194,6 @@ class RandXrayd(MapTransform):
         contrast: largest change of contrast around the mean, as a share.
         noise: largest standard deviation of added noise.
         prob: how often each of the three (geometry, grey values, noise) is done.
-        index_key: entry that names the item: an int, or a str such as the case.
-        allow_missing_keys: whether a key may be missing.
     """
 
     def __init__(
@@ -212,31 +207,20 @@ class RandXrayd(MapTransform):
         contrast: float = 0.15,
         noise: float = 0.02,
         prob: float = 0.8,
-        index_key: str = "case",
-        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys)
         amounts = {
             "rotate": rotate, "shift": shift, "zoom": zoom, "brightness": brightness, "contrast": contrast,
             "noise": noise,
         }  # fmt: skip
         if min(amounts.values()) < 0 or rotate > 45 or max(zoom, contrast) >= 1 or not 0 <= prob <= 1:
             raise ValueError(f"{amounts}, prob {prob}: expected 0 or more, rotate up to 45, zoom and contrast below 1")
-        self.seed, self.prob, self.index_key, self.epoch = seed, prob, index_key, 0
-        self.amounts = amounts
-
-    def attach(self, engine: Engine) -> None:
-        """Take the epoch from an engine."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.set_epoch(engine.state.epoch))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw for this epoch from now on."""
-        self.epoch = epoch
+        self.seed, self.prob, self.amounts = seed, prob, amounts
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Change every key."""
         out = dict(data)
-        item = out[self.index_key]
+        item = out["case"]
         number = item if isinstance(item, int) else int.from_bytes(hashlib.sha256(str(item).encode()).digest()[:4])
         for key in self.key_iterator(out):
             if out[key] is not None:

@@ -20,7 +20,7 @@ from monai.handlers import LrScheduleHandler, ValidationHandler, from_engine
 from monai.utils import set_determinism
 
 from common.data.datasets.epoch_sampler import EpochSampler
-from common.engines.early_stop import EarlyStop
+from common.engines.early_stop import StopWithoutGain
 from common.engines.resume import ResumeHandler
 from common.handlers.ema import EMAHandler
 from common.handlers.training_clock import TrainingClock
@@ -63,7 +63,7 @@ def make(
     )
     clock = TrainingClock()
     schedule = warmup_cosine(optimizer, epochs, 1, LENGTH, clock=clock)
-    stop = EarlyStop(50, lambda engine: -engine.state.metrics["mse"])
+    stop = StopWithoutGain(validator, "mse", 50)
     ema = EMAHandler(network, 0.9, evaluator=validator)
     objects = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule, "ema": ema, "clock": clock}
     resume = ResumeHandler(
@@ -88,8 +88,7 @@ def make(
         accumulation_steps=accumulation_steps,
         train_handlers=[*before, *handlers, resume],
     )
-    stop.set_trainer(trainer)
-    stop.attach(validator)
+    stop.attach(trainer)
     trainer.resume, trainer.validator, trainer.ema = resume, validator, ema
     trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: time.sleep(pause))
     return trainer

@@ -41,7 +41,6 @@ def numbered(*numbers):
 
 def write(tmp_path, encoder, cases, **kwargs):
     cases = cases if isinstance(cases, dict) else {"train": cases}
-    kwargs = {"progress": False, **kwargs}
     return FeatureWriter({"steps": encoder}, cases, ["case"], tmp_path / "cache", tmp_path / "run", **kwargs)
 
 
@@ -85,7 +84,7 @@ def test_the_scale_factor_is_that_of_the_training_split(tmp_path):
 
 
 def test_progress_bar_and_folder(tmp_path, capsys):
-    write(tmp_path, Steps(), numbered(1, 2), progress=True, stage="tokens").run()
+    write(tmp_path, Steps(), numbered(1, 2), stage="tokens").run()
     assert "tokens train: 100%" in capsys.readouterr().err
     assert len(FeatureDataset(tmp_path / "run" / "tokens")) == 2
 
@@ -128,7 +127,6 @@ def test_token_maps_in_half_precision_are_read_one_by_one(tmp_path):
     )
     writer = FeatureWriter(
         {"tokens": encoder}, {"train": cases}, ["case", "report"], tmp_path / "cache", tmp_path, batch_size=4,
-        progress=False,
     )  # fmt: skip
     assert writer.run()["images_encoded"] == 6
     data = FeatureDataset(tmp_path / "features", "train", features=["tokens"])

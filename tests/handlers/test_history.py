@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from common.handlers.engine_state import add_note
 from common.handlers.gradient_clip import GradientClipHandler
 from common.handlers.history import HistoryHandler
+from common.handlers.training_clock import TrainingClock
+from common.handlers.watch import watch_training
 from tests.handlers.small_engines import Clock, Fail, make_data, make_evaluator, make_network, make_trainer
 
 
@@ -80,16 +82,15 @@ def test_everything_that_was_measured_is_in_the_file_and_in_tensorboard(tmp_path
 def test_parameter_groups_by_name(tmp_path):
     network, other = make_network(), torch.nn.Linear(2, 2)
     groups = [{"params": network.parameters(), "lr": 0.1, "name": "unet"}, {"params": other.parameters(), "lr": 0.2}]
-    history = HistoryHandler(tmp_path, "diffusion", tensorboard=False)
+    history = HistoryHandler(tmp_path, "diffusion")
     make_trainer([history], network, optimizer=torch.optim.SGD(groups)).run()
     row = read(tmp_path)["iterations"][0]
     assert (row["lr"], row["lr/unet"], row["lr/1"]) == (0.1, 0.1, 0.2)
-    assert not (tmp_path / "diffusion" / "tensorboard").exists()
 
 
 def test_an_interval_records_means(tmp_path):
     losses = []
-    trainer = make_trainer([HistoryHandler(tmp_path, "diffusion", interval=3, tensorboard=False)])
+    trainer = make_trainer([HistoryHandler(tmp_path, "diffusion", interval=3)])
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output[0]["loss"])))
     trainer.run()
     rows = read(tmp_path)["iterations"]
@@ -196,7 +197,7 @@ def test_the_handlers_are_made_from_a_configuration(tmp_path):
                     "output_dir": "@output_dir",
                     "stage": "@stage",
                 },
-                {"_target_": "common.handlers.startup_report.OOMAdviceHandler", "advice": ["--resolution 384"]},
+                {"_target_": "common.handlers.out_of_memory.OOMAdviceHandler", "advice": ["--resolution 384"]},
                 {"_target_": "common.handlers.gradient_clip.GradientClipHandler", "max_norm": 1.0},
                 {
                     "_target_": "common.handlers.history.HistoryHandler",
@@ -229,7 +230,7 @@ def test_the_handlers_are_made_from_a_configuration(tmp_path):
     assert (tmp_path / "diffusion" / "startup.json").is_file()
 
 
-def test_pictures_and_texts(tmp_path):
+def test_pictures(tmp_path):
     history = HistoryHandler(tmp_path, "diffusion")
     trainer = make_trainer([history])
     trainer.run()
@@ -238,18 +239,53 @@ def test_pictures_and_texts(tmp_path):
     path = history.add_image("samples/case 1", figure, "A line, grössere Zahl rechts.")
     pixels = np.zeros((4, 6, 3), dtype=np.uint8)
     pixels[1, 2] = (255, 0, 10)
-    plain = history.add_image("pixels", pixels, "Pixels.", iteration=3)
-    history.add_text("prompt", "**bold**")
+    plain = history.add_image("pixels", pixels, "Pixels.")
     assert path == tmp_path / "diffusion" / "pictures" / "samples_case_1.png"
     assert Image.open(path).info["Description"] == "A line, grössere Zahl rechts."
     assert (np.asarray(Image.open(plain)) == pixels).all()
     history.writer.close()
     board = events(tmp_path)
-    assert [(e.step, e.width, e.height) for e in board.Images("pixels")] == [(3, 6, 4)]
+    assert [(e.step, e.width, e.height) for e in board.Images("pixels")] == [(8, 6, 4)]
     assert [e.step for e in board.Images("samples/case 1")] == [8]
-    assert board.Tensors("prompt/text_summary")[0].tensor_proto.string_val == [b"**bold**"]
 
 
 def test_the_interval_is_at_least_one(tmp_path):
     with pytest.raises(ValueError, match="at least 1 iteration"):
         HistoryHandler(tmp_path, "diffusion", interval=0)
+
+
+def words(accumulator):
+    return accumulator.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def pictures():
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([0, 1])
+    return {"validation/roc": (figure, "A line.")}
+
+
+def test_pictures_and_settings_reach_tensorboard_and_the_page(tmp_path):
+    network = make_network()
+    watch = watch_training(
+        tmp_path, "stage", {"net": network}, {"train": 8}, make_evaluator(network), TrainingClock(), ["--less"],
+        pictures=pictures, settings={"rate": 0.1, "modalities": ["vision", "text"]},
+    )  # fmt: skip
+    make_trainer([watch], network, epochs=2).run()
+    seen = events(tmp_path, "stage")
+    assert [(event.step, event.width) for event in seen.Images("validation/roc")] == [(8, 220)]
+    assert (tmp_path / "stage" / "pictures" / "validation_roc.png").is_file()
+    assert words(seen) == '| setting | value |\n|---|---|\n| rate | 0.1 |\n| modalities | ["vision", "text"] |'
+
+
+def test_the_whole_configuration_follows_where_there_is_one(tmp_path):
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "config.json").write_text(json.dumps({"loss": "focal"}))
+    make_trainer([HistoryHandler(tmp_path, "stage", settings={"rate": 1})]).run()
+    assert words(events(tmp_path, "stage")).endswith('| rate | 1 |\n\n```json\n{"loss": "focal"}\n```')
+
+
+def test_nothing_to_show_is_nothing_written(tmp_path):
+    make_trainer([HistoryHandler(tmp_path, "stage", pictures=dict)]).run()
+    assert events(tmp_path, "stage").Tags()["images"] == [] and not (tmp_path / "stage" / "pictures").exists()
+    with pytest.raises(KeyError):
+        words(events(tmp_path, "stage"))

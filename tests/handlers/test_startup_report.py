@@ -6,14 +6,8 @@ import torch
 from torch import nn
 
 from common.handlers.engine_state import notes
-from common.handlers.startup_report import (
-    OOMAdviceHandler,
-    StartupReportHandler,
-    is_out_of_memory,
-    report_lines,
-    startup_report,
-)
-from tests.handlers.small_engines import Fail, make_network, make_trainer
+from common.handlers.startup_report import StartupReportHandler, report_lines, startup_report
+from tests.handlers.small_engines import make_network, make_trainer
 
 
 def parts(vae: int = 20_944_897, unet: int = 264_616_708) -> dict[str, nn.Module]:
@@ -93,59 +87,12 @@ def test_splits_are_counted_by_patient_in_the_manifest(tmp_path):
 def test_the_handler_logs_writes_and_notes(tmp_path, caplog):
     caplog.set_level(logging.INFO, "train")
     network, frozen = make_network(), nn.Linear(2, 2).requires_grad_(False)
-    handler = StartupReportHandler({"VAE": frozen, "U-Net": network}, output_dir=tmp_path, stage="diffusion")
+    handler = StartupReportHandler({"VAE": frozen, "U-Net": network}, {"train": 2}, (), tmp_path, "diffusion")
     optimizer = torch.optim.SGD([*network.parameters(), *frozen.parameters()], lr=0.1)
     trainer = make_trainer([handler], network, optimizer=optimizer)
     trainer.run()
     messages = [record.getMessage() for record in caplog.records if record.name == "train"]
     assert messages[:3] == ["Total parameters: 8", "  Trainable: 2", "  VAE: 6 (0 trainable)"]
     assert "frozen tensors" in notes(trainer)[0] and notes(trainer)[0] in messages
-    assert json.loads((tmp_path / "diffusion" / "startup.json").read_text()) == handler.report
-
-
-def test_a_folder_needs_a_stage(tmp_path):
-    with pytest.raises(ValueError, match="expected both or neither"):
-        StartupReportHandler({}, output_dir=tmp_path)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 189.00 GiB."),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 10 bytes."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-        MemoryError(),
-    ],
-)
-def test_out_of_memory_gets_advice_and_goes_on(caplog, error):
-    caplog.set_level(logging.ERROR, "train")
-    handler = OOMAdviceHandler(["--encode_chunk 16 --decode_chunk 4", "--resolution 384"], name="diffusion")
-    trainer = make_trainer([handler, Fail(error)])
-    with pytest.raises(type(error)) as caught:
-        trainer.run()
-    assert caught.value is error
-    (sentence,) = [record.getMessage() for record in caplog.records if record.name == "train"]
-    assert sentence.startswith("diffusion: memory ran out at iteration 3 (")
-    assert sentence.endswith("the mildest first: --encode_chunk 16 --decode_chunk 4; --resolution 384.")
-    assert notes(trainer) == [sentence]
-
-
-def test_a_real_allocation_failure_is_recognised():
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**60)
-    assert is_out_of_memory(caught.value)
-    wrapped = RuntimeError("step failed")
-    wrapped.__cause__ = caught.value
-    assert is_out_of_memory(wrapped)
-
-
-def test_other_errors_get_no_advice(caplog):
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        make_trainer([OOMAdviceHandler(["--x 1"]), Fail(RuntimeError("shapes differ"))]).run()
-    assert not [record for record in caplog.records if record.name == "train"]
-
-
-@pytest.mark.parametrize("advice", [[], "--encode_chunk 16"])
-def test_advice_is_a_list(advice):
-    with pytest.raises(ValueError, match="at least one override"):
-        OOMAdviceHandler(advice)
+    written = json.loads((tmp_path / "diffusion" / "startup.json").read_text())
+    assert report_lines(written) == messages[:-1] and written["warnings"] == notes(trainer)

@@ -46,7 +46,7 @@ class Study:
         columns = ["case", "patient", "clinical", "present", "label"]
         writer = FeatureWriter(
             encoders, {"train": data.records()}, columns, self.folder / "cache", self.out, batch_size=2,
-            settings={"labels": LABELS}, progress=False, oom_advice=["--eval_batch_size 16"],
+            settings={"labels": LABELS}, oom_advice=["--eval_batch_size 16"],
         )  # fmt: skip
         found = writer.run()
         return found.get("images_encoded", 0), found.get("notes_encoded", 0)

@@ -8,10 +8,9 @@ from common.engines.frozen_features import FeatureWriter
 from common.inferers.chunked_vae import ChunkedVAE
 from common.inferers.slice_latents import SliceLatents
 from common.networks.maisi_vae import MaisiVAE
-from common.networks.slice_unet import ratio_condition
 from common.networks.weights import freeze
 from common.transforms.ct_pairs import PairReader, pair_cases, read_pair
-from common.transforms.slabs import interpolate_slices
+from common.transforms.slabs import interpolate_slices, ratio_condition
 from common.transforms.windows import scale_window
 from tests.data.ct.thin_ct import write_manifest, write_thin_ct
 
@@ -28,7 +27,7 @@ def latent_writer(root, vae=None, ratios=(3, 5), resolution=None, chunks=(8, 2),
     return FeatureWriter(
         {"latent": SliceLatents(chunked, "thin", pairs), "thick_latent": SliceLatents(chunked, "thick", pairs)},
         {split: pair_cases(root / "data", split, ratios) for split in splits}, ["case", "patient", "image", "ratio"],
-        root / "cache", root / "run", "latents", scaled="latent", progress=False, **kwargs,
+        root / "cache", root / "run", "latents", scaled="latent", **kwargs,
     )  # fmt: skip
 
 

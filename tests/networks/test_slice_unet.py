@@ -1,4 +1,3 @@
-import math
 import re
 
 import pytest
@@ -7,7 +6,8 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from monai.networks.nets import DiffusionModelUNet
 from safetensors.torch import save_file
 
-from common.networks.slice_unet import SliceUNet, convert_monai_generative_names, load_unet_weights, ratio_condition
+from common.networks.slice_unet import SliceUNet, convert_monai_generative_names, load_unet_weights
+from common.transforms.slabs import ratio_condition
 
 TINY = {
     "num_channels": (8, 16, 16),
@@ -123,14 +123,6 @@ def test_bfloat16_autocast_on_the_cpu_is_close_and_trains():
     assert (out.float() - reference).norm() < 0.05 * reference.norm()
     out.float().square().mean().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in unet.parameters())
-
-
-def test_ratio_condition():
-    torch.testing.assert_close(ratio_condition(5.0, 1.0), torch.tensor([math.log2(5), math.log2(5), 0.0]))
-    torch.testing.assert_close(ratio_condition(3.0, 1.5), torch.tensor([1.0, math.log2(3), math.log2(1.5)]))
-    for thick, thin in ((1.0, 5.0), (1.0, 0.0), (math.inf, 1.0), (math.nan, 1.0)):
-        with pytest.raises(ValueError, match="expected 0 < thin <= thick"):
-            ratio_condition(thick, thin)
 
 
 def test_shapes_that_do_not_belong_together_are_refused():

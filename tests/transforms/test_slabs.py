@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,11 @@ def test_simulated_thick_drops_the_remainder(volume):
     assert thick.shape[0] == 7 and kept.shape[0] == 28
     with pytest.raises(ValueError, match="at least 2"):
         slabs.simulate_thick(volume, 20)
+
+
+def test_ratio_condition():
+    torch.testing.assert_close(slabs.ratio_condition(5.0, 1.0), torch.tensor([math.log2(5), math.log2(5), 0.0]))
+    torch.testing.assert_close(slabs.ratio_condition(3.0, 1.5), torch.tensor([1.0, math.log2(3), math.log2(1.5)]))
+    for thick, thin in ((1.0, 5.0), (1.0, 0.0), (math.inf, 1.0), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="expected 0 < thin <= thick"):
+            slabs.ratio_condition(thick, thin)

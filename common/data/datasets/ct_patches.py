@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from torch.utils.data import Dataset
 
 from common.data.ct.volume_store import VolumeStore
+from common.data.datasets.epoch_draws import EpochDraws, random_place
 from common.data.seeds import seeded_generator
 
 __all__ = ["CTPatchDataset"]
 
 
-class CTPatchDataset(Dataset):
+class CTPatchDataset(EpochDraws, Dataset):
     """`patches_per_volume` items per case: `{"image": (1, d, h, w) float32 HU, "case"}`.
 
-    As a handler of the trainer it draws other patches in every epoch. They depend on seed, epoch and index only, so
-    they are the same whatever the number of workers, and after a resume; for validation do not attach it.
+    As a handler of the trainer it draws other patches in every epoch, see `EpochDraws`.
+    For validation do not attach it.
 
     Args:
         cases: rows with "image" (path) and "case", see `common.data.manifest.read_split`.
@@ -54,15 +54,6 @@ class CTPatchDataset(Dataset):
         self.patches_per_volume = patches_per_volume
         self.transform = transform
         self.seed = seed
-        self.epoch = 0
-
-    def attach(self, engine: Engine) -> None:
-        """Take the epoch from an engine."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.set_epoch(engine.state.epoch))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the patches of this epoch from now on (data loader workers started later)."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.cases) * self.patches_per_volume
@@ -72,11 +63,8 @@ class CTPatchDataset(Dataset):
         case = self.cases[index // self.patches_per_volume]
         volume = self.store.get(case["image"])
         generator = seeded_generator(self.seed, self.epoch, index)
-        place, missing = [], []
-        for size, wanted in zip(volume.shape, self.patch, strict=True):
-            start = int(torch.randint(max(size - wanted, 0) + 1, (), generator=generator))
-            place.append(slice(start, start + wanted))
-            missing.append((0, max(wanted - size, 0)))
-        cube = np.pad(volume[tuple(place)], missing, mode="edge")
+        cube = volume[random_place(volume.shape, self.patch, generator)]
+        missing = [(0, wanted - size) for size, wanted in zip(cube.shape, self.patch, strict=True)]
+        cube = np.pad(cube, missing, mode="edge")
         item = {"image": torch.from_numpy(cube.astype(np.float32))[None], "case": case["case"]}
         return item if self.transform is None else self.transform(item)

@@ -20,13 +20,11 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,10 +32,12 @@ import numpy as np
 import safetensors.torch
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-__all__ = ["CacheEntry", "FeatureCache", "FeatureKey", "hash_array"]
+from common.io.output_folder import sync_folder
+
+__all__ = ["FeatureCache", "FeatureKey", "hash_array"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,16 +79,6 @@ class FeatureKey(NamedTuple):
             return json.dumps(self._asdict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise TypeError(f"the transform of a FeatureKey must be made of JSON types: {error}.") from error
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """One stored entry, as `FeatureCache.entries` lists it."""
-
-    digest: str
-    size: int
-    last_used: float
-    key: FeatureKey
 
 
 class FeatureCache:
@@ -170,32 +160,9 @@ class FeatureCache:
         self.hits += 1
         return tensors
 
-    def entries(self) -> list[CacheEntry]:
-        """All entries, least recently used first; damaged ones are left out."""
-        found = []
-        for path in self._paths():
-            with suppress(FileNotFoundError):
-                try:
-                    with safe_open(path, framework="pt") as file:
-                        key = FeatureKey(**json.loads(file.metadata()["key"]))
-                except SafetensorError:
-                    logger.warning("Cache entry %s is damaged.", path)
-                    continue
-                status = path.stat()
-                found.append(CacheEntry(path.stem, status.st_size, status.st_atime, key))
-        return sorted(found, key=lambda entry: entry.last_used)
-
     def size_bytes(self) -> int:
         """Bytes of all entries on disk."""
         return sum(size for _, size, _ in self._scan())
-
-    def clear(self) -> int:
-        """Remove all entries that nobody is reading, and all remembered file hashes; returns the bytes freed."""
-        freed = sum(size for path, size, _ in self._scan() if _remove_unless_read(path))
-        shutil.rmtree(self.root / "file_hashes")
-        (self.root / "file_hashes").mkdir()
-        self._known_bytes = None
-        return freed
 
     def hash_file(self, path: str | Path) -> str:
         """SHA-256 of a file's bytes, or of the names and bytes of all files below a folder (a DICOM series).
@@ -230,13 +197,10 @@ class FeatureCache:
     def _path(self, digest: str) -> Path:
         return self.root / "entries" / digest[:2] / f"{digest}.safetensors"
 
-    def _paths(self) -> Iterator[Path]:
-        return (self.root / "entries").glob("??/*.safetensors")
-
     def _scan(self) -> list[tuple[Path, int, float]]:
         """Path, size and time of last use of every entry."""
         found = []
-        for path in self._paths():
+        for path in (self.root / "entries").glob("??/*.safetensors"):
             with suppress(FileNotFoundError):
                 status = path.stat()
                 found.append((path, status.st_size, status.st_atime))
@@ -266,11 +230,7 @@ class FeatureCache:
         except BaseException:
             os.unlink(temporary)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
     def _make_room(self, newest: Path) -> None:
         unsure = self._known_bytes is None or self._added_bytes > self.max_bytes / 20

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from ignite.engine import Engine, Events
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.datasets.class_weights import class_weights
+from common.data.datasets.epoch_draws import EpochDraws, random_place
 from common.data.datasets.feature_cache import FeatureCache
 from common.data.seeds import seeded_generator
 from common.io.bad_input import BadInput
@@ -22,14 +21,13 @@ from common.io.bad_input import BadInput
 __all__ = ["FeatureDataset"]
 
 
-class FeatureDataset(Dataset):
+class FeatureDataset(EpochDraws, Dataset):
     """One item per case: its features and columns by their names, and "index". Nothing of it is held in memory.
 
     Vectors, (d,), are rows of one memory-mapped file; maps of any shape, such as tokens (N, C) or latents (C, d, h, w),
     are read from the cache, one case at a time, in the precision that they were written in.
 
-    As a handler of the trainer it draws other crops in every epoch. Crops depend on seed, epoch and index only, so they
-    are the same whatever the number of workers, and after a resume.
+    As a handler of the trainer it draws other crops in every epoch, see `EpochDraws`.
 
     Args:
         folder: of the stage, in that of its run, with SPLIT.json and SPLIT.safetensors.
@@ -40,7 +38,6 @@ class FeatureDataset(Dataset):
         crop: size of a random crop of all maps at the same place, one number per axis after the channels; a map smaller
             than that along an axis is taken whole there, so then use a batch size of 1. None takes whole maps.
         seed: of the crops.
-        cache_dir: where the cache is, if not where the index says.
 
     Attributes:
         vectors: name -> (N, ...), memory-mapped.
@@ -61,7 +58,6 @@ class FeatureDataset(Dataset):
         limit: int | None = None,
         crop: Sequence[int] | None = None,
         seed: int = 0,
-        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if crop is not None and min(crop, default=0) < 1:
             raise ValueError(f"crop is {crop}, expected positive sizes")
@@ -90,20 +86,12 @@ class FeatureDataset(Dataset):
         self.vectors = {name: rows[:limit] for name, rows in vectors.items() if name not in left_out}
         self.maps = {name: rows for name, rows in maps.items() if name not in left_out}
         if self.maps:
-            self.cache = FeatureCache((path.parent / index["cache_dir"]).resolve() if cache_dir is None else cache_dir)
-        self.path, self.crop, self.seed, self.epoch = path, crop, seed, 0
+            self.cache = FeatureCache((path.parent / index["cache_dir"]).resolve())
+        self.path, self.crop, self.seed = path, crop, seed
 
     def class_weights(self) -> Tensor:
         """(C,) weights of the labels, see `common.data.datasets.class_weights`."""
         return class_weights(self.vectors["label"])
-
-    def attach(self, engine: Engine) -> None:
-        """Take the epoch from an engine."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.set_epoch(engine.state.epoch))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the crops of this epoch from now on (data loader workers started later)."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.columns["case"])
@@ -113,8 +101,9 @@ class FeatureDataset(Dataset):
         item = {name: rows[index] for rows_of in (self.columns, self.vectors) for name, rows in rows_of.items()}
         maps = {name: self._map(name, index) for name in self.maps}
         if self.crop is not None and maps:
-            place = self._place(next(iter(maps.values())).shape[1:], index)
-            maps = {name: values[place].clone() for name, values in maps.items()}
+            generator = seeded_generator(self.seed, self.epoch, index)
+            place = random_place(next(iter(maps.values())).shape[1:], self.crop, generator)
+            maps = {name: values[slice(None), *place].clone() for name, values in maps.items()}
         return item | maps | {"index": index}
 
     def _map(self, name: str, index: int) -> Tensor:
@@ -123,11 +112,3 @@ class FeatureDataset(Dataset):
             raise BadInput(self.cache.root, f"lacks {name} of case {self.columns['case'][index]}, which {self.path} "
                            "names; run its stage again")  # fmt: skip
         return entry[self.maps[name]["tensor"]]
-
-    def _place(self, shape: torch.Size, index: int) -> tuple[slice, ...]:
-        generator = seeded_generator(self.seed, self.epoch, index)
-        place = [slice(None)]
-        for size, wanted in zip(shape, self.crop, strict=True):
-            start = int(torch.randint(max(size - wanted, 0) + 1, (), generator=generator))
-            place.append(slice(start, start + wanted))
-        return tuple(place)

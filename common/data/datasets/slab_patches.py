@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the usual name
 from torch.utils.data import Dataset
 
 from common.data.ct.volume import HU_FLOOR
 from common.data.ct.volume_store import VolumeStore
+from common.data.datasets.epoch_draws import EpochDraws
 from common.data.seeds import seeded_generator
 from common.io.output_folder import atomic_path
 
@@ -67,7 +67,7 @@ def coarser_copy(store: VolumeStore, image: str | os.PathLike[str], scale: tuple
     return np.load(stored, mmap_mode="r")
 
 
-class SlabPatchDataset(Dataset):
+class SlabPatchDataset(EpochDraws, Dataset):
     """Random patches, as `{"thick": (N + context - 1, h, w), "target": (N * ratio, h, w), "ratio": int}`.
 
     Rows with a ``sample`` (a decoded diffusion sample of the whole volume, drawn for slabs of ``sample_ratio`` slices
@@ -77,7 +77,7 @@ class SlabPatchDataset(Dataset):
     flipped and turned; any axis may be taken for the slice axis. Item i is drawn from (seed, epoch, i) and its ratio
     from (seed, epoch, i // batch_size): the same whatever the number of workers, and consecutive items stack.
 
-    As a handler of the trainer it draws new patches in every epoch.
+    As a handler of the trainer it draws new patches in every epoch, see `EpochDraws`.
 
     Args:
         rows: manifest rows; ``image`` is read by `common.data.ct.reader.read_ct`.
@@ -125,7 +125,7 @@ class SlabPatchDataset(Dataset):
         if row_weights is not None and len(row_weights) != len(rows):
             raise ValueError(f"row_weights has {len(row_weights)} numbers, expected {len(rows)}, one per row")
         self.n_items, self.batch_size, self.context, self.n_slabs = n_items, batch_size, context, n_slabs
-        self.patch, self.ratios, self.seed, self.epoch = tuple(patch), list(ratios), seed, 0
+        self.patch, self.ratios, self.seed = tuple(patch), list(ratios), seed
         self.scales = [(float(along), float(in_plane), str(kind)) for along, in_plane, kind in scales]
         if not self.scales or any(min(s[:2]) < 1 or s[2] not in ("sharp", "area") for s in self.scales):
             raise ValueError(f"scales are {scales}, expected two factors of 1 or more and 'sharp' or 'area' each")
@@ -148,14 +148,6 @@ class SlabPatchDataset(Dataset):
                     f"{ratio}, expected larger volumes, a smaller patch or less context"
                 )
         self._choices = {ratio: self._choices_for(ratio, weights, axes) for ratio in set(ratios)}
-
-    def attach(self, engine: Engine) -> None:
-        """Take the epoch from an engine."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.set_epoch(engine.state.epoch))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the patches of this epoch from now on (data loader workers started later)."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.n_items
@@ -204,28 +196,24 @@ class SlabPatchDataset(Dataset):
 
     def _patch(self, ratio: int, generator: torch.Generator) -> np.ndarray:
         """A random (ratio * (n_slabs + context - 1), h, w) int16 view, flipped and turned."""
-
-        def draw(n: int) -> int:
-            return int(torch.randint(n, (), generator=generator))
-
         choices, chances = self._choices[ratio]
         volume, axis = choices[int(torch.multinomial(chances, 1, generator=generator))]
-        return self._cut([np.moveaxis(volume, axis, 0)], ratio, 1, draw)[0]
+        return self._cut([np.moveaxis(volume, axis, 0)], ratio, 1, generator)[0]
 
     def _sampled_patch(self, generator: torch.Generator) -> tuple[np.ndarray, int]:
         """The same random patch of a volume and of its sample, (2, ...) int16, and the ratio."""
+        volume, sample, ratio = self.sampled[int(torch.randint(len(self.sampled), (), generator=generator))]
+        # A sample is consistent with the slabs that it was drawn for, so patches start where a slab does.
+        return np.stack(self._cut([volume[: len(sample)], sample], ratio, ratio, generator)), ratio
+
+    def _cut(
+        self, volumes: Sequence[np.ndarray], ratio: int, align: int, generator: torch.Generator
+    ) -> list[np.ndarray]:
+        """The same place of equally large volumes, flipped and turned alike; the first slice a multiple of `align`."""
 
         def draw(n: int) -> int:
             return int(torch.randint(n, (), generator=generator))
 
-        volume, sample, ratio = self.sampled[draw(len(self.sampled))]
-        # A sample is consistent with the slabs that it was drawn for, so patches start where a slab does.
-        return np.stack(self._cut([volume[: len(sample)], sample], ratio, ratio, draw)), ratio
-
-    def _cut(
-        self, volumes: Sequence[np.ndarray], ratio: int, align: int, draw: Callable[[int], int]
-    ) -> list[np.ndarray]:
-        """The same place of equally large volumes, flipped and turned alike; the first slice a multiple of `align`."""
         sizes = (ratio * (self.n_slabs + self.context - 1), *self.patch)
         room = [full - size for full, size in zip(volumes[0].shape, sizes, strict=True)]
         starts = [align * draw(room[0] // align + 1), draw(room[1] + 1), draw(room[2] + 1)]

@@ -29,7 +29,7 @@ _DEFINITIONS = {"model.pt": "network.json", "encoders.pt": "encoders.json"}
 
 
 def fitted_scaler(cases: Sequence[Mapping[str, Any]], ckpt_dir: str) -> ClinicalScaler:
-    """The scaler of the model.pt in the folder, or without a clinical encoder there one fitted on training cases.
+    """The scaler beside a model.pt with a clinical encoder, which stays as it is, else one fitted on training cases.
 
     A fitted one is saved beside the weights; another folder of weights gets a scaler of its own cases.
 
@@ -69,7 +69,7 @@ def fitted_tokenizer(
     background_passages: int = 0,
     labels: Sequence[str] = (),
 ) -> NoteTokenizer:
-    """The tokenizer of an encoder to be trained: its own, or for one trained from nothing one of the training notes.
+    """The tokenizer for training a new text encoder: that of published weights, or one made from the training notes.
 
     Either is saved beside the weights. A model.pt there with another one is of no use until it is trained anew: a
     warning says so.
@@ -77,7 +77,7 @@ def fitted_tokenizer(
     Args:
         cases: of the training split.
         ckpt_dir: folder of the weights, created.
-        model: folder or hub name of the encoder's tokenizer; None makes one.
+        model: folder or hub name of the published tokenizer; None makes one.
         max_tokens: longer notes lose their end.
         vocab_size: of one that is made.
         allow_download: of a hub tokenizer.
@@ -108,17 +108,17 @@ def encoder_tokenizer(
     background_passages: int = 0,
     labels: Sequence[str] = (),
 ) -> NoteTokenizer:
-    """The tokenizer of an encoder that is trained: that of the published weights, or the one beside its weights.
+    """The tokenizer of a text encoder that is trained already: that of published weights, or the one in the folder.
 
     A published one is saved beside the weights.
 
     Args:
         ckpt_dir: folder of the weights, created.
         model: folder or hub name of published weights; None takes what an earlier training left in `ckpt_dir`.
-        max_tokens: longer notes lose their end.
-        allow_download: of a hub tokenizer.
-        background_passages: added to every note, see `NoteTokenizer`.
-        labels: whose terms no passage may hold.
+        max_tokens: this and the others as in `fitted_tokenizer`.
+        allow_download: see there.
+        background_passages: see there.
+        labels: see there.
 
     Raises:
         BadInput: if there is none, or the folder has weights with a text encoder and another tokenizer.

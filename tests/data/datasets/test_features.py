@@ -100,7 +100,9 @@ def test_what_is_missing_is_named(folder, tmp_path):
     with pytest.raises(ValueError, match="expected positive sizes"):
         FeatureDataset(folder, crop=(0, 1, 1))
     with pytest.raises(BadInput, match="lacks latent of case a, which .*train.json names; run its stage again"):
-        FeatureDataset(folder, cache_dir=tmp_path / "empty")[0]
+        data = FeatureDataset(folder)
+        shutil.rmtree(data.cache.root / "entries")
+        data[0]
 
 
 @pytest.mark.parametrize("index", [{"labels": LABELS, "cases": ["a"], "patients": ["w"]}, [], None])
