@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.utils import convert_to_tensor
 
 from common.metrics.cumulative import GatheredMetric
 from common.metrics.multilabel import MultilabelResult, multilabel_scores
@@ -30,27 +28,20 @@ class MultilabelScore(GatheredMetric):
     def __init__(
         self, names: Sequence[str], metric: str | None = None, thresholds: Mapping[str, float] | None = None
     ) -> None:
-        super().__init__((len(names), len(names)))
-        self.names, self.metric, self.thresholds = tuple(names), metric, thresholds
+        super().__init__((len(names), len(names)), metric)
+        self.names, self.thresholds = tuple(names), thresholds
 
-    def update(self, probabilities: Any, labels: Any, mask: Any = None, cases: Any = None) -> None:
+    def update(self, probabilities: Any, labels: Any, cases: Any = None) -> None:
         """Add a batch.
 
         Args:
             probabilities: (B, C) within [0, 1], not logits.
             labels: (B, C) of 1, 0 and NaN where a case has no label.
-            mask: (B, C), true where the label counts, for labels that cannot hold NaN.
             cases: (B,) index of every case in the data set, so that one dealt to two processes counts once.
 
         Raises:
             ValueError: if shapes differ.
         """
-        labels = convert_to_tensor(labels, track_meta=False).double()
-        if mask is not None:
-            mask = convert_to_tensor(mask, track_meta=False).bool()
-            if mask.shape != labels.shape:
-                raise ValueError(f"The mask is {tuple(mask.shape)}, expected {tuple(labels.shape)} as the labels.")
-            labels = labels.masked_fill(~mask.to(labels.device), math.nan)
         self.add(probabilities, labels, cases=cases)
 
     def compute(
@@ -64,11 +55,6 @@ class MultilabelScore(GatheredMetric):
         probabilities, labels = self.gather()
         options = {"draws": draws, "level": level, "seed": seed, "groups": groups}
         return multilabel_scores(probabilities, labels, self.names, thresholds=self.thresholds, **options)
-
-    def aggregate(self) -> dict[str, float] | float:
-        """Plain numbers for a handler, undefined ones absent; with `metric` that number, NaN if it is undefined."""
-        summary = self.compute(draws=0).summary()
-        return summary if self.metric is None else summary.get(self.metric, math.nan)
 
     def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> None:
         """`update` under the name by which MONAI's handlers call a metric; lists of (C,) rows are stacked."""

@@ -150,8 +150,8 @@ class OverlapScore(GatheredMetric):
     """
 
     def __init__(self, names: Sequence[str], empty: str = "one", metric: str | None = None) -> None:
-        super().__init__((len(names), len(names)))
-        self.names, self.empty, self.metric = tuple(names), empty, metric
+        super().__init__((len(names), len(names)), metric)
+        self.names, self.empty = tuple(names), empty
 
     def update(self, prediction: Any, target: Any, cases: Any = None) -> None:
         """Add a batch of masks, (B, C, *spatial); `cases` as in `MultilabelScore.update`."""
@@ -164,11 +164,6 @@ class OverlapScore(GatheredMetric):
         """Average over all cases of all processes; arguments as in `mean_overlap`."""
         options = {"draws": draws, "level": level, "seed": seed, "groups": groups}
         return mean_overlap(*self.gather(), self.names, self.empty, **options)
-
-    def aggregate(self) -> dict[str, float] | float:
-        """Plain numbers for a handler, undefined ones absent; with `metric` that number, NaN if it is undefined."""
-        summary = self.compute(draws=0).summary()
-        return summary if self.metric is None else summary.get(self.metric, math.nan)
 
     def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> None:
         """`update` under the name by which MONAI's handlers call a metric; lists of (C, *spatial) masks are stacked."""

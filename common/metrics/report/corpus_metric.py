@@ -50,7 +50,7 @@ class SummedMetric:
     def intervals(
         self, draws: int = 1000, level: float = 0.95, seed: int = 0, groups: Sequence[Hashable] | None = None
     ) -> dict[str, Interval]:
-        """Bootstrap percentile interval of each metric; arguments as in `resampling.bootstrap_interval`."""
+        """Bootstrap percentile interval of each metric; arguments as in `resampling.bootstrap_intervals`."""
         n, weights, drawn = len(self), [], []
         for cases in resampled_cases(n, draws, seed, groups):
             weights.append(np.bincount(cases, minlength=n))

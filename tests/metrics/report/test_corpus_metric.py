@@ -3,7 +3,7 @@ import pytest
 
 from common.metrics.report.bleu import bleu
 from common.metrics.report.corpus_metric import SummedMetric, divide, mean_metric
-from common.metrics.resampling import bootstrap_interval, paired_randomisation_test
+from common.metrics.resampling import bootstrap_intervals, paired_randomisation_test
 
 
 @pytest.fixture
@@ -20,16 +20,17 @@ def pick(texts, cases):
 
 def test_an_interval_is_that_of_the_metric_recomputed_on_the_drawn_reports(corpus):
     hypotheses, references, _ = corpus
-    direct = bootstrap_interval(
-        lambda cases: np.array(list(bleu(pick(hypotheses, cases), pick(references, cases)).value().values())),
+    metric = bleu(hypotheses, references)
+    direct = bootstrap_intervals(
+        lambda cases: list(bleu(pick(hypotheses, cases), pick(references, cases)).value().values()),
+        metric.names,
         len(hypotheses),
         draws=50,
         seed=7,
     )
-    ours = bleu(hypotheses, references).intervals(draws=50, seed=7)
-    for index, interval in enumerate(ours.values()):
+    for name, interval in metric.intervals(draws=50, seed=7).items():
         for end in ("value", "low", "high"):
-            assert getattr(interval, end) == pytest.approx(getattr(direct, end)[index], abs=1e-12)
+            assert getattr(interval, end) == pytest.approx(getattr(direct[name], end), abs=1e-12)
 
 
 def test_a_p_value_is_that_of_the_metric_recomputed_on_swapped_reports(corpus):
