@@ -148,15 +148,6 @@ class ChunkedVAE:
         padding = [n for size in reversed(missing) for n in (0, size)]
         return self.encode(F.pad(x, padding, mode="replicate") if any(missing) else x)
 
-    def encode_stage_2_inputs(self, x: Tensor) -> Tensor:
-        """A sample of the latent, under the name that MONAI's latent diffusion inferers call."""
-        z_mu, z_sigma = self.encode(x)
-        return z_mu + torch.randn_like(z_sigma) * z_sigma
-
-    def decode_stage_2_outputs(self, z: Tensor) -> Tensor:
-        """`decode`, under the name that MONAI's latent diffusion inferers call."""
-        return self.decode(z)
-
     def plan(self, depth: int, height: int, width: int) -> dict[str, dict[str, Any]]:
         """What chunking saves for one volume, computed from shapes and not measured.
 

@@ -11,7 +11,6 @@ import numpy as np
 from common.metrics.report.corpus_metric import SummedMetric, mean_metric
 from common.metrics.report.ngrams import check_pairs
 from common.metrics.report.porter import porter_stem
-from common.metrics.report.text import is_blank
 
 _NOT_ASCII_WORD = re.compile(r"[^a-z0-9]+")
 
@@ -85,7 +84,7 @@ def lcs_length(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 
 def _rouge_l(hypothesis: str, reference: str, beta: float) -> float:
-    if is_blank(hypothesis) or is_blank(reference):
+    if not hypothesis.strip() or not reference.strip():
         return 0.0
     h, r = hypothesis.split(" "), reference.split(" ")
     common = lcs_length(h, r)

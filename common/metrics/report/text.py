@@ -47,8 +47,3 @@ def clean_report(report: str) -> str:
     if not any(character.isalnum() for sentence in sentences for character in sentence):
         return ""
     return " ".join((" . ".join(sentences) + " .").split())
-
-
-def is_blank(text: str) -> bool:
-    """True for a text without a word, which scores 0 everywhere."""
-    return not text.strip()
