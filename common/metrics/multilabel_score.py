@@ -44,17 +44,13 @@ class MultilabelScore(GatheredMetric):
         """
         self.add(probabilities, labels, cases=cases)
 
-    def compute(
-        self, draws: int = 1000, level: float = 0.95, seed: int = 0, groups: Sequence[Any] | None = None
-    ) -> MultilabelResult:
-        """Score all cases of all processes; arguments as in `multilabel_scores`.
+    def compute(self, **options: Any) -> MultilabelResult:
+        """Score all cases of all processes; options are `draws`, `level`, `seed` and `groups` of `multilabel_scores`.
 
         Raises:
             ValueError: if there is no case, or as in `multilabel_scores`.
         """
-        probabilities, labels = self.gather()
-        options = {"draws": draws, "level": level, "seed": seed, "groups": groups}
-        return multilabel_scores(probabilities, labels, self.names, thresholds=self.thresholds, **options)
+        return multilabel_scores(*self.gather(), self.names, thresholds=self.thresholds, **options)
 
     def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> None:
         """`update` under the name by which MONAI's handlers call a metric; lists of (C,) rows are stacked."""

@@ -158,11 +158,8 @@ class OverlapScore(GatheredMetric):
         masks = (convert_to_tensor(mask, track_meta=False) for mask in (prediction, target))
         self.add(*overlap(*masks, self.empty), cases=cases)
 
-    def compute(
-        self, draws: int = 1000, level: float = 0.95, seed: int = 0, groups: Sequence[Hashable] | None = None
-    ) -> OverlapResult:
-        """Average over all cases of all processes; arguments as in `mean_overlap`."""
-        options = {"draws": draws, "level": level, "seed": seed, "groups": groups}
+    def compute(self, **options: Any) -> OverlapResult:
+        """Average over all cases of all processes; `draws`, `level`, `seed` and `groups` as in `mean_overlap`."""
         return mean_overlap(*self.gather(), self.names, self.empty, **options)
 
     def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> None:

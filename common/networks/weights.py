@@ -18,21 +18,6 @@ from torch import Tensor, nn
 
 from common.io.output_folder import whole
 
-__all__ = [
-    "ChosenWeights",
-    "MissingWeights",
-    "count_parameters",
-    "freeze",
-    "load_exactly",
-    "load_part",
-    "missing_weights",
-    "read_checkpoint",
-    "read_state",
-    "save_parts",
-    "unfreeze",
-    "weights_hash",
-]
-
 MAKE_WEIGHTS = "python -m common run BUNDLE --scale demo --output_dir RUN"
 
 
