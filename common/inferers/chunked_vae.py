@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
@@ -148,80 +147,25 @@ class ChunkedVAE:
         padding = [n for size in reversed(missing) for n in (0, size)]
         return self.encode(F.pad(x, padding, mode="replicate") if any(missing) else x)
 
-    def plan(self, depth: int, height: int, width: int) -> dict[str, dict[str, Any]]:
-        """What chunking saves for one volume, computed from shapes and not measured.
-
-        Args:
-            depth: image slices.
-            height: image rows.
-            width: image columns; all three are taken up to the next multiple of 4.
-
-        Returns:
-            For "encode" and "decode": `slices` and `chunk` (image or latent slices), `chunks`, `whole_bytes` (the
-            biggest feature map), `chunk_bytes` (the most of a map that is on the device at once, halo included),
-            `spool_bytes` (the most that waits on host or disk), `saved` (1 - chunk_bytes / whole_bytes) and `message`.
-        """
-        image = [-(-size // self.factor) * self.factor for size in (depth, height, width)]
-        latent = [size // self.factor for size in image]
-        plans = {}
-        for direction, shape, slices, chunk in (
-            ("encode", image, depth, self.encode_chunk),
-            ("decode", latent, latent[0], self.decode_chunk),
-        ):
-            passes = self._passes(direction, shape)
-            whole = max(p.bytes_of(p.depth) for p in passes)
-            most = max(p.bytes_of(min(p.step + 2, p.depth)) for p in passes)
-            chunks = -(-slices // chunk)
-            kind = "slices" if direction == "encode" else "latent slices"
-            saved = 1 - most / whole
-            plans[direction] = {
-                "slices": slices,
-                "chunk": chunk,
-                "chunks": chunks,
-                "whole_bytes": whole,
-                "chunk_bytes": most,
-                "spool_bytes": max(p.spooled for p in passes) * self.spool_dtype.itemsize,
-                "saved": saved,
-                "message": f"Using chunked {direction[:-1]}ing: {slices} {kind} -> {chunks} chunk{'s' * (chunks != 1)} "
-                f"of max {chunk} slices, saves {saved:.0%}",
-            }
-        return plans
-
-    def _passes(self, direction: str, shape: Sequence[int]) -> list[_Pass]:
-        """The passes over depth that `LayerWalk` makes for an input of (D, H, W), in order."""
+    def _count_chunks(self, direction: str, depth: int) -> int:
+        """How many chunks `LayerWalk` makes of an input of so many slices, over all layers."""
         encoding = direction == "encode"
         image_slices = self.encode_chunk if encoding else self.decode_chunk * self.factor
         factor = 1 if encoding else self.factor
-        size, passes, spooled = list(shape), [], 0
-
-        def add(channels: int, scale: int = 1) -> None:
-            nonlocal spooled
-            elements = channels * size[0] * size[1] * size[2]
-            step = max(1, image_slices // factor) * scale
-            passes.append(_Pass(channels, *size, step=step, spooled=spooled + elements))
-            spooled = elements
-
-        if not encoding:
-            add(self.vae.post_quant_conv.conv.out_channels)
+        count = 0 if encoding else -(-depth // self.decode_chunk)  # of post_quant_conv
         for block in self.vae.encoder.blocks if encoding else self.vae.decoder.blocks:
-            if isinstance(block, MaisiResBlock):
-                add(block.out_channels)
-                passes.append(passes[-1])  # conv2 writes over the output of conv1
-            elif isinstance(block, MaisiDownsample):
-                size, factor = [n // 2 for n in size], factor * 2
-                add(block.conv.conv.conv.out_channels)
-            elif isinstance(block, MaisiUpsample):
-                size = [n * 2 for n in size]
-                add(block.conv.conv.conv.out_channels, scale=2)
-                factor //= 2
-            elif isinstance(block, MaisiConvolution):
-                add(block.conv.conv.out_channels)
-        return passes
+            if isinstance(block, MaisiDownsample):
+                depth, factor = depth // 2, factor * 2
+            if not isinstance(block, MaisiGroupNorm3D):  # which is applied while the next convolution reads
+                passes = 2 if isinstance(block, MaisiResBlock) else 1
+                count += passes * -(-depth // max(1, image_slices // factor))
+            if isinstance(block, MaisiUpsample):
+                depth, factor = depth * 2, factor // 2
+        return count
 
     @contextmanager
     def _walk(self, direction: str, x: Tensor) -> Iterator[LayerWalk]:
-        passes = self._passes(direction, x.shape[2:])
-        total = sum(-(-p.depth // p.step) for p in passes)
+        total = self._count_chunks(direction, x.shape[2])
         encoding = direction == "encode"
         done = 0
         with tqdm(total=total, desc=f"VAE {direction}", disable=self.progress is not True) as bar:
@@ -245,22 +189,6 @@ class ChunkedVAE:
         if self.spool == "disk":
             return DiskMap(shape, self.spool_dtype, self.spool_dir)
         return HostMap(torch.empty(*shape, dtype=self.spool_dtype))
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One pass over depth, as shapes only."""
-
-    channels: int
-    depth: int
-    height: int
-    width: int
-    step: int  # slices per chunk of the output map
-    spooled: int  # elements of the maps that wait on host or disk
-
-    def bytes_of(self, slices: int) -> int:
-        """Bytes of so many slices of the output map in float32."""
-        return 4 * self.channels * slices * self.height * self.width
 
 
 def _check_chunkable(vae: AutoencoderKlMaisi) -> None:

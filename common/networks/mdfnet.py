@@ -83,7 +83,7 @@ class MDFNet(StudyParts):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those that are there, in the order of `MODALITIES`."""
+        """The modalities that it is built for, in the order of `MODALITIES`."""
         return self.fusion.modalities
 
     def forward(
@@ -186,7 +186,7 @@ class FeatureMDFNet(StudyParts):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those that are there, in the order of `MODALITIES`."""
+        """The modalities that it is built for, in the order of `MODALITIES`."""
         return self.fusion.modalities
 
     def forward(self, features: Mapping[str, Tensor | None], present: Tensor | None = None) -> Tensor:
@@ -245,7 +245,7 @@ def _groups(clinical: nn.Module | None, fusion: FusionHead) -> dict[str, list[nn
 
 
 def _keep_own_encoders(network: MDFNet, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Prepare a state dict that is about to be loaded."""
+    """Add the weights of encoders that a state dict lacks and the network was built with, before it is loaded."""
     for name in _ENCODERS:
         encoder, start = getattr(network, name), f"{prefix}{name}."
         if encoder is not None and encoder.has_weights and not any(key.startswith(start) for key in state):

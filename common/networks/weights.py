@@ -195,7 +195,7 @@ class ChosenWeights:
         self.of.load_state_dict(state, strict=False)
 
     def definition(self) -> dict[str, Any]:
-        """That of the module."""
+        """Arguments that build the module, by its own `definition`."""
         return self.of.definition()
 
 

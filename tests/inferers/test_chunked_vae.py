@@ -107,19 +107,6 @@ def test_progress_counts_every_chunk(vae):
     assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
 
 
-def test_plan_of_the_document():
-    with torch.device("meta"):
-        plan = ChunkedVAE(MaisiVAE()).plan(50, 512, 512)
-    assert plan["encode"]["message"] == "Using chunked encoding: 50 slices -> 2 chunks of max 32 slices, saves 35%"
-    assert plan["encode"]["whole_bytes"] == 4 * 64 * 52 * 512 * 512
-    assert plan["encode"]["chunk_bytes"] == 4 * 64 * 34 * 512 * 512
-    assert plan["encode"]["spool_bytes"] == 2 * plan["encode"]["whole_bytes"]
-    assert plan["decode"]["chunks"] == 2
-    # The last upsampling keeps 128 channels at the resolution of the image, then a block goes from 128 to 64.
-    assert plan["decode"]["whole_bytes"] == 4 * 128 * 52 * 512 * 512
-    assert plan["decode"]["spool_bytes"] == 4 * (128 + 64) * 52 * 512 * 512
-
-
 @pytest.mark.parametrize(
     ("kwargs", "sentence"),
     [

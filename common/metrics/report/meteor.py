@@ -11,7 +11,7 @@ import numpy as np
 
 from common.metrics.report.corpus_metric import SummedMetric, mean_metric
 from common.metrics.report.ngrams import check_pairs
-from common.metrics.report.porter import porter_stem
+from common.metrics.report.text import porter_stem
 
 _CANDIDATES = 64
 """Places of the reference that one word is tried at; more only occur in texts that repeat a word more often."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.metrics.report.corpus_metric import SummedMetric, mean_metric
 from common.metrics.report.ngrams import check_pairs
-from common.metrics.report.porter import porter_stem
+from common.metrics.report.text import porter_stem
 
 _NOT_ASCII_WORD = re.compile(r"[^a-z0-9]+")
 
