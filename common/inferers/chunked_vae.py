@@ -10,8 +10,7 @@ Between layers the maps are spooled in host memory or in a file. At most two are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -25,14 +24,11 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     MaisiUpsample,
 )
 from torch import Tensor
-from tqdm import tqdm
 
 from common.inferers.layer_walk import LayerWalk, depth_spans
 from common.inferers.spooled_map import DiskMap, FeatureMap, HostMap
 
 __all__ = ["ChunkedVAE"]
-
-Progress = Callable[[int, int], None]
 
 
 class ChunkedVAE:
@@ -50,7 +46,6 @@ class ChunkedVAE:
         spool: keep the feature maps between layers in "host" memory or on "disk".
         spool_dir: folder of the spool files; by default the system's temporary folder, which may be memory itself.
         spool_dtype: dtype of the spooled maps. float32 is exact; bfloat16 and float16 halve the spool and are inexact.
-        progress: True for a tqdm bar, or a function called as `progress(done, total)` after each chunk.
 
     Raises:
         ValueError: if the network has a layer that cannot be chunked exactly, or an argument is out of range.
@@ -64,7 +59,6 @@ class ChunkedVAE:
         spool: Literal["host", "disk"] = "host",
         spool_dir: str | None = None,
         spool_dtype: torch.dtype = torch.float32,
-        progress: bool | Progress = False,
     ) -> None:
         if encode_chunk < 1 or decode_chunk < 1:
             raise ValueError(
@@ -79,7 +73,6 @@ class ChunkedVAE:
         self.spool = spool
         self.spool_dir = spool_dir
         self.spool_dtype = spool_dtype
-        self.progress = progress
         self.factor = 2 ** sum(isinstance(block, MaisiDownsample) for block in vae.encoder.blocks)
 
     @torch.no_grad()
@@ -98,14 +91,14 @@ class ChunkedVAE:
         """
         if x.ndim != 5 or min(x.shape[2:]) < self.factor:
             raise ValueError(f"expected (B, C, D, H, W) with sizes of at least {self.factor}, got {tuple(x.shape)}.")
-        with self._walk("encode", x) as walk:
-            hidden = walk.run(self.vae.encoder.blocks, HostMap(x))
-            z_mu, z_sigma = (torch.empty(hidden.shape, dtype=walk.like.dtype, device=x.device) for _ in range(2))
-            for start, stop in depth_spans(hidden.shape[2], walk.step):
-                h = hidden.read(start, stop, walk.like)
-                z_mu[:, :, start:stop] = self.vae.quant_conv_mu(h)
-                log_var = self.vae.quant_conv_log_sigma(h).clamp(-30.0, 20.0)
-                z_sigma[:, :, start:stop] = torch.exp(log_var / 2)
+        walk = LayerWalk(self.vae.post_quant_conv.conv.weight, self.encode_chunk, 1, self._new_map)
+        hidden = walk.run(self.vae.encoder.blocks, HostMap(x))
+        z_mu, z_sigma = (torch.empty(hidden.shape, dtype=walk.like.dtype, device=x.device) for _ in range(2))
+        for start, stop in depth_spans(hidden.shape[2], walk.step):
+            h = hidden.read(start, stop, walk.like)
+            z_mu[:, :, start:stop] = self.vae.quant_conv_mu(h)
+            log_var = self.vae.quant_conv_log_sigma(h).clamp(-30.0, 20.0)
+            z_sigma[:, :, start:stop] = torch.exp(log_var / 2)
         return z_mu, z_sigma
 
     @torch.no_grad()
@@ -127,11 +120,11 @@ class ChunkedVAE:
         full = [size * self.factor for size in z.shape[2:]]
         if shape is not None and any(size > limit for size, limit in zip(shape, full, strict=True)):
             raise ValueError(f"cannot crop an image of {tuple(full)} to {tuple(shape)}.")
-        with self._walk("decode", z) as walk:
-            channels = self.vae.decoder.blocks[-1].conv.conv.out_channels
-            image = torch.empty(z.shape[0], channels, *full, dtype=walk.like.dtype, device=z.device)
-            hidden = walk.convolution(HostMap(z), self.vae.post_quant_conv.conv)
-            walk.run(self.vae.decoder.blocks, hidden, HostMap(image))
+        conv = self.vae.post_quant_conv.conv
+        walk = LayerWalk(conv.weight, self.decode_chunk * self.factor, self.factor, self._new_map)
+        channels = self.vae.decoder.blocks[-1].conv.conv.out_channels
+        image = torch.empty(z.shape[0], channels, *full, dtype=walk.like.dtype, device=z.device)
+        walk.run(self.vae.decoder.blocks, walk.convolution(HostMap(z), conv), HostMap(image))
         return image if shape is None else image[:, :, : shape[0], : shape[1], : shape[2]]
 
     def encode_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,44 +139,6 @@ class ChunkedVAE:
         missing = [-size % self.factor for size in x.shape[2:]]
         padding = [n for size in reversed(missing) for n in (0, size)]
         return self.encode(F.pad(x, padding, mode="replicate") if any(missing) else x)
-
-    def _count_chunks(self, direction: str, depth: int) -> int:
-        """How many chunks `LayerWalk` makes of an input of so many slices, over all layers."""
-        encoding = direction == "encode"
-        image_slices = self.encode_chunk if encoding else self.decode_chunk * self.factor
-        factor = 1 if encoding else self.factor
-        count = 0 if encoding else -(-depth // self.decode_chunk)  # of post_quant_conv
-        for block in self.vae.encoder.blocks if encoding else self.vae.decoder.blocks:
-            if isinstance(block, MaisiDownsample):
-                depth, factor = depth // 2, factor * 2
-            if not isinstance(block, MaisiGroupNorm3D):  # which is applied while the next convolution reads
-                passes = 2 if isinstance(block, MaisiResBlock) else 1
-                count += passes * -(-depth // max(1, image_slices // factor))
-            if isinstance(block, MaisiUpsample):
-                depth, factor = depth * 2, factor // 2
-        return count
-
-    @contextmanager
-    def _walk(self, direction: str, x: Tensor) -> Iterator[LayerWalk]:
-        total = self._count_chunks(direction, x.shape[2])
-        encoding = direction == "encode"
-        done = 0
-        with tqdm(total=total, desc=f"VAE {direction}", disable=self.progress is not True) as bar:
-
-            def tick() -> None:
-                nonlocal done
-                done += 1
-                bar.update()
-                if callable(self.progress):
-                    self.progress(done, total)
-
-            yield LayerWalk(
-                like=self.vae.post_quant_conv.conv.weight,
-                image_slices=self.encode_chunk if encoding else self.decode_chunk * self.factor,
-                factor=1 if encoding else self.factor,
-                new_map=self._new_map,
-                tick=tick,
-            )
 
     def _new_map(self, shape: Sequence[int]) -> FeatureMap:
         if self.spool == "disk":

@@ -43,7 +43,6 @@ class LayerWalk:
         image_slices: image slices that a chunk covers, at every resolution.
         factor: image slices per slice of the first map (1 when encoding, 4 when decoding).
         new_map: makes the spooled map of a given shape.
-        tick: called after each chunk.
     """
 
     def __init__(
@@ -52,13 +51,11 @@ class LayerWalk:
         image_slices: int,
         factor: int,
         new_map: Callable[[Sequence[int]], FeatureMap],
-        tick: Callable[[], None],
     ) -> None:
         self.like = like
         self.image_slices = image_slices
         self.factor = factor
         self.new_map = new_map
-        self.tick = tick
 
     @property
     def step(self) -> int:
@@ -119,7 +116,6 @@ class LayerWalk:
             if shortcut is not None:
                 y = shortcut(start, stop).add_(y)
             out.write(start, y)
-            self.tick()
         return out
 
     def downsample(self, source: FeatureMap, block: MaisiDownsample) -> FeatureMap:
@@ -133,7 +129,6 @@ class LayerWalk:
             x = F.pad(source.read(2 * start, last, self.like), (0, 1, 0, 1, 0, 2 * stop + 1 - last))
             y = F.conv3d(x, conv.weight, conv.bias, stride=2)
             out.write(start, y)
-            self.tick()
         return out
 
     def upsample(self, source: FeatureMap, block: MaisiUpsample) -> FeatureMap:
@@ -151,7 +146,6 @@ class LayerWalk:
             x = x.contiguous()  # a view would keep the uncut chunk alive during the convolution
             y = F.conv3d(x, conv.weight, conv.bias, padding=(0, 1, 1))
             out.write(2 * start, y)
-            self.tick()
         self.factor //= 2
         return out
 

@@ -97,16 +97,6 @@ def test_autocast_follows_the_network(vae):
     assert (found - whole).abs().max() < 0.1
 
 
-def test_progress_counts_every_chunk(vae):
-    seen = []
-    chunked = ChunkedVAE(vae, 4, 1, progress=lambda done, total: seen.append((done, total)))
-    chunked.encode(ramp(1, 1, 13, 8, 8))
-    assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
-    seen.clear()
-    chunked.decode(torch.randn(1, 4, 3, 2, 2))
-    assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
-
-
 @pytest.mark.parametrize(
     ("kwargs", "sentence"),
     [
