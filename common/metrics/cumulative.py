@@ -14,7 +14,7 @@ from monai.utils import convert_to_tensor, evenly_divisible_all_gather
 _UNNAMED = -1
 
 
-class GatheredMetric(Cumulative):
+class CumulativeMetric(Cumulative):
     """Rows of numbers, one per case, kept in float64 on the CPU until all processes bring theirs together.
 
     A sampler that deals equal shares to several processes repeats cases to fill the last one; those would count twice.

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from common.metrics.cumulative import GatheredMetric
+from common.metrics.cumulative import CumulativeMetric
 from common.metrics.multilabel import MultilabelResult, multilabel_scores
 
 
-class MultilabelScore(GatheredMetric):
+class MultilabelScore(CumulativeMetric):
     """Collect probabilities and labels, then score all cases of all processes together.
 
     In a loop: `update` for every batch, then `compute` for everything with intervals, or `aggregate` for plain numbers.

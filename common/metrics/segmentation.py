@@ -20,7 +20,7 @@ import torch
 from monai.metrics import compute_dice, compute_iou
 from monai.utils import convert_to_tensor
 
-from common.metrics.cumulative import GatheredMetric
+from common.metrics.cumulative import CumulativeMetric
 from common.metrics.resampling import Interval, bootstrap_intervals
 
 EMPTY = ("one", "leave_out", "leave_out_truth")
@@ -140,7 +140,7 @@ def mean_overlap(
     return OverlapResult(empty, len(dice), scores, left_out, undefined)
 
 
-class OverlapScore(GatheredMetric):
+class OverlapScore(CumulativeMetric):
     """Collect Dice and IoU of every case, then average over all processes; see `MultilabelScore` for its use.
 
     Args:

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from common.io.bad_input import BadInput
-from common.metrics.report.corpus_metric import SummedMetric, mean_metric
+from common.metrics.report.corpus_metric import CorpusMetric, mean_metric
 from common.metrics.report.ngrams import check_pairs
 from common.networks.weights import read_checkpoint
 
@@ -75,7 +75,7 @@ class BertScore:
         self.batch_size = batch_size
         self.cut = 0
 
-    def __call__(self, hypotheses: Sequence[str], references: Sequence[str]) -> SummedMetric:
+    def __call__(self, hypotheses: Sequence[str], references: Sequence[str]) -> CorpusMetric:
         """Score reports against as many references.
 
         Returns:
@@ -181,7 +181,7 @@ def radgraph_installed() -> bool:
     return importlib.util.find_spec("radgraph") is not None
 
 
-def radgraph_f1(folder: str | os.PathLike[str], hypotheses: Sequence[str], references: Sequence[str]) -> SummedMetric:
+def radgraph_f1(folder: str | os.PathLike[str], hypotheses: Sequence[str], references: Sequence[str]) -> CorpusMetric:
     """F1 of the entities and relations that RadGraph (Jain et al., 2021) reads, by its authors' package `radgraph`.
 
     Args:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from common.metrics.report.bleu import bleu
-from common.metrics.report.corpus_metric import SummedMetric, divide, mean_metric
+from common.metrics.report.corpus_metric import CorpusMetric, divide, mean_metric
 from common.metrics.resampling import bootstrap_intervals, paired_randomisation_test
 
 
@@ -86,6 +86,6 @@ def test_nothing_and_unlike_systems_are_refused(corpus):
 
 
 def test_a_metric_may_be_any_function_of_the_sums():
-    metric = SummedMetric(("ratio",), np.array([[1.0, 2.0], [3.0, 2.0]]), lambda s: divide(s[..., :1], s[..., 1:]))
+    metric = CorpusMetric(("ratio",), np.array([[1.0, 2.0], [3.0, 2.0]]), lambda s: divide(s[..., :1], s[..., 1:]))
     assert metric.value() == {"ratio": 1.0}
     assert metric.per_report().tolist() == [[0.5], [1.5]]
