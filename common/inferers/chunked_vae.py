@@ -10,10 +10,8 @@ Between layers the maps are spooled in host memory or in a file. At most two are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
@@ -26,14 +24,11 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     MaisiUpsample,
 )
 from torch import Tensor
-from tqdm import tqdm
 
 from common.inferers.layer_walk import LayerWalk, depth_spans
 from common.inferers.spooled_map import DiskMap, FeatureMap, HostMap
 
 __all__ = ["ChunkedVAE"]
-
-Progress = Callable[[int, int], None]
 
 
 class ChunkedVAE:
@@ -51,7 +46,6 @@ class ChunkedVAE:
         spool: keep the feature maps between layers in "host" memory or on "disk".
         spool_dir: folder of the spool files; by default the system's temporary folder, which may be memory itself.
         spool_dtype: dtype of the spooled maps. float32 is exact; bfloat16 and float16 halve the spool and are inexact.
-        progress: True for a tqdm bar, or a function called as `progress(done, total)` after each chunk.
 
     Raises:
         ValueError: if the network has a layer that cannot be chunked exactly, or an argument is out of range.
@@ -65,7 +59,6 @@ class ChunkedVAE:
         spool: Literal["host", "disk"] = "host",
         spool_dir: str | None = None,
         spool_dtype: torch.dtype = torch.float32,
-        progress: bool | Progress = False,
     ) -> None:
         if encode_chunk < 1 or decode_chunk < 1:
             raise ValueError(
@@ -80,7 +73,6 @@ class ChunkedVAE:
         self.spool = spool
         self.spool_dir = spool_dir
         self.spool_dtype = spool_dtype
-        self.progress = progress
         self.factor = 2 ** sum(isinstance(block, MaisiDownsample) for block in vae.encoder.blocks)
 
     @torch.no_grad()
@@ -99,14 +91,14 @@ class ChunkedVAE:
         """
         if x.ndim != 5 or min(x.shape[2:]) < self.factor:
             raise ValueError(f"expected (B, C, D, H, W) with sizes of at least {self.factor}, got {tuple(x.shape)}.")
-        with self._walk("encode", x) as walk:
-            hidden = walk.run(self.vae.encoder.blocks, HostMap(x))
-            z_mu, z_sigma = (torch.empty(hidden.shape, dtype=walk.like.dtype, device=x.device) for _ in range(2))
-            for start, stop in depth_spans(hidden.shape[2], walk.step):
-                h = hidden.read(start, stop, walk.like)
-                z_mu[:, :, start:stop] = self.vae.quant_conv_mu(h)
-                log_var = self.vae.quant_conv_log_sigma(h).clamp(-30.0, 20.0)
-                z_sigma[:, :, start:stop] = torch.exp(log_var / 2)
+        walk = LayerWalk(self.vae.post_quant_conv.conv.weight, self.encode_chunk, 1, self._new_map)
+        hidden = walk.run(self.vae.encoder.blocks, HostMap(x))
+        z_mu, z_sigma = (torch.empty(hidden.shape, dtype=walk.like.dtype, device=x.device) for _ in range(2))
+        for start, stop in depth_spans(hidden.shape[2], walk.step):
+            h = hidden.read(start, stop, walk.like)
+            z_mu[:, :, start:stop] = self.vae.quant_conv_mu(h)
+            log_var = self.vae.quant_conv_log_sigma(h).clamp(-30.0, 20.0)
+            z_sigma[:, :, start:stop] = torch.exp(log_var / 2)
         return z_mu, z_sigma
 
     @torch.no_grad()
@@ -128,11 +120,11 @@ class ChunkedVAE:
         full = [size * self.factor for size in z.shape[2:]]
         if shape is not None and any(size > limit for size, limit in zip(shape, full, strict=True)):
             raise ValueError(f"cannot crop an image of {tuple(full)} to {tuple(shape)}.")
-        with self._walk("decode", z) as walk:
-            channels = self.vae.decoder.blocks[-1].conv.conv.out_channels
-            image = torch.empty(z.shape[0], channels, *full, dtype=walk.like.dtype, device=z.device)
-            hidden = walk.convolution(HostMap(z), self.vae.post_quant_conv.conv)
-            walk.run(self.vae.decoder.blocks, hidden, HostMap(image))
+        conv = self.vae.post_quant_conv.conv
+        walk = LayerWalk(conv.weight, self.decode_chunk * self.factor, self.factor, self._new_map)
+        channels = self.vae.decoder.blocks[-1].conv.conv.out_channels
+        image = torch.empty(z.shape[0], channels, *full, dtype=walk.like.dtype, device=z.device)
+        walk.run(self.vae.decoder.blocks, walk.convolution(HostMap(z), conv), HostMap(image))
         return image if shape is None else image[:, :, : shape[0], : shape[1], : shape[2]]
 
     def encode_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,128 +140,10 @@ class ChunkedVAE:
         padding = [n for size in reversed(missing) for n in (0, size)]
         return self.encode(F.pad(x, padding, mode="replicate") if any(missing) else x)
 
-    def encode_stage_2_inputs(self, x: Tensor) -> Tensor:
-        """A sample of the latent, under the name that MONAI's latent diffusion inferers call."""
-        z_mu, z_sigma = self.encode(x)
-        return z_mu + torch.randn_like(z_sigma) * z_sigma
-
-    def decode_stage_2_outputs(self, z: Tensor) -> Tensor:
-        """`decode`, under the name that MONAI's latent diffusion inferers call."""
-        return self.decode(z)
-
-    def plan(self, depth: int, height: int, width: int) -> dict[str, dict[str, Any]]:
-        """What chunking saves for one volume, computed from shapes and not measured.
-
-        Args:
-            depth: image slices.
-            height: image rows.
-            width: image columns; all three are taken up to the next multiple of 4.
-
-        Returns:
-            For "encode" and "decode": `slices` and `chunk` (image or latent slices), `chunks`, `whole_bytes` (the
-            biggest feature map), `chunk_bytes` (the most of a map that is on the device at once, halo included),
-            `spool_bytes` (the most that waits on host or disk), `saved` (1 - chunk_bytes / whole_bytes) and `message`.
-        """
-        image = [-(-size // self.factor) * self.factor for size in (depth, height, width)]
-        latent = [size // self.factor for size in image]
-        plans = {}
-        for direction, shape, slices, chunk in (
-            ("encode", image, depth, self.encode_chunk),
-            ("decode", latent, latent[0], self.decode_chunk),
-        ):
-            passes = self._passes(direction, shape)
-            whole = max(p.bytes_of(p.depth) for p in passes)
-            most = max(p.bytes_of(min(p.step + 2, p.depth)) for p in passes)
-            chunks = -(-slices // chunk)
-            kind = "slices" if direction == "encode" else "latent slices"
-            saved = 1 - most / whole
-            plans[direction] = {
-                "slices": slices,
-                "chunk": chunk,
-                "chunks": chunks,
-                "whole_bytes": whole,
-                "chunk_bytes": most,
-                "spool_bytes": max(p.spooled for p in passes) * self.spool_dtype.itemsize,
-                "saved": saved,
-                "message": f"Using chunked {direction[:-1]}ing: {slices} {kind} -> {chunks} chunk{'s' * (chunks != 1)} "
-                f"of max {chunk} slices, saves {saved:.0%}",
-            }
-        return plans
-
-    def _passes(self, direction: str, shape: Sequence[int]) -> list[_Pass]:
-        """The passes over depth that `LayerWalk` makes for an input of (D, H, W), in order."""
-        encoding = direction == "encode"
-        image_slices = self.encode_chunk if encoding else self.decode_chunk * self.factor
-        factor = 1 if encoding else self.factor
-        size, passes, spooled = list(shape), [], 0
-
-        def add(channels: int, scale: int = 1) -> None:
-            nonlocal spooled
-            elements = channels * size[0] * size[1] * size[2]
-            step = max(1, image_slices // factor) * scale
-            passes.append(_Pass(channels, *size, step=step, spooled=spooled + elements))
-            spooled = elements
-
-        if not encoding:
-            add(self.vae.post_quant_conv.conv.out_channels)
-        for block in self.vae.encoder.blocks if encoding else self.vae.decoder.blocks:
-            if isinstance(block, MaisiResBlock):
-                add(block.out_channels)
-                passes.append(passes[-1])  # conv2 writes over the output of conv1
-            elif isinstance(block, MaisiDownsample):
-                size, factor = [n // 2 for n in size], factor * 2
-                add(block.conv.conv.conv.out_channels)
-            elif isinstance(block, MaisiUpsample):
-                size = [n * 2 for n in size]
-                add(block.conv.conv.conv.out_channels, scale=2)
-                factor //= 2
-            elif isinstance(block, MaisiConvolution):
-                add(block.conv.conv.out_channels)
-        return passes
-
-    @contextmanager
-    def _walk(self, direction: str, x: Tensor) -> Iterator[LayerWalk]:
-        passes = self._passes(direction, x.shape[2:])
-        total = sum(-(-p.depth // p.step) for p in passes)
-        encoding = direction == "encode"
-        done = 0
-        with tqdm(total=total, desc=f"VAE {direction}", disable=self.progress is not True) as bar:
-
-            def tick() -> None:
-                nonlocal done
-                done += 1
-                bar.update()
-                if callable(self.progress):
-                    self.progress(done, total)
-
-            yield LayerWalk(
-                like=self.vae.post_quant_conv.conv.weight,
-                image_slices=self.encode_chunk if encoding else self.decode_chunk * self.factor,
-                factor=1 if encoding else self.factor,
-                new_map=self._new_map,
-                tick=tick,
-            )
-
     def _new_map(self, shape: Sequence[int]) -> FeatureMap:
         if self.spool == "disk":
             return DiskMap(shape, self.spool_dtype, self.spool_dir)
         return HostMap(torch.empty(*shape, dtype=self.spool_dtype))
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One pass over depth, as shapes only."""
-
-    channels: int
-    depth: int
-    height: int
-    width: int
-    step: int  # slices per chunk of the output map
-    spooled: int  # elements of the maps that wait on host or disk
-
-    def bytes_of(self, slices: int) -> int:
-        """Bytes of so many slices of the output map in float32."""
-        return 4 * self.channels * slices * self.height * self.width
 
 
 def _check_chunkable(vae: AutoencoderKlMaisi) -> None:

@@ -17,56 +17,7 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from tqdm import tqdm
 
-__all__ = ["DDIMSampler", "RFlowSampler", "Sampler", "SamplingInferer", "TrailingDDIMScheduler"]
-
-
-class TrailingDDIMScheduler(DDIMScheduler):
-    """MONAI's DDIM scheduler with timesteps that agree with its step.
-
-    `DDIMScheduler.set_timesteps` spaces timesteps by `linspace` (999, 946, 894, ... for 20), while `step` assumes that
-    the next one is exactly `1000 // 20` lower (949): from the second step on the network is told a noise level that
-    the sample does not have. Here they are 999, 949, ..., 49, and the last step ends at alpha 1, without noise:
-    "trailing" spacing of Lin et al., "Common Diffusion Noise Schedules and Sample Steps Are Flawed" (WACV 2024,
-    https://arxiv.org/abs/2305.08891), who also show why a schedule whose last alpha is nearly 0, as the cosine one's,
-    should be trained with v_prediction: from noise alone, epsilon says nothing about the sample.
-
-    Args:
-        num_train_timesteps: steps of the noise schedule.
-        schedule: name of MONAI's noise schedule.
-        prediction_type: what the network predicts: "v_prediction", "epsilon" or "sample".
-        clip_sample: clip the predicted sample; off, because latents are not bounded.
-        **schedule_args: arguments of the noise schedule.
-    """
-
-    def __init__(
-        self,
-        num_train_timesteps: int = 1000,
-        schedule: str = "cosine",
-        prediction_type: str = "v_prediction",
-        clip_sample: bool = False,
-        **schedule_args: float,
-    ) -> None:
-        super().__init__(
-            num_train_timesteps, schedule, clip_sample=clip_sample, prediction_type=prediction_type, **schedule_args
-        )
-
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Set `timesteps` to 1000 - s/n, 1000 - 2 s/n ..., each less one.
-
-        Raises:
-            ValueError: unless the number of steps divides the number of training steps.
-        """
-        total, steps = self.num_train_timesteps, num_inference_steps
-        if steps < 1 or total % steps:
-            divisors = [n for n in range(1, total + 1) if total % n == 0]
-            below = [n for n in divisors if n < steps][-1:]
-            above = [n for n in divisors if n > steps][:1]
-            raise ValueError(
-                f"{steps} sampling steps do not divide {total} training steps, the nearest that do are "
-                f"{' and '.join(map(str, below + above))}"
-            )
-        self.num_inference_steps = steps
-        self.timesteps = torch.arange(total - 1, -1, -(total // steps), device=device)
+__all__ = ["DDIMSampler", "RFlowSampler", "Sampler", "SamplingInferer"]
 
 
 class Sampler(ABC):
@@ -130,6 +81,14 @@ class Sampler(ABC):
 class DDIMSampler(Sampler):
     """Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021, https://arxiv.org/abs/2010.02502), with eta 0.
 
+    MONAI's scheduler with timesteps that agree with its step: `DDIMScheduler.set_timesteps` spaces them by `linspace`
+    (999, 946, 894, ... for 20), while `step` assumes that the next one is exactly `1000 // 20` lower (949): from the
+    second step on the network is told a noise level that the sample does not have. Here they are 999, 949, ..., 49, and
+    the last step ends at alpha 1, without noise: "trailing" spacing of Lin et al., "Common Diffusion Noise Schedules
+    and Sample Steps Are Flawed" (WACV 2024, https://arxiv.org/abs/2305.08891), who also show why a schedule whose last
+    alpha is nearly 0, as the cosine one's, should be trained with v_prediction: from noise alone, epsilon says nothing
+    about the sample. The predicted sample is not clipped, because latents are not bounded.
+
     Args:
         steps: network evaluations; must divide `num_train_timesteps`. The document uses 20, and 50 before.
         prediction_type: what the U-Net was trained to predict: "v_prediction", "epsilon" or "sample".
@@ -152,8 +111,17 @@ class DDIMSampler(Sampler):
         progress: bool = False,
     ) -> None:
         super().__init__(steps, inferer, progress)
-        self.scheduler = TrailingDDIMScheduler(num_train_timesteps, schedule, prediction_type)
-        self.scheduler.set_timesteps(steps)
+        total = num_train_timesteps
+        if steps < 1 or total % steps:
+            divisors = [n for n in range(1, total + 1) if total % n == 0]
+            nearest = [n for n in divisors if n < steps][-1:] + [n for n in divisors if n > steps][:1]
+            raise ValueError(
+                f"{steps} sampling steps do not divide {total} training steps, the nearest that do are "
+                f"{' and '.join(map(str, nearest))}"
+            )
+        self.scheduler = DDIMScheduler(total, schedule, clip_sample=False, prediction_type=prediction_type)
+        self.scheduler.num_inference_steps = steps
+        self.scheduler.timesteps = torch.arange(total - 1, -1, -(total // steps))
 
     def timesteps(self, thick_latent: Tensor) -> list[int]:
         """999, 949 ..., 49 for 20 steps."""

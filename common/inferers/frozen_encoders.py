@@ -73,11 +73,11 @@ class NetworkFeatures(FrozenEncoder):
         } | ({} if dtype == "float32" else {"stored": dtype})
 
     def absent(self) -> dict[str, Tensor]:
-        """(d,) zeros."""
+        """The entry of a case that lacks this input: zeros of shape (d,)."""
         return {self.tensor: torch.zeros(self.network.features, dtype=self.dtype)}
 
     def entries(self, features: Tensor) -> list[dict[str, Tensor]]:
-        """Of the (B, ...) features of a batch."""
+        """Entries of the cache from the features of a batch, (B, ...): one for each case, on the CPU."""
         return [{self.tensor: feature} for feature in features.to("cpu", self.dtype)]
 
 

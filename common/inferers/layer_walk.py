@@ -43,7 +43,6 @@ class LayerWalk:
         image_slices: image slices that a chunk covers, at every resolution.
         factor: image slices per slice of the first map (1 when encoding, 4 when decoding).
         new_map: makes the spooled map of a given shape.
-        tick: called after each chunk.
     """
 
     def __init__(
@@ -52,13 +51,11 @@ class LayerWalk:
         image_slices: int,
         factor: int,
         new_map: Callable[[Sequence[int]], FeatureMap],
-        tick: Callable[[], None],
     ) -> None:
         self.like = like
         self.image_slices = image_slices
         self.factor = factor
         self.new_map = new_map
-        self.tick = tick
 
     @property
     def step(self) -> int:
@@ -108,7 +105,7 @@ class LayerWalk:
         reader = HaloReader(source, halo, self.like)
         normalise = self.normaliser(norm, source) if norm is not None else nn.Identity()
         out = into or self.new_map((source.shape[0], conv.out_channels, *source.shape[2:]))
-        stats = ChannelStats()
+        out.stats = ChannelStats()  # `into` may have been written before
         for start, stop in depth_spans(depth, self.step):
             x = normalise(reader.read(start, stop))
             x = F.silu(x, inplace=True) if silu else x
@@ -119,9 +116,6 @@ class LayerWalk:
             if shortcut is not None:
                 y = shortcut(start, stop).add_(y)
             out.write(start, y)
-            stats.update(y)
-            self.tick()
-        out.stats = stats
         return out
 
     def downsample(self, source: FeatureMap, block: MaisiDownsample) -> FeatureMap:
@@ -130,15 +124,11 @@ class LayerWalk:
         depth = source.shape[2]
         self.factor *= 2
         out = self.new_map((source.shape[0], conv.out_channels, *(size // 2 for size in source.shape[2:])))
-        stats = ChannelStats()
         for start, stop in depth_spans(out.shape[2], self.step):
             last = min(2 * stop + 1, depth)
             x = F.pad(source.read(2 * start, last, self.like), (0, 1, 0, 1, 0, 2 * stop + 1 - last))
             y = F.conv3d(x, conv.weight, conv.bias, stride=2)
             out.write(start, y)
-            stats.update(y)
-            self.tick()
-        out.stats = stats
         return out
 
     def upsample(self, source: FeatureMap, block: MaisiUpsample) -> FeatureMap:
@@ -146,7 +136,6 @@ class LayerWalk:
         conv = block.conv.conv.conv
         depth = source.shape[2]
         out = self.new_map((source.shape[0], conv.out_channels, *(2 * size for size in source.shape[2:])))
-        stats = ChannelStats()
         reader = HaloReader(source, 1, self.like)
         for start, stop in depth_spans(depth, self.step):
             first, last = start == 0, stop == depth
@@ -157,9 +146,6 @@ class LayerWalk:
             x = x.contiguous()  # a view would keep the uncut chunk alive during the convolution
             y = F.conv3d(x, conv.weight, conv.bias, padding=(0, 1, 1))
             out.write(2 * start, y)
-            stats.update(y)
-            self.tick()
-        out.stats = stats
         self.factor //= 2
         return out
 

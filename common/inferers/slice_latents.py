@@ -67,6 +67,6 @@ class SliceLatents(FrozenEncoder):
         return entries
 
     def columns(self, entry: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`spacing`."""
+        """Column `spacing` of a case: `ratio_condition` of its thick and thin spacing, (3,)."""
         thin_mm, thick_mm = entry["spacing_mm"].tolist()
         return {"spacing": ratio_condition(thick_mm, thin_mm)}

@@ -43,7 +43,7 @@ class HostMap:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.shape = tensor.shape
-        self.stats: ChannelStats | None = None
+        self.stats = ChannelStats()
 
     def read(self, start: int, stop: int, like: Tensor) -> Tensor:
         """Slices [start, stop) as a new tensor on the device and in the dtype of `like`."""
@@ -51,7 +51,8 @@ class HostMap:
         return run.to(like.device, like.dtype, copy=True, memory_format=torch.contiguous_format)
 
     def write(self, start: int, chunk: Tensor) -> None:
-        """Store a chunk (B, C, d, H, W) at slice `start`."""
+        """Store a chunk (B, C, d, H, W) at slice `start` and count it in `stats`."""
+        self.stats.update(chunk)
         self.tensor[:, :, start : start + chunk.shape[2]] = chunk.to(self.tensor.device)
 
 
@@ -64,7 +65,7 @@ class DiskMap:
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, folder: str | None) -> None:
         self.shape = torch.Size(shape)
         self.dtype = dtype
-        self.stats: ChannelStats | None = None
+        self.stats = ChannelStats()
         folder = folder or tempfile.gettempdir()
         needed, free = self.shape.numel() * dtype.itemsize, shutil.disk_usage(folder).free
         if needed > free:
@@ -89,7 +90,8 @@ class DiskMap:
         return buffer.to(like.device, like.dtype)
 
     def write(self, start: int, chunk: Tensor) -> None:
-        """Store a chunk (B, C, d, H, W) at slice `start`."""
+        """Store a chunk (B, C, d, H, W) at slice `start` and count it in `stats`."""
+        self.stats.update(chunk)
         for offset, data in self._runs(chunk.to("cpu", self.dtype).contiguous(), start):
             self.file.seek(offset)
             self.file.write(data)

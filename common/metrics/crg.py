@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.metrics.report.corpus_metric import SummedMetric, divide
+from common.metrics.report.corpus_metric import CorpusMetric, divide
 from common.metrics.report.finding_f1 import Labels, label_array
 
 CRG_FLOOR = 1 / 3
 """What a predictor gets that does not look: that names nothing, all, or every label with the same probability."""
 
 
-def crg(predictions: Sequence[Labels], references: Sequence[Labels], labels: Sequence[str]) -> SummedMetric:
+def crg(predictions: Sequence[Labels], references: Sequence[Labels], labels: Sequence[str]) -> CorpusMetric:
     """Clinically relevant generation score of binary labels, as the challenge's `crg_score.py` computes it.
 
     Over all reports and labels, with X cells, A of them positive in the references, and w = (X - A) / 2A: ``s = w TP -
@@ -46,7 +46,7 @@ def crg(predictions: Sequence[Labels], references: Sequence[Labels], labels: Seq
         best = positive * weight
         return divide(best, 2 * best - (weight * (tp - fn) - fp))[..., None]
 
-    return SummedMetric(("crg",), np.stack(counts, axis=1).astype(float), score)
+    return CorpusMetric(("crg",), np.stack(counts, axis=1).astype(float), score)
 
 
 def crg_best_constant(references: Sequence[Labels], labels: Sequence[str]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ignite.distributed as idist
@@ -13,7 +14,7 @@ from monai.utils import convert_to_tensor, evenly_divisible_all_gather
 _UNNAMED = -1
 
 
-class GatheredMetric(Cumulative):
+class CumulativeMetric(Cumulative):
     """Rows of numbers, one per case, kept in float64 on the CPU until all processes bring theirs together.
 
     A sampler that deals equal shares to several processes repeats cases to fill the last one; those would count twice.
@@ -24,10 +25,11 @@ class GatheredMetric(Cumulative):
 
     Args:
         columns: columns of each kind of rows that `update` adds.
+        metric: one key of the summary of `compute`, to be the only value of `aggregate`.
     """
 
-    def __init__(self, columns: tuple[int, ...]) -> None:
-        self._columns = columns
+    def __init__(self, columns: tuple[int, ...], metric: str | None = None) -> None:
+        self._columns, self.metric = columns, metric
         super().__init__()
 
     def add(self, *rows: Any, cases: Any = None) -> None:
@@ -66,6 +68,11 @@ class GatheredMetric(Cumulative):
             if differs.any():
                 raise ValueError(f"Case {index[differs][0]} was added twice with different values, expected it once.")
         return [array[first] for array in rows]
+
+    def aggregate(self) -> dict[str, float] | float:
+        """Plain numbers for a handler, undefined ones absent; with `metric` that number, NaN if it is undefined."""
+        summary = self.compute(draws=0).summary()
+        return summary if self.metric is None else summary.get(self.metric, math.nan)
 
     def _sync(self) -> None:
         # MONAI's own returns at once in a process without rows, and the others would wait for it for ever.

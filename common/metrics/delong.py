@@ -16,24 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from common.metrics.resampling import json_value
-
-
-@dataclass(frozen=True)
-class DeLongInterval:
-    """An AUROC with its variance and interval.
-
-    Attributes:
-        auroc: area under the ROC curve.
-        variance: of the area.
-        low: lower end of the normal interval, not below 0.
-        high: upper end, not above 1.
-    """
-
-    auroc: float
-    variance: float
-    low: float
-    high: float
+from common.metrics.resampling import group_numbers, json_value
 
 
 @dataclass(frozen=True)
@@ -68,35 +51,10 @@ class DeLongTest:
         return values
 
 
-def delong_interval(
-    labels: Sequence[float],
-    scores: Sequence[float],
-    level: float = 0.95,
-    groups: Sequence[Hashable] | None = None,
-) -> DeLongInterval:
-    """AUROC with DeLong's variance and normal interval.
-
-    Args:
-        labels: (n,) of 0 and 1, two of each at least.
-        scores: (n,) finite; higher means positive.
-        level: coverage of the interval.
-        groups: (n,) patient of every case, two with a positive and two with a negative case at least; None takes the
-            cases for independent.
-
-    Raises:
-        ValueError: for other labels, scores that are not finite, different lengths, or a level outside (0, 1).
-    """
-    area, covariance = _areas(labels, [scores], groups)
-    variance = float(covariance[0, 0])
-    half = _z(level) * math.sqrt(variance)
-    return DeLongInterval(float(area[0]), variance, max(0.0, area[0] - half), min(1.0, area[0] + half))
-
-
 def delong_test(
     labels: Sequence[float],
     scores_a: Sequence[float],
     scores_b: Sequence[float],
-    labels_b: Sequence[float] | None = None,
     level: float = 0.95,
     groups: Sequence[Hashable] | None = None,
 ) -> DeLongTest:
@@ -106,16 +64,13 @@ def delong_test(
         labels: (n,) of 0 and 1, two of each at least.
         scores_a: (n,) of the first system, finite.
         scores_b: (n,) of the second system.
-        labels_b: the labels that came with the second system's scores, if it brought its own: they must be `labels`,
-            or the cases are not the same.
         level: coverage of the interval of the difference.
-        groups: (n,) patient of every case, as in `delong_interval`.
+        groups: (n,) patient of every case, two with a positive and two with a negative case at least; None takes the
+            cases for independent.
 
     Raises:
-        ValueError: if lengths or labels differ, or as in `delong_interval`.
+        ValueError: for other labels, scores that are not finite, different lengths, or a level outside (0, 1).
     """
-    if labels_b is not None and not np.array_equal(np.asarray(labels), np.asarray(labels_b)):
-        raise ValueError("The two systems come with different labels, expected scores of the same cases in one order.")
     area, covariance = _areas(labels, [scores_a, scores_b], groups)
     difference = float(area[0] - area[1])
     variance = max(0.0, float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
@@ -126,7 +81,9 @@ def delong_test(
         z = 0.0
     else:
         z = difference / math.sqrt(variance) if variance else math.nan
-    half = _z(level) * math.sqrt(variance)
+    if not 0 < level < 1:
+        raise ValueError(f"The level of an interval is {level}, expected a number between 0 and 1.")
+    half = float(norm.ppf((1 + level) / 2)) * math.sqrt(variance)
     p = float(2 * norm.sf(abs(z)))
     return DeLongTest(float(area[0]), float(area[1]), difference, variance, difference - half, difference + half, z, p)
 
@@ -147,7 +104,7 @@ def delong_by_class(
         second: (n, C) scores of the second.
         names: the C classes.
         level: coverage of the intervals.
-        groups: (n,) patient of every case, as in `delong_interval`.
+        groups: (n,) patient of every case, as in `delong_test`.
 
     Returns:
         class -> test, and class -> why there is none.
@@ -161,7 +118,7 @@ def delong_by_class(
             f"Labels are {labels.shape}, scores {first.shape} and {second.shape}, names {len(names)}, "
             "expected (cases, classes) three times and a name for each class."
         )
-    group = _groups(groups, len(labels))
+    group = group_numbers(len(labels), groups)
     tests, undefined = {}, {}
     for c, name in enumerate(names):
         kept = ~np.isnan(labels[:, c])
@@ -184,7 +141,7 @@ def _areas(
         raise ValueError(f"Labels and scores have the shapes {shapes}, expected one value for each case.")
     if not np.isin(label, (0, 1)).all() or not np.isfinite(scores).all():
         raise ValueError("A label is neither 0 nor 1 or a score is not finite, expected labelled cases only.")
-    positive, group = label == 1, _groups(groups, len(label))
+    positive, group = label == 1, group_numbers(len(label), groups)
     few = _too_few(positive, group)
     if few:
         raise ValueError(f"There are {few}.")
@@ -197,22 +154,12 @@ def _areas(
         of_negatives[row] = 1 - (rank[~positive] - rankdata(score[~positive])) / m
     area = of_positives.mean(axis=1)
     # Of every patient the sum of its placement values less the area; 0 of one without such a case.
-    by_positives = _summed(of_positives - area[:, None], group[positive], group.max() + 1) / m
-    by_negatives = _summed(of_negatives - area[:, None], group[~positive], group.max() + 1) / n
+    by_positives = _sums_by_group(of_positives - area[:, None], group[positive], group.max() + 1) / m
+    by_negatives = _sums_by_group(of_negatives - area[:, None], group[~positive], group.max() + 1) / n
     both = _unbiased(len(np.unique(group))) * by_positives @ by_negatives.T
     covariance = _unbiased(len(np.unique(group[positive]))) * by_positives @ by_positives.T
     covariance += _unbiased(len(np.unique(group[~positive]))) * by_negatives @ by_negatives.T
     return area, covariance + both + both.T
-
-
-def _groups(groups: Sequence[Hashable] | None, n: int) -> np.ndarray:
-    """(n,) number of every case's patient; without patients every case is one."""
-    if groups is None:
-        return np.arange(n)
-    if len(groups) != n:
-        raise ValueError(f"The groups have {len(groups)} members, expected one for each of the {n} cases.")
-    number: dict[Hashable, int] = {}
-    return np.array([number.setdefault(group, len(number)) for group in groups], np.intp)
 
 
 def _too_few(positive: np.ndarray, group: np.ndarray) -> str:
@@ -226,16 +173,10 @@ def _too_few(positive: np.ndarray, group: np.ndarray) -> str:
     return ""
 
 
-def _summed(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+def _sums_by_group(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """(systems, groups) sums of the values (systems, cases) of every group."""
     return np.stack([np.bincount(group, row, groups) for row in values])
 
 
 def _unbiased(groups: int) -> float:
     return groups / (groups - 1)
-
-
-def _z(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"The level of an interval is {level}, expected a number between 0 and 1.")
-    return float(norm.ppf((1 + level) / 2))

@@ -25,7 +25,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -34,7 +33,6 @@ from common.metrics.resampling import Interval, percentile_interval, resampled_c
 from common.metrics.weighted_labels import LabelCells
 
 AREAS = ("auroc", "auprc")
-_Key = TypeVar("_Key", bound=Hashable)  # a metric, or a system and a metric
 _BLOCK = 1 << 20  # weights times draws held at once
 
 
@@ -134,52 +132,9 @@ def multilabel_scores(
         ValueError: if shapes differ, there is no case, a label is not 0, 1 or NaN, a labelled cell has no probability
             within [0, 1], or a threshold is for no class.
     """
-    cells = _cells(probabilities, labels, names, thresholds, bins)
-    drawn = _draw(cells.weighted, cells, draws, seed, groups)
-    result = _result(cells, cells.values(), drawn, level)
-    return replace(result, thresholds=cells.thresholds, confusion=_confusions(cells))
-
-
-def multilabel_difference(
-    first: np.ndarray,
-    second: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
-    *,
-    thresholds: tuple[Mapping[str, float], Mapping[str, float]] | None = None,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-    bins: int = 15,
-) -> MultilabelResult:
-    """First system minus second on the same cases, each resample drawn for both (paired).
-
-    Args:
-        first: (n, C) probabilities of the first system.
-        second: (n, C) of the second.
-        labels: (n, C), names, draws, level, seed, groups, bins: as in `multilabel_scores`.
-        names: the C classes.
-        thresholds: those of the first and of the second system.
-        draws: bootstrap resamples.
-        level: coverage.
-        seed: of the resamples.
-        groups: (n,) patients.
-        bins: of the calibration errors.
-
-    Returns:
-        As `multilabel_scores`; every value is a difference.
-    """
-    chosen = thresholds or (None, None)
-    a, b = (_cells(p, labels, names, t, bins) for p, t in zip((first, second), chosen, strict=True))
-    values_a, values_b = a.values(), b.values()
-    values = {name: values_a[name] - values_b[name] for name in values_a}
-
-    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
-        drawn_a, drawn_b = a.weighted(weights), b.weighted(weights)
-        return {name: drawn_a[name] - drawn_b[name] for name in drawn_a}
-
-    return _result(a, values, _draw(difference, a, draws, seed, groups), level)
+    chosen = None if thresholds is None else {"": thresholds}
+    options = {"draws": draws, "level": level, "seed": seed, "groups": groups, "bins": bins}
+    return multilabel_comparison({"": probabilities}, labels, names, "", thresholds=chosen, **options)[0][""]
 
 
 def multilabel_comparison(
@@ -195,20 +150,18 @@ def multilabel_comparison(
     groups: Sequence[Hashable] | None = None,
     bins: int = 15,
 ) -> tuple[dict[str, MultilabelResult], dict[str, MultilabelResult]]:
-    """Several systems on the same cases: each alone, and each against one of them, all on the same resamples.
-
-    The results are those of `multilabel_scores` and `multilabel_difference`, at the cost of the former.
+    """Several systems on the same cases: each alone, and each against one of them, all on the same resamples (paired).
 
     Args:
         systems: system -> (n, C) probabilities.
-        labels: (n, C), names, draws, level, seed, groups, bins: as in `multilabel_scores`.
+        labels: (n, C) of 1, 0 and NaN (uncertain, not mentioned).
         names: the C classes.
         reference: the system that is subtracted from the others.
         thresholds: system -> those chosen for it on other cases; all systems have an entry, or none.
-        draws: bootstrap resamples.
-        level: coverage.
+        draws: bootstrap resamples of the cases, 0 for none.
+        level: coverage of the intervals.
         seed: of the resamples.
-        groups: (n,) patients.
+        groups: (n,) patient of every case; whole patients are drawn.
         bins: of the calibration errors.
 
     Returns:
@@ -312,18 +265,18 @@ def _less(first: dict | None, second: dict | None) -> dict | None:
 
 
 def _draw(
-    weighted: Callable[[np.ndarray], dict[_Key, np.ndarray]],
+    weighted: Callable[[np.ndarray], dict[tuple[str, str], np.ndarray]],
     cells: LabelCells,
     draws: int,
     seed: int,
     groups: Sequence[Hashable] | None,
-) -> dict[_Key, np.ndarray] | None:
-    """Metric -> (draws, C + 1), None without draws; in blocks, so that memory does not grow with their number."""
+) -> dict[tuple[str, str], np.ndarray] | None:
+    """System and metric -> (draws, C + 1), None without draws; in blocks, which bounds the memory."""
     if draws == 0:
         return None
     resamples = resampled_cases(cells.cases, draws, seed, groups)
     per_block = max(1, _BLOCK // max(cells.cases, len(cells.case)))
-    blocks: dict[_Key, list[np.ndarray]] = {}
+    blocks: dict[tuple[str, str], list[np.ndarray]] = {}
     while block := list(islice(resamples, per_block)):
         weights = np.stack([np.bincount(cases, minlength=cells.cases) for cases in block], axis=1).astype(float)
         for name, values in weighted(weights).items():

@@ -17,30 +17,30 @@ class Interval:
     """A metric on the cases at hand and its bootstrap percentile interval.
 
     Attributes:
-        value: the metric on all cases, float or array of any shape; NaN where it is undefined.
-        low: lower end, shape of `value`; NaN where `value` is undefined or fewer than two draws were defined.
+        value: the metric on all cases; NaN where it is undefined.
+        low: lower end; NaN where `value` is undefined or fewer than two draws were defined.
         high: upper end, likewise.
         level: share of the draws between the ends, e.g. 0.95.
         draws: how many resamples were drawn; 0 if no interval was asked for.
-        undefined: how many of them had no value and were left out, shape of `value`.
+        undefined: how many of them had no value and were left out.
     """
 
-    value: float | np.ndarray
-    low: float | np.ndarray
-    high: float | np.ndarray
+    value: float
+    low: float
+    high: float
     level: float = 0.95
     draws: int = 1000
-    undefined: int | np.ndarray = 0
+    undefined: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """For JSON: None instead of NaN, with a `reason`; `undefined_draws` says how many resamples were left out."""
         result: dict[str, object] = {"value": json_value(self.value)}
         if self.draws:
             ends = {"low": json_value(self.low), "high": json_value(self.high), "level": self.level}
-            result |= {**ends, "draws": self.draws, "undefined_draws": np.asarray(self.undefined).tolist()}
-        if np.isnan(self.value).any():
+            result |= {**ends, "draws": self.draws, "undefined_draws": self.undefined}
+        if math.isnan(self.value):
             result["reason"] = "the metric is undefined on these cases"
-        elif self.draws and np.isnan(self.low).any():
+        elif self.draws and math.isnan(self.low):
             result["reason"] = "the metric is undefined on all but at most one resample"
         return result
 
@@ -52,54 +52,24 @@ def json_value(value: float | np.ndarray) -> object:
     return [json_value(item) for item in np.asarray(value)]
 
 
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float | np.ndarray],
-    n: int,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-) -> Interval:
-    """Percentile interval of a metric under resampling of the cases with replacement.
-
-    Args:
-        statistic: indices of the drawn cases, (n,) integers or another length with `groups` -> the metric on them, a
-            float or an array of always the same shape; NaN where it is undefined.
-        n: number of cases.
-        draws: number of resamples.
-        level: coverage between 0 and 1.
-        seed: equal seeds draw equal cases, whatever the statistic: two metrics of one call each are comparable.
-        groups: (n,) group of every case, e.g. its patient. Whole groups are drawn, since cases of a patient are alike.
-
-    Returns:
-        The value on all cases and the interval. Resamples without a value are left out and counted.
-
-    Raises:
-        ValueError: if n or draws is below 1, level is not within (0, 1), or `groups` has not n members.
-    """
-    resamples = resampled_cases(n, draws, seed, groups)
-    value = statistic(np.arange(n))
-    return percentile_interval(value, np.stack([np.asarray(statistic(cases), float) for cases in resamples]), level)
-
-
-def percentile_interval(value: float | np.ndarray, drawn: np.ndarray, level: float = 0.95) -> Interval:
+def percentile_interval(value: float, drawn: np.ndarray, level: float = 0.95) -> Interval:
     """The interval from the values of the resamples, for a metric that is computed for all of them at once.
 
     Args:
-        value: the metric on all cases, float or array.
-        drawn: (draws, *shape of value), NaN where a resample has no value.
+        value: the metric on all cases.
+        drawn: (draws,), NaN where a resample has no value.
         level: coverage between 0 and 1.
+
+    Raises:
+        ValueError: if level is not within (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"The level of an interval is {level}, expected a number between 0 and 1.")
-    value, drawn = np.asarray(value, float), np.asarray(drawn, float)
-    undefined = np.isnan(drawn).sum(axis=0)
-    usable = (len(drawn) - undefined >= 2) & ~np.isnan(value)
-    ends = np.full((2, *value.shape), np.nan)
-    ends[:, usable] = np.nanquantile(drawn[:, usable], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    if value.ndim == 0:
-        return Interval(float(value), float(ends[0]), float(ends[1]), level, len(drawn), int(undefined))
-    return Interval(value, ends[0], ends[1], level, len(drawn), undefined)
+    defined = drawn[~np.isnan(drawn)]
+    ends = [math.nan, math.nan]
+    if len(defined) >= 2 and not math.isnan(value):
+        ends = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Interval(float(value), *ends, level, len(drawn), len(drawn) - len(defined))
 
 
 def bootstrap_intervals(
@@ -111,19 +81,23 @@ def bootstrap_intervals(
     seed: int = 0,
     groups: Sequence[Hashable] | None = None,
 ) -> dict[str, Interval]:
-    """`bootstrap_interval` of several metrics at once; with 0 draws their values alone.
+    """Percentile intervals of several metrics under resampling of the cases with replacement.
 
     Args:
-        statistic: indices of the drawn cases -> (len(names),) metrics.
+        statistic: indices of the drawn cases, (n,) integers or another length with `groups` -> (len(names),) metrics on
+            them, NaN where one is undefined.
         names: of the metrics.
         n: number of cases.
-        draws: number of resamples, 0 for none.
-        level: coverage.
-        seed: of the resamples.
-        groups: (n,) group of every case.
+        draws: number of resamples, 0 for the values alone.
+        level: coverage between 0 and 1.
+        seed: equal seeds draw equal cases, whatever the statistic, so that metrics of several calls are comparable.
+        groups: (n,) group of every case, e.g. its patient. Whole groups are drawn, since cases of a patient are alike.
 
     Returns:
-        name -> value and interval.
+        name -> the value on all cases and the interval. Resamples without a value are left out and counted.
+
+    Raises:
+        ValueError: if n is below 1, level is not within (0, 1), or `groups` has not n members.
     """
     value = statistic(np.arange(n))
     drawn = [statistic(cases) for cases in (resampled_cases(n, draws, seed, groups) if draws else ())]
@@ -134,7 +108,7 @@ def bootstrap_intervals(
 def resampled_cases(
     n: int, draws: int, seed: int = 0, groups: Sequence[Hashable] | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield the indices of the drawn cases of every resample; arguments as in `bootstrap_interval`.
+    """Yield the indices of the drawn cases of every resample; arguments as in `bootstrap_intervals`.
 
     ``np.bincount(cases, minlength=n)`` are the weights by which a weighted metric gives the value of the resample.
     """
@@ -142,8 +116,13 @@ def resampled_cases(
         raise ValueError(
             f"A bootstrap of {n} cases with {draws} draws has nothing to draw, expected at least 1 of each."
         )
-    members = _members(n, groups)
-    return _draw(n, draws, seed, members)
+    number = group_numbers(n, groups)
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        return (rng.integers(0, n, n) for _ in range(draws))
+    members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    drawn = (rng.integers(0, len(members), len(members)) for _ in range(draws))
+    return (np.concatenate([members[group] for group in chosen]) for chosen in drawn)
 
 
 def paired_randomisation_test(
@@ -178,40 +157,24 @@ def paired_randomisation_test(
     observed = abs(float(difference(np.zeros(n, dtype=bool))))
     if math.isnan(observed):
         raise ValueError("The observed difference of the two systems is undefined, expected a metric with a value.")
-    members = _members(n, groups)
-    group_of = None if members is None else _group_of(n, members)
+    number = group_numbers(n, groups)
     rng = np.random.default_rng(seed)
     as_large = 0
     for _ in range(draws):
-        swapped = rng.random(n if members is None else len(members)) < 0.5
-        drawn = abs(float(difference(swapped if group_of is None else swapped[group_of])))
+        drawn = abs(float(difference((rng.random(number.max() + 1) < 0.5)[number])))
         as_large += not drawn < observed * (1 - _TIE) - _TIE
     return (as_large + 1) / (draws + 1)
 
 
-def _members(n: int, groups: Sequence[Hashable] | None) -> list[np.ndarray] | None:
-    """The cases of every group, groups in the order in which they first occur."""
+def group_numbers(n: int, groups: Sequence[Hashable] | None) -> np.ndarray:
+    """(n,) number of the group of every case, from 0 in the order in which they first occur; by itself without groups.
+
+    Raises:
+        ValueError: if `groups` has not n members.
+    """
     if groups is None:
-        return None
+        return np.arange(n)
     if len(groups) != n:
         raise ValueError(f"The groups have {len(groups)} members, expected one for each of the {n} cases.")
-    members: dict[Hashable, list[int]] = {}
-    for case, group in enumerate(groups):
-        members.setdefault(group, []).append(case)
-    return [np.asarray(cases) for cases in members.values()]
-
-
-def _group_of(n: int, members: list[np.ndarray]) -> np.ndarray:
-    group_of = np.empty(n, dtype=np.intp)
-    for group, cases in enumerate(members):
-        group_of[cases] = group
-    return group_of
-
-
-def _draw(n: int, draws: int, seed: int, members: list[np.ndarray] | None) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    for _ in range(draws):
-        if members is None:
-            yield rng.integers(0, n, n)
-        else:
-            yield np.concatenate([members[group] for group in rng.integers(0, len(members), len(members))])
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(group, len(number)) for group in groups], np.intp)

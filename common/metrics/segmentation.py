@@ -20,7 +20,7 @@ import torch
 from monai.metrics import compute_dice, compute_iou
 from monai.utils import convert_to_tensor
 
-from common.metrics.cumulative import GatheredMetric
+from common.metrics.cumulative import CumulativeMetric
 from common.metrics.resampling import Interval, bootstrap_intervals
 
 EMPTY = ("one", "leave_out", "leave_out_truth")
@@ -140,7 +140,7 @@ def mean_overlap(
     return OverlapResult(empty, len(dice), scores, left_out, undefined)
 
 
-class OverlapScore(GatheredMetric):
+class OverlapScore(CumulativeMetric):
     """Collect Dice and IoU of every case, then average over all processes; see `MultilabelScore` for its use.
 
     Args:
@@ -150,25 +150,17 @@ class OverlapScore(GatheredMetric):
     """
 
     def __init__(self, names: Sequence[str], empty: str = "one", metric: str | None = None) -> None:
-        super().__init__((len(names), len(names)))
-        self.names, self.empty, self.metric = tuple(names), empty, metric
+        super().__init__((len(names), len(names)), metric)
+        self.names, self.empty = tuple(names), empty
 
     def update(self, prediction: Any, target: Any, cases: Any = None) -> None:
         """Add a batch of masks, (B, C, *spatial); `cases` as in `MultilabelScore.update`."""
         masks = (convert_to_tensor(mask, track_meta=False) for mask in (prediction, target))
         self.add(*overlap(*masks, self.empty), cases=cases)
 
-    def compute(
-        self, draws: int = 1000, level: float = 0.95, seed: int = 0, groups: Sequence[Hashable] | None = None
-    ) -> OverlapResult:
-        """Average over all cases of all processes; arguments as in `mean_overlap`."""
-        options = {"draws": draws, "level": level, "seed": seed, "groups": groups}
+    def compute(self, **options: Any) -> OverlapResult:
+        """Average over all cases of all processes; `draws`, `level`, `seed` and `groups` as in `mean_overlap`."""
         return mean_overlap(*self.gather(), self.names, self.empty, **options)
-
-    def aggregate(self) -> dict[str, float] | float:
-        """Plain numbers for a handler, undefined ones absent; with `metric` that number, NaN if it is undefined."""
-        summary = self.compute(draws=0).summary()
-        return summary if self.metric is None else summary.get(self.metric, math.nan)
 
     def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> None:
         """`update` under the name by which MONAI's handlers call a metric; lists of (C, *spatial) masks are stacked."""

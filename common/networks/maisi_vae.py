@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,7 @@ from torch import Tensor, nn
 
 from common.networks.weights import read_checkpoint
 
-__all__ = [
-    "LoadReport",
-    "MaisiVAE",
-    "convert_monai_generative_names",
-    "load_vae_weights",
-]
+__all__ = ["MaisiVAE", "convert_monai_generative_names", "load_vae_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +36,8 @@ class MaisiVAE(AutoencoderKlMaisi):
         attention_levels: which levels carry an attention block (none in the release).
         norm_num_groups: groups of every group norm; must divide every entry of `num_channels`.
         norm_eps: epsilon inside the square root of every group norm.
-        num_splits: MONAI's own split of each convolution; 1 because `ChunkedVAE` bounds memory exactly instead.
-        dim_split: spatial dimension of MONAI's split.
-        norm_float16: cast the normalised maps to half precision (saves memory, changes the result).
-        save_mem: empty the CUDA cache after each layer (slow).
-        **kwargs: the other arguments of `AutoencoderKlMaisi`.
+        **kwargs: the other arguments of `AutoencoderKlMaisi`. Convolutions are not split (`num_splits` 1) and the CUDA
+            cache is not emptied after each layer (`save_mem` False): `ChunkedVAE` bounds memory exactly instead.
 
     Raises:
         ValueError: if the sizes contradict each other (raised by MONAI).
@@ -62,29 +53,9 @@ class MaisiVAE(AutoencoderKlMaisi):
         attention_levels: Sequence[bool] | None = None,
         norm_num_groups: int = 32,
         norm_eps: float = 1e-6,
-        num_splits: int = 1,
-        dim_split: int = 1,
-        norm_float16: bool = False,
-        save_mem: bool = False,
         **kwargs: bool | int,
     ) -> None:
-        super().__init__(
-            spatial_dims=kwargs.pop("spatial_dims", 3),
-            in_channels=in_channels,
-            out_channels=out_channels,
-            num_res_blocks=num_res_blocks,
-            num_channels=num_channels,
-            attention_levels=[False] * len(num_channels) if attention_levels is None else attention_levels,
-            latent_channels=latent_channels,
-            norm_num_groups=norm_num_groups,
-            norm_eps=norm_eps,
-            num_splits=num_splits,
-            dim_split=dim_split,
-            norm_float16=norm_float16,
-            save_mem=save_mem,
-            **kwargs,
-        )
-        self._sizes = {
+        sizes = {
             "in_channels": in_channels,
             "out_channels": out_channels,
             "latent_channels": latent_channels,
@@ -94,35 +65,12 @@ class MaisiVAE(AutoencoderKlMaisi):
             "norm_num_groups": norm_num_groups,
             "norm_eps": norm_eps,
         }
+        super().__init__(**{"spatial_dims": 3, "num_splits": 1, "dim_split": 1, "save_mem": False} | kwargs | sizes)
+        self._sizes = sizes
 
     def definition(self) -> dict[str, Any]:
         """Arguments that build a network of the same sizes; not how it spares memory."""
         return dict(self._sizes)
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load_vae_weights` did.
-
-    Attributes:
-        loaded: tensors copied into the network.
-        total: tensors the network has; equal to `loaded`, because anything less is refused.
-        layout: "maisi", or "monai-generative" when the names were converted.
-        source: where in the file the weights were, for example "unet_state_dict" or "state_dict:autoencoder.";
-            empty for a plain state dict.
-        ignored: names in that state dict that belong to other networks (a discriminator beside "autoencoder.").
-    """
-
-    loaded: int
-    total: int
-    layout: str
-    source: str = ""
-    ignored: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        where = f" from {self.source!r}" if self.source else ""
-        others = f", {len(self.ignored)} tensors of other networks left out" if self.ignored else ""
-        return f"{self.loaded}/{self.total} VAE tensors loaded{where} ({self.layout} names{others})"
 
 
 # What the names of a KL autoencoder start with; anything before is a wrapper's prefix ("module.", "autoencoder.").
@@ -162,7 +110,7 @@ def convert_monai_generative_names(state: Mapping[str, Tensor]) -> dict[str, Ten
     return converted
 
 
-def load_vae_weights(vae: nn.Module, path: str | Path, key: str | None = None) -> LoadReport:
+def load_vae_weights(vae: nn.Module, path: str | Path, key: str | None = None) -> str:
     """Load a MAISI or monai-generative checkpoint completely, or refuse and leave the network as it was.
 
     The state dict may be plain or nested ("unet_state_dict" in MAISI releases, "state_dict", "autoencoder_state_dict",
@@ -179,7 +127,8 @@ def load_vae_weights(vae: nn.Module, path: str | Path, key: str | None = None) -
         key: which of several state dicts in the file to use, as the error message names them.
 
     Returns:
-        A `LoadReport` with `loaded == total`.
+        What was loaded, as a sentence without a full stop: how many tensors, from which state dict of the file, under
+        whose names, and how many tensors beside them belong to other networks (a discriminator) and were left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -196,45 +145,39 @@ def load_vae_weights(vae: nn.Module, path: str | Path, key: str | None = None) -
         )
 
     own = vae.state_dict()
-    problems = {label: _problems(own, convert_monai_generative_names(c.state)) for label, c in candidates.items()}
+    converted = {label: convert_monai_generative_names(state) for label, (state, _) in candidates.items()}
+    problems = {label: _problems(own, state) for label, state in converted.items()}
     complete = [label for label, problem in problems.items() if not problem]
     if not complete:
-        closest = max(
-            candidates, key=lambda label: len(own.keys() & convert_monai_generative_names(candidates[label].state))
-        )
+        closest = max(converted, key=lambda label: len(own.keys() & converted[label].keys()))
         raise ValueError(f"{path} does not fit the VAE, nothing was loaded: {problems[closest]}.")
     if len(complete) > 1:
         raise ValueError(f"{path} holds {len(complete)} state dicts that fit the VAE; choose one by key=: {complete}.")
 
     label = complete[0]
-    chosen = candidates[label]
-    generative = _FIRST_CONV_OF_GENERATIVE in chosen.state
+    state, others = candidates[label]
     # Copying into meta tensors does nothing; such a network takes the tensors themselves.
-    vae.load_state_dict(
-        convert_monai_generative_names(chosen.state), strict=True, assign=any(t.is_meta for t in own.values())
-    )
+    vae.load_state_dict(converted[label], assign=any(t.is_meta for t in own.values()))
+    generative = _FIRST_CONV_OF_GENERATIVE in state
     if generative:
         logger.warning(
             "%s has monai-generative names: its decoder was not trained with MAISI's trilinear upsampling, so check "
             "reconstructions before relying on them.",
             path,
         )
-    layout = "monai-generative" if generative else "maisi"
-    report = LoadReport(len(own), len(own), layout, label, chosen.ignored)
-    logger.info("%s: %s", path, report)
-    return report
+    where = f" from {label!r}" if label else ""
+    left_out = f", {others} tensors of other networks left out" if others else ""
+    names = "monai-generative" if generative else "maisi"
+    return f"{len(own)}/{len(own)} VAE tensors loaded{where} ({names} names{left_out})"
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    state: dict[str, Tensor]
-    ignored: tuple[str, ...]
+def _candidates(content: Mapping, where: str = "") -> Iterator[tuple[str, tuple[dict[str, Tensor], int]]]:
+    """Every state dict of a KL autoencoder in a checkpoint, one per nesting and per prefix.
 
-
-def _candidates(content: Mapping, where: str = "") -> Iterator[tuple[str, _Candidate]]:
-    """Every state dict of a KL autoencoder in a checkpoint: one per nesting and per prefix."""
+    Each with its place in the file and the number of tensors beside it that belong to other networks.
+    """
     by_prefix: dict[str, dict[str, Tensor]] = {}
-    others = []
+    others = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from _candidates(value, f"{where}/{name}" if where else str(name))
@@ -243,17 +186,11 @@ def _candidates(content: Mapping, where: str = "") -> Iterator[tuple[str, _Candi
             if match:
                 by_prefix.setdefault(match["prefix"], {})[match["name"]] = value
             else:
-                others.append(str(name))
+                others[str(name)] = value
+    total = len(others) + sum(map(len, by_prefix.values()))
     for prefix, state in by_prefix.items():
-        label = f"{where}:{prefix}" if where and prefix else where or prefix
-        ignored = others + [p + n for p, s in by_prefix.items() if p != prefix for n in s]
         # Without a prefix nothing tells a foreign tensor from a wrong one, so it counts as unexpected.
-        yield (
-            label,
-            _Candidate(
-                state if prefix else {**state, **{n: content[n] for n in others}}, tuple(ignored) if prefix else ()
-            ),
-        )
+        yield ":".join(filter(None, (where, prefix))), (state, total - len(state)) if prefix else (state | others, 0)
 
 
 def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

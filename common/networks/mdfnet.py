@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.data.modalities import MODALITIES
 from common.networks.modality_fusion import FusionHead, present_columns
-from common.networks.weights import freeze, load_exactly, read_state, unfreeze
+from common.networks.weights import load_exactly, read_state, unfreeze
 
 __all__ = ["FeatureMDFNet", "MDFNet", "StudyParts", "parameter_groups"]
 
@@ -83,7 +83,7 @@ class MDFNet(StudyParts):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those that are there, in the order of `MODALITIES`."""
+        """The modalities that it is built for, in the order of `MODALITIES`."""
         return self.fusion.modalities
 
     def forward(
@@ -111,30 +111,13 @@ class MDFNet(StudyParts):
         here = present_columns(present)
         features: dict[str, Tensor] = {}
         if self.vision is not None and image is not None:
-            features["vision"] = self.encode_image(_blank(image, here["vision"]))
+            features["vision"] = self.vision(_blank(image, here["vision"]))
         if self.text is not None and note is not None:
-            features["text"] = self.encode_note(_readable(note, here["text"]))
+            readable = _readable(note, here["text"])
+            features["text"] = self.text(readable["input_ids"], readable["attention_mask"])
         if self.clinical is not None and clinical is not None:
             features["clinical"] = self.clinical(_blank(clinical, here["clinical"]))
         return self.fusion(features, present)
-
-    def encode_image(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 512)."""
-        return self.vision(image)
-
-    def encode_note(self, note: Mapping[str, Tensor]) -> Tensor:
-        """`input_ids` and `attention_mask` (B, T) to (B, 768)."""
-        return self.text(note["input_ids"], note["attention_mask"])
-
-    def fuse(self, features: Mapping[str, Tensor | None], present: Tensor | None = None) -> Tensor:
-        """Logits of features computed before: vision (B, 512), text (B, 768), clinical (B, 45); as `FeatureMDFNet`."""
-        return _fuse(self.clinical, self.fusion, features, present)
-
-    def freeze_encoders(self) -> MDFNet:
-        """Image and note encoder without gradients and in eval mode, whatever `.train()` asks."""
-        for encoder in self._pretrained():
-            freeze(encoder)
-        return self
 
     def unfreeze_encoders(self) -> MDFNet:
         """Train all layers again."""
@@ -203,7 +186,7 @@ class FeatureMDFNet(StudyParts):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those that are there, in the order of `MODALITIES`."""
+        """The modalities that it is built for, in the order of `MODALITIES`."""
         return self.fusion.modalities
 
     def forward(self, features: Mapping[str, Tensor | None], present: Tensor | None = None) -> Tensor:
@@ -216,7 +199,11 @@ class FeatureMDFNet(StudyParts):
         Returns:
             (B, labels) logits, fp32.
         """
-        return _fuse(self.clinical, self.fusion, features, present)
+        vector = features.get("clinical")
+        if self.clinical is not None and vector is not None:
+            here = present_columns(present)["clinical"]
+            features = {**features, "clinical": self.clinical(_blank(vector, here))}
+        return self.fusion(features, present)
 
     @property
     def features_of(self) -> tuple[str, ...]:
@@ -250,15 +237,6 @@ def parameter_groups(network: MDFNet | FeatureMDFNet, rates: Mapping[str, float]
     return [{"name": name, "params": ps, "lr": rates[name]} for name, ps in training.items() if ps]
 
 
-def _fuse(
-    clinical: nn.Module | None, fusion: FusionHead, features: Mapping[str, Tensor | None], present: Tensor | None
-) -> Tensor:
-    vector = features.get("clinical")
-    if clinical is not None and vector is not None:
-        features = {**features, "clinical": clinical(_blank(vector, present_columns(present)["clinical"]))}
-    return fusion(features, present)
-
-
 def _groups(clinical: nn.Module | None, fusion: FusionHead) -> dict[str, list[nn.Parameter]]:
     head = list(fusion.head.parameters())
     of_head = {id(p) for p in head}
@@ -267,7 +245,7 @@ def _groups(clinical: nn.Module | None, fusion: FusionHead) -> dict[str, list[nn
 
 
 def _keep_own_encoders(network: MDFNet, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Prepare a state dict that is about to be loaded."""
+    """Add the weights of encoders that a state dict lacks and the network was built with, before it is loaded."""
     for name in _ENCODERS:
         encoder, start = getattr(network, name), f"{prefix}{name}."
         if encoder is not None and encoder.has_weights and not any(key.startswith(start) for key in state):

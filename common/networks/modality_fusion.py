@@ -11,16 +11,6 @@ from torch import Tensor, nn
 
 from common.data.modalities import MODALITIES
 
-__all__ = [
-    "SUBSETS",
-    "FeatureScale",
-    "FusionHead",
-    "modality_dropout",
-    "present_columns",
-    "subset_modalities",
-    "subset_name",
-]
-
 SIZES = {"vision": 512, "text": 768, "clinical": 256}
 
 

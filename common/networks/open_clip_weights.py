@@ -71,13 +71,11 @@ class OpenClipTower:
         config: for `common.networks.pretrained_encoder.build_model`.
         state: every tensor of that model.
         projection: (embedding, hidden) of the CLIP head, None if the file has none.
-        ignored: tensors of other parts (text tower, temperature).
     """
 
     config: dict[str, Any]
     state: dict[str, Tensor]
     projection: Tensor | None
-    ignored: tuple[str, ...]
 
 
 def read_open_clip(path: Path, overrides: Mapping[str, Any] | None = None) -> OpenClipTower:
@@ -124,7 +122,7 @@ def read_open_clip(path: Path, overrides: Mapping[str, Any] | None = None) -> Op
         len(ignored),
         ", ".join(sorted({n.split(".")[0] for n in ignored})) or "none",
     )
-    return OpenClipTower(config, converted, projection, ignored)
+    return OpenClipTower(config, converted, projection)
 
 
 def _flat(content: Mapping) -> dict[str, Tensor]:
@@ -139,8 +137,7 @@ def _config(path: Path, trunk: Mapping[str, Tensor], model_type: str) -> dict[st
     """Sizes of the model, read from the shapes."""
     width, channels, patch, _ = trunk["patch_embed.proj.weight"].shape
     layers = 1 + max((int(n.split(".")[1]) for n in trunk if n.startswith("blocks.")), default=-1)
-    needed = ("pos_embed", "blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.weight")
-    for name in needed:
+    for name in ("pos_embed", "blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.weight"):
         if name not in trunk:
             raise ValueError(f"{path} has no {_TRUNK}{name}, expected a plain timm ViT")
     positions = trunk["pos_embed"].shape[1]

@@ -13,16 +13,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-__all__ = [
-    "build_model",
-    "cls_attention",
-    "definition_of",
-    "drop_unused",
-    "find_file",
-    "load_model",
-    "read_json",
-]
-
 # Tensors that neither encoder reads: a checkpoint may lack them, and without them every parameter gets a gradient.
 _UNUSED = {"pooler": "pooler.", "mask_token": "embeddings.mask_token"}
 # What a configuration says beside sizes: where it came from, and names of layers and of another task's labels.

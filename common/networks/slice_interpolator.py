@@ -92,7 +92,7 @@ class SliceInterpolator(nn.Module):
 
 
 def _only_present_parts(network: SliceInterpolator, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-    """Prepare a state dict that is about to be loaded."""
+    """Take parts that the network does not have out of a state dict, before it is loaded."""
     for part in ("vae", "unet", "refiner"):
         if getattr(network, part) is None:
             for name in [name for name in state if name.startswith(f"{prefix}{part}.")]:

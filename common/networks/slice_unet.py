@@ -7,11 +7,7 @@ input is the noisy latent and the latent of the thick slices, linearly upsampled
 
 from __future__ import annotations
 
-import logging
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,11 +16,7 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from common.networks.weights import load_exactly, read_checkpoint
-
-__all__ = ["SliceUNet", "convert_monai_generative_names", "load_unet_weights"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["SliceUNet"]
 
 
 class SliceUNet(DiffusionModelUNetMaisi):
@@ -59,22 +51,7 @@ class SliceUNet(DiffusionModelUNetMaisi):
         gradient_checkpointing: bool = False,
         use_flash_attention: bool = False,
     ) -> None:
-        super().__init__(
-            spatial_dims=3,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            num_res_blocks=num_res_blocks,
-            num_channels=num_channels,
-            attention_levels=attention_levels,
-            norm_num_groups=norm_num_groups,
-            num_head_channels=num_head_channels,
-            include_fc=True,
-            use_flash_attention=use_flash_attention,
-            include_spacing_input=True,
-        )
-        self.gradient_checkpointing = gradient_checkpointing
-        self.multiple = 2 ** (len(num_channels) - 1)
-        self._sizes = {
+        sizes = {
             "in_channels": in_channels,
             "out_channels": out_channels,
             "num_channels": list(num_channels),
@@ -83,6 +60,16 @@ class SliceUNet(DiffusionModelUNetMaisi):
             "num_head_channels": list(num_head_channels),
             "norm_num_groups": norm_num_groups,
         }
+        super().__init__(
+            spatial_dims=3,
+            include_fc=True,
+            use_flash_attention=use_flash_attention,
+            include_spacing_input=True,
+            **sizes,
+        )
+        self._sizes = sizes
+        self.gradient_checkpointing = gradient_checkpointing
+        self.multiple = 2 ** (len(num_channels) - 1)
 
     def definition(self) -> dict[str, Any]:
         """Arguments that build a network of the same sizes; not how it spares memory."""
@@ -133,68 +120,3 @@ class SliceUNet(DiffusionModelUNetMaisi):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
-
-
-# Names of a diffusion U-Net; whatever stands before is a wrapper's prefix ("module.", "unet.").
-_OWN_NAME = re.compile(
-    r"(?P<prefix>(?:.*?\.)??)(?P<name>(?:conv_in|time_embed|spacing_layer|down_blocks|middle_block|up_blocks|out)\..+)"
-)
-
-
-def convert_monai_generative_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a U-Net state dict of monai-generative to the names of MONAI core.
-
-    The rules of `DiffusionModelUNet.load_old_state_dict` in MONAI core, which `DiffusionModelUNetMaisi` lacks: the
-    projections of self-attention moved under ".attn", and the convolution after upsampling became "postconv".
-
-    Args:
-        state: names to tensors. Not changed; a dict that has MONAI core's names already is returned as a copy.
-    """
-    converted = {}
-    for name, tensor in state.items():
-        name = re.sub(r"(attentions\.\d+|attention)\.(to_[qkv])\.", r"\1.attn.\2.", name)
-        name = re.sub(r"(attentions\.\d+|attention)\.proj_attn\.", r"\1.attn.out_proj.", name)
-        name = re.sub(r"\.upsampler\.conv\.", ".upsampler.postconv.", name)
-        converted[name] = tensor
-    return converted
-
-
-def load_unet_weights(unet: SliceUNet, path: str | os.PathLike[str]) -> SliceUNet:
-    """Load a U-Net checkpoint completely, or refuse and leave the network as it was.
-
-    The state dict may be plain or nested ("unet_state_dict", "state_dict" ...), and its names may carry a prefix
-    ("module.", "unet."). Files are read without running code.
-
-    Args:
-        unet: the network to fill.
-        path: a `.pt`, `.pth`, `.ckpt` or `.safetensors` file with the names of MONAI core or monai-generative.
-
-    Returns:
-        The same network.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read as weights, holds no or several U-Nets, or does not fit exactly.
-    """
-    path = Path(path)
-    found = dict(_unets(read_checkpoint(path)))
-    if len(found) != 1:
-        names = f"{len(found)} ({', '.join(map(repr, found))})" if found else "no"
-        raise ValueError(f"{path} holds {names} state dicts of a diffusion U-Net, expected exactly one")
-    ((label, state),) = found.items()
-    load_exactly(unet, convert_monai_generative_names(state), f"{path}: U-Net {label!r}" if label else f"{path}: U-Net")
-    logger.info("%s: %d U-Net tensors loaded", path, len(state))
-    return unet
-
-
-def _unets(content: Mapping, where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every state dict of a diffusion U-Net in a checkpoint: one per nesting and per prefix."""
-    by_prefix: dict[str, dict[str, Tensor]] = {}
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _unets(value, f"{where}/{name}" if where else str(name))
-        elif isinstance(value, Tensor) and (match := _OWN_NAME.fullmatch(str(name))):
-            by_prefix.setdefault(match["prefix"], {})[match["name"]] = value
-    for prefix, state in by_prefix.items():
-        if "conv_in.conv.weight" in state:
-            yield ":".join(filter(None, (where, prefix))), state

@@ -97,7 +97,7 @@ class TextEncoder(nn.Module):
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
     def attention(self, input_ids: Tensor, attention_mask: Tensor | None = None, rollout: bool = True) -> Tensor:
-        """What of the note the vector came from.
+        """How much the first token attends to every token of the note.
 
         Args:
             input_ids: (B, T).

@@ -160,7 +160,7 @@ class VisionEncoder(nn.Module):
         return self.projection(self._pooled(output)), patches
 
     def attention(self, image: Tensor, rollout: bool = False) -> Tensor:
-        """Where the class token looks.
+        """How much the class token attends to every patch.
 
         Args:
             image: (B, 3, H, W).

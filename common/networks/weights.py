@@ -18,21 +18,6 @@ from torch import Tensor, nn
 
 from common.io.output_folder import atomic_path
 
-__all__ = [
-    "ChosenWeights",
-    "MissingWeights",
-    "count_parameters",
-    "freeze",
-    "load_exactly",
-    "load_part",
-    "missing_weights",
-    "read_checkpoint",
-    "read_state",
-    "save_parts",
-    "unfreeze",
-    "weights_hash",
-]
-
 MAKE_WEIGHTS = "python -m common run BUNDLE --scale demo --output_dir RUN"
 
 
@@ -210,7 +195,7 @@ class ChosenWeights:
         self.of.load_state_dict(state, strict=False)
 
     def definition(self) -> dict[str, Any]:
-        """That of the module."""
+        """Arguments that build the module, by its own `definition`."""
         return self.of.definition()
 
 

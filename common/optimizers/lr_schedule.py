@@ -24,10 +24,9 @@ def warmup_cosine(
     max_epochs: int,
     warmup_epochs: float = 5,
     steps_per_epoch: int = 1,
-    final_fraction: float = 0.0,
     clock: Clock | None = None,
 ) -> LambdaLR:
-    """Linear warm-up, then half a cosine down to `final_fraction` of the learning rate.
+    """Linear warm-up, then half a cosine from the learning rate down to 0.
 
     MONAI's `WarmupCosineSchedule(warmup_multiplier=1 / (W + 1))` is the same curve but for the last digit of some rates
     of the warm-up; it knows no `clock`, and its rate rises again after the last step.
@@ -41,27 +40,24 @@ def warmup_cosine(
         warmup_epochs: of which warm-up; parts of an epoch are fine with several steps per epoch.
         steps_per_epoch: how often the scheduler steps per epoch: 1 with MONAI's `LrScheduleHandler(...,
             epoch_level=True)`, the number of batches with `epoch_level=False`.
-        final_fraction: of the rate, at the end.
         clock: with the time limit of the training. Where it runs ahead of the steps, the schedule follows it, so that
             a training that the limit will cut short has cooled down by then.
 
     Raises:
-        ValueError: if the warm-up is not shorter than the training, or a number is out of range.
+        ValueError: if the warm-up is not shorter than the training or negative.
     """
     total, warm_up = max_epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
     if not 0 <= warm_up < total:
         raise ValueError(
             f"warmup_epochs is {warmup_epochs} of max_epochs {max_epochs}, expected a part of the training"
         )
-    if not 0 <= final_fraction <= 1:
-        raise ValueError(f"final_fraction is {final_fraction}, expected a number from 0 to 1")
 
     def fraction(step: int) -> float:
         if step < warm_up:
             return (step + 1) / (warm_up + 1)
         elapsed = 0.0 if clock is None else clock.spent
         progress = min(1.0, max((step - warm_up) / (total - warm_up), elapsed))
-        return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+        return (1 + math.cos(math.pi * progress)) / 2
 
     # A plain function is not saved with the scheduler's state, so a resumed run follows its own configuration.
     return LambdaLR(optimizer, fraction)

@@ -81,17 +81,6 @@ def test_encode_volume_pads_and_decode_crops(vae):
         chunked.decode(z_mu, shape=(9, 9, 2))
 
 
-def test_stage_2_names_of_monai(vae):
-    chunked = ChunkedVAE(vae, 4, 1)
-    x = ramp(1, 1, 8, 8, 8)
-    torch.manual_seed(3)
-    found = chunked.encode_stage_2_inputs(x)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        torch.testing.assert_close(found, vae.encode_stage_2_inputs(x), atol=1e-4, rtol=0)
-    assert torch.equal(chunked.decode_stage_2_outputs(found), chunked.decode(found))
-
-
 def test_half_precision_spool_is_close_and_needs_no_gradient(vae):
     x = ramp(1, 1, 8, 8, 8)
     z_mu, _ = ChunkedVAE(vae, 4, spool_dtype=torch.bfloat16, spool="disk").encode(x)
@@ -106,29 +95,6 @@ def test_autocast_follows_the_network(vae):
         whole = vae.encode(x)[0].float()
         found = ChunkedVAE(vae, 4).encode(x)[0]
     assert (found - whole).abs().max() < 0.1
-
-
-def test_progress_counts_every_chunk(vae):
-    seen = []
-    chunked = ChunkedVAE(vae, 4, 1, progress=lambda done, total: seen.append((done, total)))
-    chunked.encode(ramp(1, 1, 13, 8, 8))
-    assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
-    seen.clear()
-    chunked.decode(torch.randn(1, 4, 3, 2, 2))
-    assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
-
-
-def test_plan_of_the_document():
-    with torch.device("meta"):
-        plan = ChunkedVAE(MaisiVAE()).plan(50, 512, 512)
-    assert plan["encode"]["message"] == "Using chunked encoding: 50 slices -> 2 chunks of max 32 slices, saves 35%"
-    assert plan["encode"]["whole_bytes"] == 4 * 64 * 52 * 512 * 512
-    assert plan["encode"]["chunk_bytes"] == 4 * 64 * 34 * 512 * 512
-    assert plan["encode"]["spool_bytes"] == 2 * plan["encode"]["whole_bytes"]
-    assert plan["decode"]["chunks"] == 2
-    # The last upsampling keeps 128 channels at the resolution of the image, then a block goes from 128 to 64.
-    assert plan["decode"]["whole_bytes"] == 4 * 128 * 52 * 512 * 512
-    assert plan["decode"]["spool_bytes"] == 4 * (128 + 64) * 52 * 512 * 512
 
 
 @pytest.mark.parametrize(

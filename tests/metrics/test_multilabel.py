@@ -8,7 +8,6 @@ from sklearn.calibration import calibration_curve
 from common.metrics.multilabel import (
     choose_thresholds,
     multilabel_comparison,
-    multilabel_difference,
     multilabel_scores,
 )
 from common.metrics.resampling import resampled_cases
@@ -180,17 +179,21 @@ def test_chosen_thresholds_are_applied_to_other_cases_and_a_class_without_one_is
     assert result.thresholds["chosen"] == chosen
 
 
+def difference_of(first, second, labels, **options):
+    return multilabel_comparison({"a": first, "b": second}, labels, NAMES, "b", **options)[1]["a"]
+
+
 def test_difference_of_two_systems_is_paired():
     (first, labels), (second, _) = problem(5), problem(6)
     better = np.clip(0.2 * np.nan_to_num(labels) + 0.7 * first, 0, 1)
     a = multilabel_scores(better, labels, NAMES, draws=0).scores["auroc"].macro.value
     b = multilabel_scores(first, labels, NAMES, draws=0).scores["auroc"].macro.value
-    difference = multilabel_difference(better, first, labels, NAMES, draws=200).scores["auroc"]
+    difference = difference_of(better, first, labels, draws=200).scores["auroc"]
     assert difference.macro.value == pytest.approx(a - b)
     assert difference.macro.low > 0
     unpaired = multilabel_scores(first, labels, NAMES, draws=200).scores["auroc"].macro
     assert difference.macro.high - difference.macro.low < unpaired.high - unpaired.low
-    same = multilabel_difference(second, second, labels, NAMES, draws=20).scores["auprc"].macro
+    same = difference_of(second, second, labels, draws=20).scores["auprc"].macro
     assert same.value == same.low == same.high == 0
 
 
@@ -254,8 +257,8 @@ def test_several_systems_at_once_are_those_systems_one_by_one(ties, thresholds):
     for system, probabilities in systems.items():
         alone = multilabel_scores(probabilities, labels, NAMES, thresholds=thresholds, **options)
         assert scores[system].to_dict() == alone.to_dict()
-    pair = None if thresholds is None else (thresholds, thresholds)
-    paired = multilabel_difference(systems["s2"], systems["s1"], labels, NAMES, thresholds=pair, **options)
+    pair = None if thresholds is None else {"a": thresholds, "b": thresholds}
+    paired = difference_of(systems["s2"], systems["s1"], labels, thresholds=pair, **options)
     assert differences["s2"].to_dict() == paired.to_dict()
     without = multilabel_comparison(systems, labels, NAMES, "s1", draws=0)[1]["s0"].scores["auroc"].macro
     assert without.draws == 0 and np.isfinite(without.value)

@@ -35,15 +35,6 @@ def test_batches_give_what_all_cases_at_once_do():
         score.compute()
 
 
-def test_a_mask_stands_for_nan():
-    probabilities, labels = problem()
-    masked = MultilabelScore(NAMES)
-    masked.update(probabilities, np.nan_to_num(labels).astype(np.int64), mask=~np.isnan(labels))
-    nan = MultilabelScore(NAMES)
-    nan.update(probabilities, labels)
-    assert masked.aggregate() == nan.aggregate()
-
-
 def test_a_case_dealt_twice_counts_once():
     probabilities, labels = problem()
     once, twice, blind = MultilabelScore(NAMES), MultilabelScore(NAMES), MultilabelScore(NAMES)
@@ -60,8 +51,6 @@ def test_what_cannot_be_accumulated_is_refused():
     score = MultilabelScore(NAMES)
     with pytest.raises(ValueError, match="batch"):
         score.update(probabilities, labels[:3])
-    with pytest.raises(ValueError, match="mask"):
-        score.update(probabilities, labels, mask=torch.ones(4, 2))
     with pytest.raises(ValueError, match="index from 0"):
         score.update(probabilities, labels, cases=[0, 1, 2, -1])
     score.update(probabilities, labels, cases=[0, 1, 2, 3])

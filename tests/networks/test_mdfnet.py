@@ -8,7 +8,7 @@ from common.networks.mdfnet import FeatureMDFNet, MDFNet, parameter_groups
 from common.networks.modality_fusion import SUBSETS, FusionHead, subset_modalities
 from common.networks.text_encoder import CLINICAL_MODERNBERT, TextEncoder
 from common.networks.vision_encoder import BIOMEDCLIP_CXR, VisionEncoder
-from common.networks.weights import count_parameters
+from common.networks.weights import count_parameters, freeze
 
 VISION = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
 TEXT = {
@@ -98,11 +98,10 @@ def test_features_give_what_inputs_give():
     network, inputs = build().eval(), batch()
     whole = network(**inputs)
     features = {
-        "vision": network.encode_image(inputs["image"]),
-        "text": network.encode_note(inputs["note"]),
+        "vision": network.vision(inputs["image"]),
+        "text": network.text(**inputs["note"]),
         "clinical": inputs["clinical"],
     }
-    torch.testing.assert_close(network.fuse(features), whole)
     stage1 = FeatureMDFNet(network.clinical, network.fusion).eval()
     torch.testing.assert_close(stage1(features), whole)
     here = torch.tensor([[1, 1, 0]] * 4, dtype=torch.bool)
@@ -111,19 +110,21 @@ def test_features_give_what_inputs_give():
 
 
 def test_frozen_encoders_stay_as_they_are():
-    network = build(modality_dropout=0.0, dropout_fusion=0.0, dropout_head=0.0).freeze_encoders()
+    network = build(modality_dropout=0.0, dropout_fusion=0.0, dropout_head=0.0)
+    freeze(network.vision)
+    freeze(network.text)
     network.clinical.layers[3] = torch.nn.Dropout(0.0)
     network.train()
     assert network.training and network.clinical.training and network.fusion.training
     assert not network.text.training and not any(m.training for m in network.vision.modules())
     inputs = batch()
-    assert torch.equal(network.encode_note(inputs["note"]), network.encode_note(inputs["note"]))
+    assert torch.equal(network.text(**inputs["note"]), network.text(**inputs["note"]))
     network(**inputs).sum().backward()
     for name, parameter in network.named_parameters():
         assert (parameter.grad is None) == name.startswith(("vision.", "text.")), name
     network.unfreeze_encoders().train()
     assert network.text.training and network.text.model.training
-    assert not torch.equal(network.encode_note(inputs["note"]), network.encode_note(inputs["note"]))
+    assert not torch.equal(network.text(**inputs["note"]), network.text(**inputs["note"]))
     network(**inputs).sum().backward()
     assert all(p.grad is not None for p in network.parameters())
 
@@ -137,8 +138,10 @@ def test_learning_rates_by_group():
     assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in network.parameters()}
     assert id(network.clinical.layers[0].weight) in {id(p) for p in groups[1]["params"]}
     torch.optim.AdamW(groups)
-    frozen = parameter_groups(build().freeze_encoders(), {"fusion": 1e-3, "head": 1e-3})
-    assert [g["name"] for g in frozen] == ["fusion", "head"]
+    frozen = build()
+    freeze(frozen.vision)
+    freeze(frozen.text)
+    assert [g["name"] for g in parameter_groups(frozen, {"fusion": 1e-3, "head": 1e-3})] == ["fusion", "head"]
     with pytest.raises(ValueError, match="expected one for each of encoders, fusion, head"):
         parameter_groups(network, {"fusion": 1e-3, "head": 1e-3})
     with pytest.raises(ValueError, match="are given for encoder,"):

@@ -1,12 +1,8 @@
-import re
-
 import pytest
 import torch
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
-from monai.networks.nets import DiffusionModelUNet
-from safetensors.torch import save_file
 
-from common.networks.slice_unet import SliceUNet, convert_monai_generative_names, load_unet_weights
+from common.networks.slice_unet import SliceUNet
 from common.transforms.slabs import ratio_condition
 
 TINY = {
@@ -30,14 +26,6 @@ def tiny(seed=0, **kwargs):
 def inputs(batch=2, size=(4, 8, 8)):
     torch.manual_seed(1)
     return torch.randn(batch, 8, *size), torch.randint(0, 1000, (batch,)), torch.randn(batch, 3)
-
-
-def to_generative(state):
-    renamed = {}
-    for name, tensor in state.items():
-        name = name.replace(".attn.out_proj.", ".proj_attn.").replace(".attn.to_", ".to_")
-        renamed[name.replace(".postconv.", ".conv.")] = tensor
-    return renamed
 
 
 def same(a, b):
@@ -132,68 +120,6 @@ def test_shapes_that_do_not_belong_together_are_refused():
         unet(x[:, :4], t, spacing)
     with pytest.raises(ValueError, match=r"expected \(2,\) and \(2, 3\)"):
         unet(x, t[:1], spacing)
-
-
-@pytest.mark.parametrize("layout", ["monai", "monai-generative"])
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda s: s,
-        lambda s: {"epoch": 1, "scale_factor": torch.tensor(1.0), "unet_state_dict": s},
-        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
-        lambda s: {**{f"unet.{k}": v for k, v in s.items()}, "vae.encoder.blocks.0.conv.conv.weight": torch.ones(1)},
-    ],
-    ids=["plain", "maisi", "module", "parts"],
-)
-def test_checkpoints_load_completely(tmp_path, wrap, layout):
-    donor, unet = tiny(1), tiny(2)
-    state = donor.state_dict() if layout == "monai" else to_generative(donor.state_dict())
-    torch.save(wrap(state), tmp_path / "unet.pt")
-    assert same(load_unet_weights(unet, tmp_path / "unet.pt"), donor)
-
-
-def test_safetensors_load(tmp_path):
-    donor = tiny(1)
-    save_file(donor.state_dict(), tmp_path / "unet.safetensors")
-    assert same(load_unet_weights(tiny(2), tmp_path / "unet.safetensors"), donor)
-
-
-def test_conversion_agrees_with_monai():
-    torch.manual_seed(0)
-    sizes = {**TINY, "channels": TINY["num_channels"]}
-    del sizes["num_channels"]
-    donor, by_monai, by_us = (DiffusionModelUNet(3, 8, 4, include_fc=True, **sizes) for _ in range(3))
-    old = to_generative(donor.state_dict())
-    assert old.keys() != donor.state_dict().keys()
-    by_us.load_state_dict(convert_monai_generative_names(old))
-    by_monai.load_old_state_dict(dict(old))
-    assert same(by_us, by_monai) and same(by_us, donor)
-    assert convert_monai_generative_names(donor.state_dict()).keys() == donor.state_dict().keys()
-
-
-def test_refusals_are_one_sentence_and_change_nothing(tmp_path):
-    unet = tiny()
-    before = tiny()
-    state = tiny(1).state_dict()
-    cases = {
-        "no_layer": {k: v for k, v in state.items() if not k.startswith("time_embed.0")},
-        "extra": {**state, "down_blocks.9.weight": torch.ones(1)},
-        "shape": {**state, "conv_in.conv.weight": torch.ones(8, 4, 3, 3, 3)},
-        "other": {"encoder.weight": torch.ones(1)},
-        "two": {"a": state, "b": state},
-    }
-    expected = {"no_layer": "2 tensors missing", "extra": "1 unexpected", "shape": "1 of another shape"}
-    expected |= {"other": "holds no state dicts", "two": r"holds 2 \('a', 'b'\)"}
-    for name, content in cases.items():
-        torch.save(content, tmp_path / f"{name}.pt")
-        with pytest.raises(ValueError, match=rf"{re.escape(name)}\.pt.*{expected[name]}"):
-            load_unet_weights(unet, tmp_path / f"{name}.pt")
-    (tmp_path / "bad.pt").write_bytes(b"no")
-    with pytest.raises(ValueError, match="cannot be read as a file of weights"):
-        load_unet_weights(unet, tmp_path / "bad.pt")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        load_unet_weights(unet, tmp_path / "none.pt")
-    assert same(unet, before)
 
 
 def test_its_definition_builds_it_again():

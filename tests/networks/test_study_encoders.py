@@ -7,7 +7,7 @@ from common.handlers.model_parts import ModelPartSaver
 from common.io.bad_input import BadInput
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.study_encoders import build_network, frozen_encoders, saved_network
-from common.networks.weights import MissingWeights, save_parts
+from common.networks.weights import MissingWeights, freeze, save_parts
 from tests.data.datasets.tiny_study import LABELS
 from tests.networks.tiny_mdfnet import make_network
 
@@ -57,7 +57,9 @@ def test_weights_of_another_size_are_refused(tmp_path):
 
 
 def test_the_network_that_a_stage_saved_comes_back_and_trains(tmp_path):
-    source = make_network(seed=3).freeze_encoders()
+    source = make_network(seed=3)
+    freeze(source.vision)
+    freeze(source.text)
     ModelPartSaver(str(tmp_path), source, labels=LABELS)()
     network = saved_network(str(tmp_path))
     assert same(network, source) and all(p.requires_grad for p in network.parameters())

@@ -20,11 +20,11 @@ def rates(count, **kwargs):
 
 
 def test_per_epoch_against_the_formula():
-    found = rates(14, max_epochs=12, warmup_epochs=4, final_fraction=0.1)
+    found = rates(14, max_epochs=12, warmup_epochs=4)
     assert found[:5] == pytest.approx([2 * f / 5 for f in (1, 2, 3, 4, 5)])
-    cosine = [2 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * k / 8))) for k in range(9)]
+    cosine = [1 + math.cos(math.pi * k / 8) for k in range(9)]
     assert found[4:13] == pytest.approx(cosine)
-    assert found[13] == pytest.approx(0.2)
+    assert found[13] == pytest.approx(0)
 
 
 def test_per_iteration_is_the_same_curve_in_finer_steps():
@@ -63,8 +63,6 @@ def test_refusals():
     for kwargs in ({"max_epochs": 5}, {"max_epochs": 5, "warmup_epochs": -1}):
         with pytest.raises(ValueError, match="expected a part of the training"):
             rates(1, **kwargs)
-    with pytest.raises(ValueError, match="final_fraction is 2"):
-        rates(1, max_epochs=9, final_fraction=2)
 
 
 def test_monais_schedule_is_the_same_curve():

@@ -22,7 +22,6 @@ from common.metrics.report.metrics import (
     report_metrics,
     values,
 )
-from common.metrics.report.text import is_blank
 from common.visualize.tables import json_text
 
 MODELS = {
@@ -111,7 +110,7 @@ def score_reports(
         "draws": draws,
         "seed": seed,
         "level": _LEVEL,
-        "blank_references": sum(map(is_blank, targets)),
+        "blank_references": sum(not text.strip() for text in targets),
         **_describe(scored[0], draws, seed),
         "not_run": models.not_run,
     }
@@ -239,7 +238,7 @@ def _score(
         metrics=report_metrics(reports, references, labels, kind) | models.score(reports),
         figures=corpus_figures(reports, labels, kind),
         table=per_label(predicted, true, kind),
-        blank=sum(map(is_blank, reports)),
+        blank=sum(not text.strip() for text in reports),
     )
 
 

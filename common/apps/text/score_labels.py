@@ -18,7 +18,7 @@ from common.io.bad_input import BadInput
 from common.io.output_folder import write_text
 from common.io.table import read_columns
 from common.metrics.delong import delong_by_class
-from common.metrics.multilabel import choose_thresholds, multilabel_difference, multilabel_scores
+from common.metrics.multilabel import choose_thresholds, multilabel_comparison, multilabel_scores
 from common.visualize.tables import json_text
 
 POLICIES = ("ignore", "zeros", "ones")
@@ -236,10 +236,10 @@ def _compare(
     """The second system alone, and the first minus the second on the cells that both are scored on."""
     both = np.where(one.left_out | two.left_out, np.nan, target)
     alone = multilabel_scores(two.values, np.where(two.left_out, np.nan, target), names, **options)
-    difference = multilabel_difference(one.values, two.values, both, names, **options)
+    _, differences = multilabel_comparison({"pred": one.values, "pred2": two.values}, both, names, "pred2", **options)
     tests, undefined = delong_by_class(both, one.values, two.values, names, _LEVEL, options["groups"])
     return {
         "pred2": {"kind": two.kind, **alone.to_dict()},
-        "difference": difference.to_dict()["metrics"],
+        "difference": differences["pred"].to_dict()["metrics"],
         "delong": {"per_class": {name: test.to_dict() for name, test in tests.items()}, "undefined": undefined},
     }

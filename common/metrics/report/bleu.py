@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.metrics.report.corpus_metric import SummedMetric
+from common.metrics.report.corpus_metric import CorpusMetric
 from common.metrics.report.ngrams import PairedNGrams, pair_ngrams
 
 _TINY, _SMALL = 1e-15, 1e-9
@@ -15,7 +15,7 @@ _TINY, _SMALL = 1e-15, 1e-9
 
 def bleu(
     hypotheses: Sequence[str], references: Sequence[str], n: int = 4, ngrams: PairedNGrams | None = None
-) -> SummedMetric:
+) -> CorpusMetric:
     """Cumulative BLEU-1..n, one reference per report (Papineni et al., ACL 2002), equal to pycocoevalcap's `Bleu(n)`.
 
     ``BLEU-k = min(1, exp(1 - r/h)) * (p_1 ... p_k)^(1/k)``, where p_i is the clipped i-gram precision over the whole
@@ -47,4 +47,4 @@ def bleu(
         brevity = np.where(ratio < 1, np.exp(np.minimum(0, 1 - 1 / ratio)), 1.0)
         return np.cumprod(precision, axis=-1) ** (1 / np.arange(1, n + 1)) * brevity[..., None]
 
-    return SummedMetric(tuple(f"bleu_{k}" for k in range(1, n + 1)), columns, score)
+    return CorpusMetric(tuple(f"bleu_{k}" for k in range(1, n + 1)), columns, score)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from common.metrics.report.corpus_metric import SummedMetric, divide, mean_metric
+from common.metrics.report.corpus_metric import CorpusMetric, divide, mean_metric
 from common.metrics.report.ngrams import PairedNGrams, pair_ngrams
 
 
@@ -17,7 +17,7 @@ def cider(
     n: int = 4,
     sigma: float = 6.0,
     ngrams: PairedNGrams | None = None,
-) -> SummedMetric:
+) -> CorpusMetric:
     """CIDEr (Vedantam, Zitnick and Parikh, CVPR 2015), one reference per report, equal to pycocoevalcap's `Cider`.
 
     Reports and references are vectors of n-gram counts times ``log(N / df)``, where df is the number of references that

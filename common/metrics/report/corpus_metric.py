@@ -18,7 +18,7 @@ _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
-class SummedMetric:
+class CorpusMetric:
     """One or several metrics that are a function of column sums.
 
     Attributes:
@@ -50,7 +50,7 @@ class SummedMetric:
     def intervals(
         self, draws: int = 1000, level: float = 0.95, seed: int = 0, groups: Sequence[Hashable] | None = None
     ) -> dict[str, Interval]:
-        """Bootstrap percentile interval of each metric; arguments as in `resampling.bootstrap_interval`."""
+        """Bootstrap percentile interval of each metric; arguments as in `resampling.bootstrap_intervals`."""
         n, weights, drawn = len(self), [], []
         for cases in resampled_cases(n, draws, seed, groups):
             weights.append(np.bincount(cases, minlength=n))
@@ -65,7 +65,7 @@ class SummedMetric:
         }
 
     def p_values(
-        self, other: SummedMetric, draws: int = 1000, seed: int = 0, groups: Sequence[Hashable] | None = None
+        self, other: CorpusMetric, draws: int = 1000, seed: int = 0, groups: Sequence[Hashable] | None = None
     ) -> dict[str, float]:
         """Two-sided p of each metric's difference to another system on the same reports, in the same order.
 
@@ -97,7 +97,7 @@ class SummedMetric:
         return result
 
 
-def mean_metric(names: Sequence[str], values: np.ndarray) -> SummedMetric:
+def mean_metric(names: Sequence[str], values: np.ndarray) -> CorpusMetric:
     """Metrics that are means over the reports.
 
     Args:
@@ -110,7 +110,7 @@ def mean_metric(names: Sequence[str], values: np.ndarray) -> SummedMetric:
     def score(sums: np.ndarray) -> np.ndarray:
         return divide(sums[..., : len(names)], sums[..., len(names) :])
 
-    return SummedMetric(tuple(names), np.hstack([np.where(undefined, 0.0, values), ~undefined]), score)
+    return CorpusMetric(tuple(names), np.hstack([np.where(undefined, 0.0, values), ~undefined]), score)
 
 
 def divide(a: np.ndarray, b: np.ndarray, undefined: float = np.nan) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.metrics.report.corpus_metric import SummedMetric, divide, mean_metric
+from common.metrics.report.corpus_metric import CorpusMetric, divide, mean_metric
 from common.metrics.report.ngrams import count_ngrams
 
 _SENTENCE_END = re.compile(r"[.!?](?:\s+|$)|\n+")
@@ -39,7 +39,7 @@ def distinct_reports(texts: Sequence[str]) -> float:
     return len({" ".join(text.lower().split()) for text in texts}) / len(texts)
 
 
-def repetition(texts: Sequence[str], n: int = 4) -> SummedMetric:
+def repetition(texts: Sequence[str], n: int = 4) -> CorpusMetric:
     """How much of a report it has said before, as means over the reports.
 
     `repeated_ngrams` is ``1 - different n-grams / n-grams`` of a report (seq-rep-n; Welleck et al., ICLR 2020);

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from common.metrics.report.corpus_metric import SummedMetric, divide
+from common.metrics.report.corpus_metric import CorpusMetric, divide
 
 CHEXPERT_5 = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """The five competition labels of CheXpert (Irvin et al., AAAI 2019), over which "F1-5" is computed."""
@@ -30,7 +30,7 @@ def finding_f1(
     labels: Sequence[str],
     uncertain: str = "positive",
     undefined: float = math.nan,
-) -> SummedMetric:
+) -> CorpusMetric:
     """Micro, macro and example-based F1 over labels, as scikit-learn's `f1_score` with those averages.
 
     With true positives, false positives and false negatives: ``F1 = 2 TP / (2 TP + FP + FN)``; micro over all cells,
@@ -51,7 +51,7 @@ def finding_f1(
         ValueError: if there are not as many references as predictions, a label is missing or has an unknown value.
     """
     predicted, true, counted, _ = _cells(predictions, references, labels, uncertain)
-    return _summed_f1(predicted & counted, true & counted, undefined)
+    return _f1_metric(predicted & counted, true & counted, undefined)
 
 
 def finding_table(
@@ -84,7 +84,7 @@ def icd_f1(
     references: Sequence[Collection[str]],
     characters: int | None = None,
     undefined: float = math.nan,
-) -> SummedMetric:
+) -> CorpusMetric:
     """Micro, macro and example-based F1 of sets of ICD codes (or of names of ICD groups).
 
     The classes are all codes that occur on either side; a code that no reference holds counts as a false positive.
@@ -109,10 +109,10 @@ def icd_f1(
     cells = np.zeros((len(sets), max(1, len(column))), dtype=bool)
     for row, codes in enumerate(sets):
         cells[row, [column[code] for code in codes]] = True
-    return _summed_f1(cells[: len(predictions)], cells[len(predictions) :], undefined)
+    return _f1_metric(cells[: len(predictions)], cells[len(predictions) :], undefined)
 
 
-def _summed_f1(predicted: np.ndarray, true: np.ndarray, undefined: float) -> SummedMetric:
+def _f1_metric(predicted: np.ndarray, true: np.ndarray, undefined: float) -> CorpusMetric:
     """The metrics of two (reports, classes) bool arrays."""
     both, only_predicted, only_true = predicted & true, predicted & ~true, ~predicted & true
     per_example = divide(2 * both.sum(axis=1), predicted.sum(axis=1) + true.sum(axis=1), undefined)[:, None]
@@ -131,7 +131,7 @@ def _summed_f1(predicted: np.ndarray, true: np.ndarray, undefined: float) -> Sum
         precision, recall = divide(tp, tp + fp, undefined), divide(tp, tp + fn, undefined)
         return np.stack([micro, macro, example, precision, recall], axis=-1)
 
-    return SummedMetric(("micro_f1", "macro_f1", "example_f1", "micro_precision", "micro_recall"), columns, score)
+    return CorpusMetric(("micro_f1", "macro_f1", "example_f1", "micro_precision", "micro_recall"), columns, score)
 
 
 def _cells(

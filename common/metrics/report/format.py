@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from common.metrics.report.corpus_metric import SummedMetric, mean_metric
+from common.metrics.report.corpus_metric import CorpusMetric, mean_metric
 
 FORMAT_CHECKS = ("has_findings", "has_impression", "in_order", "word_count", "adherent")
 
@@ -43,7 +43,7 @@ def format_checks(report: str, words: tuple[int, int] = (50, 200)) -> dict[str, 
     return checks
 
 
-def format_adherence(reports: Sequence[str], words: tuple[int, int] = (50, 200)) -> SummedMetric:
+def format_adherence(reports: Sequence[str], words: tuple[int, int] = (50, 200)) -> CorpusMetric:
     """The shares of reports for which each of `FORMAT_CHECKS` holds, within [0, 1]; arguments as `format_checks`."""
     rows = [list(format_checks(report, words).values()) for report in reports]
     return mean_metric(FORMAT_CHECKS, np.array(rows, dtype=float))
@@ -62,7 +62,7 @@ def is_valid_json(text: str, keys: Collection[str] = ()) -> bool:
     return isinstance(value, dict) and all(key in value for key in keys)
 
 
-def valid_json_rate(texts: Sequence[str], keys: Collection[str] = ()) -> SummedMetric:
+def valid_json_rate(texts: Sequence[str], keys: Collection[str] = ()) -> CorpusMetric:
     """Metric `valid_json`: the share of texts that `is_valid_json` accepts, within [0, 1]."""
     return mean_metric(["valid_json"], np.array([is_valid_json(text, keys) for text in texts], dtype=float))
 

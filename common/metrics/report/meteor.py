@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.metrics.report.corpus_metric import SummedMetric, mean_metric
+from common.metrics.report.corpus_metric import CorpusMetric, mean_metric
 from common.metrics.report.ngrams import check_pairs
-from common.metrics.report.porter import porter_stem
+from common.metrics.report.text import porter_stem
 
 _CANDIDATES = 64
 """Places of the reference that one word is tried at; more only occur in texts that repeat a word more often."""
@@ -19,7 +19,7 @@ _CANDIDATES = 64
 
 def meteor_exact_stem(
     hypotheses: Sequence[str], references: Sequence[str], alpha: float = 0.9, beta: float = 3.0, gamma: float = 0.5
-) -> SummedMetric:
+) -> CorpusMetric:
     """METEOR (Banerjee and Lavie, 2005) with its exact and Porter-stem modules, one reference per report.
 
     Words in lower case are aligned one to one, first equal words, then equal stems; of the alignments with most matches

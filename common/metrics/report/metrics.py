@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from common.metrics.crg import CRG_FLOOR, crg, crg_best_constant
 from common.metrics.report.bleu import bleu
 from common.metrics.report.cider import cider
-from common.metrics.report.corpus_metric import SummedMetric
+from common.metrics.report.corpus_metric import CorpusMetric
 from common.metrics.report.diversity import distinct_n, distinct_reports, repetition
 from common.metrics.report.finding_f1 import CHEXPERT_5, UNCERTAIN_POLICIES, Labels, finding_f1, finding_table
 from common.metrics.report.format import format_adherence, valid_json_rate
@@ -24,7 +24,7 @@ from common.text.ct_labeller import label_ct
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
 
-Metrics = dict[str, list[SummedMetric]]
+Metrics = dict[str, list[CorpusMetric]]
 """Group to its metrics."""
 
 
@@ -117,7 +117,7 @@ def per_label(predicted: Sequence[Labels], true: Sequence[Labels], kind: str) ->
     return finding_table(predicted, true, report_kind(kind).labels)
 
 
-def values(metrics: Mapping[str, Sequence[SummedMetric]]) -> dict[str, float]:
+def values(metrics: Mapping[str, Sequence[CorpusMetric]]) -> dict[str, float]:
     """Full name to value; NaN where a metric is undefined on these reports."""
     return {
         f"{group}.{name}": value
@@ -127,7 +127,7 @@ def values(metrics: Mapping[str, Sequence[SummedMetric]]) -> dict[str, float]:
     }
 
 
-def _overlap(predictions: Sequence[str], references: Sequence[str]) -> list[SummedMetric]:
+def _overlap(predictions: Sequence[str], references: Sequence[str]) -> list[CorpusMetric]:
     ngrams = pair_ngrams(predictions, references)
     return [
         bleu(predictions, references, ngrams=ngrams),
@@ -137,5 +137,5 @@ def _overlap(predictions: Sequence[str], references: Sequence[str]) -> list[Summ
     ]
 
 
-def _named(metric: SummedMetric, labels: int) -> SummedMetric:
+def _named(metric: CorpusMetric, labels: int) -> CorpusMetric:
     return replace(metric, names=tuple(f"{name}_{labels}" for name in metric.names))

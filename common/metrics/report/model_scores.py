@@ -17,9 +17,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from common.io.bad_input import BadInput
-from common.metrics.report.corpus_metric import SummedMetric, mean_metric
+from common.metrics.report.corpus_metric import CorpusMetric, mean_metric
 from common.metrics.report.ngrams import check_pairs
-from common.metrics.report.text import is_blank
 from common.networks.weights import read_checkpoint
 
 CHEXBERT_CONDITIONS = (
@@ -76,7 +75,7 @@ class BertScore:
         self.batch_size = batch_size
         self.cut = 0
 
-    def __call__(self, hypotheses: Sequence[str], references: Sequence[str]) -> SummedMetric:
+    def __call__(self, hypotheses: Sequence[str], references: Sequence[str]) -> CorpusMetric:
         """Score reports against as many references.
 
         Returns:
@@ -88,7 +87,7 @@ class BertScore:
             batch = slice(start, start + self.batch_size)
             rows.append(self._batch(list(hypotheses[batch]), list(references[batch])))
         values = np.concatenate(rows)
-        values[[is_blank(h) or is_blank(r) for h, r in zip(hypotheses, references, strict=True)]] = 0.0
+        values[[not h.strip() or not r.strip() for h, r in zip(hypotheses, references, strict=True)]] = 0.0
         return mean_metric(["precision", "recall", "f1"], values)
 
     @torch.no_grad()
@@ -182,7 +181,7 @@ def radgraph_installed() -> bool:
     return importlib.util.find_spec("radgraph") is not None
 
 
-def radgraph_f1(folder: str | os.PathLike[str], hypotheses: Sequence[str], references: Sequence[str]) -> SummedMetric:
+def radgraph_f1(folder: str | os.PathLike[str], hypotheses: Sequence[str], references: Sequence[str]) -> CorpusMetric:
     """F1 of the entities and relations that RadGraph (Jain et al., 2021) reads, by its authors' package `radgraph`.
 
     Args:
@@ -208,7 +207,7 @@ def radgraph_f1(folder: str | os.PathLike[str], hypotheses: Sequence[str], refer
     import radgraph
 
     scorer = radgraph.F1RadGraph("all", model_type=folder.name, model_cache_dir=str(folder.resolve().parent))
-    scored = [i for i, pair in enumerate(zip(hypotheses, references, strict=True)) if not any(map(is_blank, pair))]
+    scored = [i for i, pair in enumerate(zip(hypotheses, references, strict=True)) if all(map(str.strip, pair))]
     values = np.zeros((len(hypotheses), 3))
     if scored:
         rewards = scorer(hyps=[hypotheses[i] for i in scored], refs=[references[i] for i in scored])[1]

@@ -8,15 +8,14 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from common.metrics.report.corpus_metric import SummedMetric, mean_metric
+from common.metrics.report.corpus_metric import CorpusMetric, mean_metric
 from common.metrics.report.ngrams import check_pairs
-from common.metrics.report.porter import porter_stem
-from common.metrics.report.text import is_blank
+from common.metrics.report.text import porter_stem
 
 _NOT_ASCII_WORD = re.compile(r"[^a-z0-9]+")
 
 
-def rouge_l(hypotheses: Sequence[str], references: Sequence[str], beta: float = 1.2) -> SummedMetric:
+def rouge_l(hypotheses: Sequence[str], references: Sequence[str], beta: float = 1.2) -> CorpusMetric:
     """ROUGE-L (Lin, 2004), one reference per report, equal to pycocoevalcap's `Rouge` where neither text is blank.
 
     With L words in the longest common subsequence, P = L / words of the report, R = L / words of the reference:
@@ -40,7 +39,7 @@ def rouge_l(hypotheses: Sequence[str], references: Sequence[str], beta: float = 
     return mean_metric(["rouge_l"], np.array(values))
 
 
-def google_rouge(hypotheses: Sequence[str], references: Sequence[str]) -> SummedMetric:
+def google_rouge(hypotheses: Sequence[str], references: Sequence[str]) -> CorpusMetric:
     """ROUGE-1, ROUGE-2 and ROUGE-L of Google's `rouge_score` with its stemmer, which Hugging Face and RadEval use.
 
     Another text, another formula than `rouge_l`: words are runs of `a-z0-9` in lower case, those of more than three
@@ -85,7 +84,7 @@ def lcs_length(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 
 def _rouge_l(hypothesis: str, reference: str, beta: float) -> float:
-    if is_blank(hypothesis) or is_blank(reference):
+    if not hypothesis.strip() or not reference.strip():
         return 0.0
     h, r = hypothesis.split(" "), reference.split(" ")
     common = lcs_length(h, r)

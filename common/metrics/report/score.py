@@ -65,10 +65,6 @@ class ReportScore(Metric):
             )
         self._add(zip(ids, zip(predictions, references, strict=True), strict=True))
 
-    def merge(self, other: ReportScore) -> None:
-        """Add the reports of another one, e.g. of another shard."""
-        self._add(other._reports.items())
-
     def compute(self) -> dict[str, float]:
         """Full name (`report_metrics`) to value over the reports of all processes; NaN where undefined."""
         everything = ReportScore(self.kind)

@@ -1,4 +1,4 @@
-"""What the n-gram metrics of reports are computed on: the text as it is, and the text cleaned in the field's way.
+"""What the n-gram metrics of reports are computed on: the text as it is, the text cleaned in the field's way, stems.
 
 Two variants of every such metric are reported, because the published numbers mix them:
 
@@ -10,6 +10,11 @@ Two variants of every such metric are reported, because the published numbers mi
 from __future__ import annotations
 
 import re
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nltk.stem.porter import PorterStemmer
 
 _SPACES = re.compile(r"[\n ]+")
 _DOTS = re.compile(r"\.{2,}")
@@ -49,6 +54,20 @@ def clean_report(report: str) -> str:
     return " ".join((" . ".join(sentences) + " .").split())
 
 
-def is_blank(text: str) -> bool:
-    """True for a text without a word, which scores 0 everywhere."""
-    return not text.strip()
+@lru_cache(maxsize=1 << 16)
+def porter_stem(word: str) -> str:
+    """The stem of a word as Google's ROUGE and NLTK's METEOR have it: Porter's of 1980 as NLTK extends it.
+
+    It need not be a word itself (`opacities` -> `opac`).
+
+    Args:
+        word: in lower case.
+    """
+    return _stemmer().stem(word, to_lowercase=False)
+
+
+@cache
+def _stemmer() -> PorterStemmer:
+    from nltk.stem.porter import PorterStemmer  # takes a second: only who stems pays for it
+
+    return PorterStemmer()

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from common.metrics.report.bleu import bleu
-from common.metrics.report.corpus_metric import SummedMetric, divide, mean_metric
-from common.metrics.resampling import bootstrap_interval, paired_randomisation_test
+from common.metrics.report.corpus_metric import CorpusMetric, divide, mean_metric
+from common.metrics.resampling import bootstrap_intervals, paired_randomisation_test
 
 
 @pytest.fixture
@@ -20,16 +20,17 @@ def pick(texts, cases):
 
 def test_an_interval_is_that_of_the_metric_recomputed_on_the_drawn_reports(corpus):
     hypotheses, references, _ = corpus
-    direct = bootstrap_interval(
-        lambda cases: np.array(list(bleu(pick(hypotheses, cases), pick(references, cases)).value().values())),
+    metric = bleu(hypotheses, references)
+    direct = bootstrap_intervals(
+        lambda cases: list(bleu(pick(hypotheses, cases), pick(references, cases)).value().values()),
+        metric.names,
         len(hypotheses),
         draws=50,
         seed=7,
     )
-    ours = bleu(hypotheses, references).intervals(draws=50, seed=7)
-    for index, interval in enumerate(ours.values()):
+    for name, interval in metric.intervals(draws=50, seed=7).items():
         for end in ("value", "low", "high"):
-            assert getattr(interval, end) == pytest.approx(getattr(direct, end)[index], abs=1e-12)
+            assert getattr(interval, end) == pytest.approx(getattr(direct[name], end), abs=1e-12)
 
 
 def test_a_p_value_is_that_of_the_metric_recomputed_on_swapped_reports(corpus):
@@ -85,6 +86,6 @@ def test_nothing_and_unlike_systems_are_refused(corpus):
 
 
 def test_a_metric_may_be_any_function_of_the_sums():
-    metric = SummedMetric(("ratio",), np.array([[1.0, 2.0], [3.0, 2.0]]), lambda s: divide(s[..., :1], s[..., 1:]))
+    metric = CorpusMetric(("ratio",), np.array([[1.0, 2.0], [3.0, 2.0]]), lambda s: divide(s[..., :1], s[..., 1:]))
     assert metric.value() == {"ratio": 1.0}
     assert metric.per_report().tolist() == [[0.5], [1.5]]
