@@ -56,7 +56,7 @@ def measure(
             hits[finding] += stated(truth) and found[finding] == truth
             if found[finding] != truth:
                 wrong[f"{finding}: {truth} read as {found[finding]}"] += 1
-    words = [report.n_words for report in reports]
+    words = [len(report.narrative.split()) for report in reports]
     texts = [report.narrative for report in reports]
     score = f1(hits, said, meant)
     return {

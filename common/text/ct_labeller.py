@@ -9,7 +9,6 @@ translated from Turkish; phrases and cues are this library's own and lie in ct_l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -40,12 +39,7 @@ def label_ct(report: str) -> dict[str, int]:
     Returns:
         Each of ``CT_RATE_LABELS``: 1 there, 0 not there or not mentioned. What is only possible counts as there.
     """
-    return labels_of(explain_ct(report))
-
-
-def labels_of(evidence: Sequence[Evidence]) -> dict[str, int]:
-    """Sum evidence up to labels, see `label_ct`."""
-    found = {item.label for item in evidence if item.value in (1.0, -1.0)}
+    found = {item.label for item in explain_ct(report) if item.value in (1.0, -1.0)}
     return {label: int(label in found) for label in CT_RATE_LABELS}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import random
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from common.text.template_phrases import Span, plain
-
-__all__ = ["Span", "VirtualReport", "assemble"]
+from common.text.template_phrases import Span, expand, plain, sentence, word_count
 
 MIN_WORDS, MAX_WORDS = 50, 200
 """Of findings and impression together."""
@@ -39,48 +39,16 @@ class VirtualReport:
         """Findings and impression, the part that labels are read from."""
         return f"{self.sections['findings']} {self.sections['impression']}"
 
-    @property
-    def n_words(self) -> int:
-        """Words of findings and impression, as blanks separate them."""
-        return len(self.narrative.split())
-
     def ct_rate_columns(self) -> dict[str, str]:
         """The four report columns of CT-RATE."""
         names = {"ClinicalInformation_EN": "indication", "Technique_EN": "technique"}
         names |= {"Findings_EN": "findings", "Impressions_EN": "impression"}
         return {column: self.sections[name] for column, name in names.items()}
 
-    def wrapped(self, width: int = 79) -> VirtualReport:
-        """The same report with lines of at most `width` characters, each after a leading blank, as MIMIC-CXR has it.
-
-        Words longer than a line stay whole. The spans point into the new text, in which words may be separated by a
-        line break.
-
-        Args:
-            width: of a line, leading blank included.
-        """
-        moves = []  # (position in the old text, number of characters added before it)
-        lines = []
-        position = added = 0
-        for line in self.text.splitlines(keepends=True):
-            body = line.rstrip("\n")
-            column = 0
-            for word in re.finditer(r"\s*\S+", body):
-                if column and column + len(word[0]) > width and word[0][0] == " " and len(word[0].strip()) < width:
-                    lines.append("\n")
-                    added += 1
-                    column = 0
-                    moves.append((position + word.start() + 1, added))
-                lines.append(word[0])
-                column += len(word[0])
-            lines.append(line[len(body.rstrip()) :])
-            position += len(line)
-
-        def moved(offset: int) -> int:
-            return offset + max((shift for start, shift in moves if start <= offset), default=0)
-
-        spans = tuple(Span(s.label, s.value, moved(s.start), moved(s.end - 1) + 1) for s in self.spans)
-        return VirtualReport(self.sections, "".join(lines), self.labels, spans)
+    def wrapped(self) -> str:
+        """The text in lines of at most 79 characters, each after a leading blank, as MIMIC-CXR has it."""
+        wrap = textwrap.TextWrapper(79, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False).wrap
+        return "".join(f"{part}\n" for line in self.text.splitlines() for part in wrap(line) or [line])
 
 
 def assemble(sections: Mapping[str, str], labels: Mapping[str, float | int | None]) -> VirtualReport:
@@ -98,3 +66,44 @@ def assemble(sections: Mapping[str, str], labels: Mapping[str, float | int | Non
         text += f"{body}\n \n"
         clean[name] = body
     return VirtualReport(clean, text.rstrip() + "\n", dict(labels), tuple(found))
+
+
+def header(
+    bank: Mapping[str, Any], technique: Sequence[str], has_prior: bool, person: str, rng: random.Random
+) -> dict[str, str]:
+    """Indication, technique and comparison of a report, marked: nothing in them tells a finding.
+
+    Args:
+        bank: of phrases.
+        technique: templates of that section.
+        has_prior: whether there is an earlier examination.
+        person: the patient in words.
+        rng: decides between wordings.
+    """
+    symptoms = rng.sample(bank["symptoms"], 2)
+    values = {"person": person, "symptoms": symptoms[0], "symptoms_b": symptoms[1]}
+    comparison = bank["comparison" if has_prior else "no_comparison"]
+    lines = {"indication": bank["indication"], "technique": technique, "comparison": comparison}
+    return {name: sentence(expand(rng.choice(line), rng, values)) for name, line in lines.items()}
+
+
+def fill_up(
+    parts: dict[str, list[str]], order: Sequence[str], impression: str, target: int, more: Iterable[tuple[str, str]]
+) -> dict[str, str]:
+    """Findings and impression of a report, marked.
+
+    Args:
+        parts: part of the findings -> sentences that must be said; what is added is added here.
+        order: of the parts.
+        impression: marked.
+        target: words from which on nothing is added.
+        more: (part, sentence) that may be added as long as the report has at most `MAX_WORDS`.
+    """
+    words = word_count(impression) + sum(word_count(text) for texts in parts.values() for text in texts)
+    for part, text in more:
+        if words >= target:
+            break
+        if words + word_count(text) <= MAX_WORDS:
+            parts.setdefault(part, []).append(text)
+            words += word_count(text)
+    return {"findings": " ".join(text for part in order for text in parts.get(part, ())), "impression": impression}

@@ -71,7 +71,7 @@ def cxr_case(seed: int) -> tuple[list[DescribedFinding], dict[str, float | None]
 
 def check_english(report: VirtualReport) -> None:
     """Lengths, blanks, capitals, full stops, articles, number, and no leakage."""
-    assert MIN_WORDS <= report.n_words <= MAX_WORDS
+    assert MIN_WORDS <= len(report.narrative.split()) <= MAX_WORDS
     for name, text in report.sections.items():
         assert text == " ".join(text.split()), text
         assert not re.search(r" [.,;)]|\.\.|,\.|[$<>{}|\ue000-\ue003]|\(n\)|\( ", text), text
@@ -93,14 +93,11 @@ def check_spans(report: VirtualReport) -> None:
         words = report.text[span.start : span.end]
         assert words and words == words.strip() and "\n" not in words
         assert words in report.narrative, words
-    wrapped = report.wrapped()
-    assert all(len(line) <= 79 for line in wrapped.text.splitlines())
-    for span, moved in zip(report.spans, wrapped.spans, strict=True):
-        assert " ".join(wrapped.text[moved.start : moved.end].split()) == report.text[span.start : span.end]
+    assert all(len(line) <= 79 for line in report.wrapped().splitlines())
 
 
 def check_sections(report: VirtualReport) -> None:
     """The section parser finds what was written, wrapped or not."""
-    for text in (report.text, report.wrapped().text):
+    for text in (report.text, report.wrapped()):
         found = report_sections(text)
         assert {name: found[name] for name in report.sections} == report.sections

@@ -216,7 +216,7 @@ def test_virtual_reports_say_what_they_were_made_to_say() -> None:
         share = random_labels.choice((0.1, 0.25, 0.5))
         labels = {label: int(random_labels.random() < share) for label in CT_RATE_LABELS}
         report = ct_report((), labels, sex="F", age=60, seed=seed)
-        for text in (report.narrative, report.text, report.wrapped().text):
+        for text in (report.narrative, report.text, report.wrapped()):
             found = label_ct(text)
             hit += sum(found[label] and report.labels[label] for label in CT_RATE_LABELS)
             said, true = said + sum(found.values()), true + sum(report.labels.values())

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from common.apps.run.bundle import UsageError
-from common.data.label_table import find_id_column, find_label_columns, read_label_values
-from common.io.bad_input import BadInput
+from common.data.label_table import difference_words, find_id_column, find_label_columns, read_label_values
+from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import write_text
 from common.io.table import read_columns
 from common.metrics.delong import delong_by_class
@@ -180,14 +180,9 @@ def _read_prediction(
     if missing:
         raise BadInput(path, f"has no column {missing[0]!r}, expected the {len(names)} labels of {os.fspath(ref)}")
     found, _ = read_label_values(path, key, names, "both")
-    lacking, extra = sorted(set(ids) - found.keys()), sorted(found.keys() - set(ids))
-    if lacking or extra:
-        said = [
-            f"{verb} {len(some)} ids, such as {some[0]!r}"
-            for verb, some in (("lacks", lacking), ("adds", extra))
-            if some
-        ]
-        raise BadInput(path, f"{' and '.join(said)}, compared with {os.fspath(ref)}, expected the same ids in both")
+    difference = difference_words(ids, sorted(found), "ids,")
+    if difference:
+        raise BadInput(path, f"{difference}, compared with {os.fspath(ref)}, expected the same ids in both")
     values = np.stack([found[case] for case in ids])
     counts = _gaps(values)
     if ((values > 0) & (values < 1)).any():
@@ -210,10 +205,9 @@ def _read_thresholds(
     """Thresholds of the labels that are scored."""
     path = "thresholds" if isinstance(thresholds, Mapping) else thresholds
     if not isinstance(thresholds, Mapping):
+        text = read_text(thresholds, "a JSON file of thresholds")
         try:
-            thresholds = json.loads(Path(thresholds).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise BadInput(path, f"cannot be read ({error.strerror}), expected a JSON file of thresholds") from error
+            thresholds = json.loads(text)
         except ValueError as error:
             raise BadInput(path, f"is no JSON ({error}), expected an object of label and threshold") from error
     if not isinstance(thresholds, Mapping):

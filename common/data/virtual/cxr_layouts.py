@@ -297,7 +297,7 @@ def _make_study(
             Image.fromarray(xray.image).save(part, quality=95)
     if text:
         with whole(out / text) as part:
-            part.write_text(report.wrapped().text, encoding="utf-8")
+            part.write_text(report.wrapped(), encoding="utf-8")
     truth = {
         "seed": study.seed,
         "scan": study.scan,
