@@ -19,8 +19,7 @@ from common.text.template_facts import (
     SEVERITIES,
     Facts,
     FindingLike,
-    check_finding,
-    check_person,
+    check_facts,
     count_words,
     gather,
     person_words,
@@ -111,7 +110,7 @@ def ct_report(
         ValueError: for labels other than the 18 or a value other than 0 and 1, a finding of a label that is not 1,
             an impossible size, severity, side, sex or age.
     """
-    check_person(sex, age)
+    check_facts(findings, sex, age)
     _check_labels(findings, labels, uncertain)
     draw = random.Random(f"ct facts/{seed}")
     facts = {
@@ -138,8 +137,6 @@ def _check_labels(findings: Sequence[FindingLike], labels: Mapping[str, int], un
     for label, value in labels.items():
         if value not in (0, 1):
             raise ValueError(f"{label} is {value!r}, expected 0 or 1.")
-    for finding in findings:
-        check_finding(finding)
     for name in [*(finding.label for finding in findings), *uncertain]:
         if labels.get(name) != 1:
             raise ValueError(f"{name!r} is described, but its label is {labels.get(name)!r}, expected 1.")

@@ -15,8 +15,7 @@ from common.text.template_facts import (
     ADVERBS,
     Facts,
     FindingLike,
-    check_finding,
-    check_person,
+    check_facts,
     count_words,
     gather_xray,
     person_words,
@@ -99,9 +98,7 @@ def cxr_report(
         ValueError: for other labels, values or views, a "No Finding" that contradicts the rest, an impossible size,
             severity, side, sex or age.
     """
-    check_person(sex, age)
-    for finding in findings:
-        check_finding(finding)
+    check_facts(findings, sex, age)
     if view not in VIEWS:
         raise ValueError(f"view is {view!r}, expected {', '.join(VIEWS)}.")
     stated = _checked(labels)

@@ -61,7 +61,7 @@ class FindingReader:
         Raises:
             ValueError: if a file holds something that is not understood; it is named.
         """
-        findings, cues = _load(lexicon), _load(context)
+        findings, cues = (yaml.safe_load(Path(path).read_text(encoding="utf-8")) for path in (lexicon, context))
         phrases: list[tuple[Any, str]] = []
         words = cues.pop("words", {}) | findings.pop("words", {})
         for path, kinds in ((context, cues), (lexicon, findings.pop("cues", {}))):
@@ -112,11 +112,6 @@ def _value(kind: str, assertion: Assertion) -> float | None:
         inside = assertion.cue is not None and assertion.cue.first > assertion.mention.first
         return 1.0 if inside and assertion.cue.last <= assertion.mention.last and assertion.status == NEGATIVE else 0.0
     return None if assertion.status == IGNORED else VALUES[assertion.status]
-
-
-def _load(path: str | Path) -> dict[str, Any]:
-    with Path(path).open(encoding="utf-8") as file:
-        return yaml.safe_load(file)
 
 
 def _sort(matches: Sequence[Match]) -> tuple[list[Match], list[Match]]:

@@ -91,7 +91,15 @@ def score_labels(
         python -m common score labels --pred predictions.csv --ref labels.csv
         python -m common score labels --pred ours.csv --pred2 theirs.csv --ref labels.csv --patient_column subject_id
     """
-    _check_usage(pred, ref, pred2, out, draws, uncertain, not_mentioned)
+    if uncertain not in POLICIES:
+        raise UsageError(f"--uncertain is {uncertain!r}, expected {', '.join(POLICIES)}")
+    if not_mentioned not in POLICIES[:2]:
+        raise UsageError(f"--not_mentioned is {not_mentioned!r}, expected {' or '.join(POLICIES[:2])}")
+    if draws < 1:
+        raise UsageError(f"--draws is {draws}, expected at least 1")
+    predictions = [Path(path) for path in (pred, pred2) if path is not None]
+    if out is not None and Path(out).resolve() in [path.resolve() for path in (*predictions, Path(ref))]:
+        raise UsageError(f"--out is {out}, which is an input, expected another file")
     wanted = [name.strip() for name in labels.split(",")] if isinstance(labels, str) else labels
     if wanted is not None and not all(wanted):
         raise UsageError(f"--labels is {','.join(wanted)!r}, expected names with commas between them")
@@ -107,9 +115,7 @@ def score_labels(
     target = _apply(uncertain, reference == -1, reference)
     target = _apply(not_mentioned, np.isnan(reference), target)
 
-    systems = [
-        _read_prediction(path, ref, ids, names, id_column, uncertain) for path in (pred, pred2) if path is not None
-    ]
+    systems = [_read_prediction(path, ref, ids, names, id_column, uncertain) for path in predictions]
     cases_hash = hashlib.sha256("\n".join(ids).encode()).hexdigest()
     chosen = None if thresholds is None else _read_thresholds(thresholds, names, cases_hash)
     options = {"draws": draws, "level": _LEVEL, "seed": seed, "groups": groups}
@@ -141,26 +147,6 @@ def score_labels(
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_text(Path(out), json_text(result, indent=1))
     return result
-
-
-def _check_usage(
-    pred: PathLike,
-    ref: PathLike,
-    pred2: PathLike | None,
-    out: PathLike | None,
-    draws: int,
-    uncertain: str,
-    not_mentioned: str,
-) -> None:
-    if uncertain not in POLICIES:
-        raise UsageError(f"--uncertain is {uncertain!r}, expected {', '.join(POLICIES)}")
-    if not_mentioned not in POLICIES[:2]:
-        raise UsageError(f"--not_mentioned is {not_mentioned!r}, expected {' or '.join(POLICIES[:2])}")
-    if draws < 1:
-        raise UsageError(f"--draws is {draws}, expected at least 1")
-    inputs = [Path(path).resolve() for path in (pred, ref, pred2) if path is not None]
-    if out is not None and Path(out).resolve() in inputs:
-        raise UsageError(f"--out is {out}, which is an input, expected another file")
 
 
 def _apply(policy: str, cells: np.ndarray, values: np.ndarray) -> np.ndarray:
