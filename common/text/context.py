@@ -1,4 +1,4 @@
-"""What a sentence says about the findings it mentions: there, not there, perhaps, or not said of now.
+"""What a sentence says of each finding it mentions: there, not there, perhaps there, or nothing about this examination.
 
 After NegEx and ConText (Chapman 2001, Harkema 2009, https://doi.org/10.1016/j.jbi.2009.05.002): cue words before or
 after a mention, whose scope ends at a clause. What a clause is in a report, and lists that share one cue, are the

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.finding_reader import ASIDE, Evidence, FindingReader
@@ -20,7 +19,6 @@ from common.text.sentences import split_sentences
 
 __all__ = ["explain_ct", "label_ct"]
 
-_HERE = Path(__file__).parent
 _LUNG, _ELSEWHERE, _SAME = "in the lung", "elsewhere", "the same place"
 _PLACES = frozenset((_LUNG, _ELSEWHERE, _SAME))
 _OF_THE_LUNG = " (lung)"
@@ -92,4 +90,4 @@ def _keep_lung(read: list[Evidence], place: str, found: list[Evidence]) -> str:
 
 @cache
 def _reader() -> FindingReader:
-    return FindingReader(_HERE / "ct_lexicon.yaml", _HERE / "context_lexicon.yaml")
+    return FindingReader("ct_lexicon.yaml")

@@ -56,7 +56,7 @@ def assemble(sections: Mapping[str, str], labels: Mapping[str, float | int | Non
 
     Args:
         sections: name -> marked text, see `common.text.template_phrases.expand`.
-        labels: what it says.
+        labels: of the report, as in `VirtualReport`.
     """
     text, found, clean = _TITLE, [], {}
     for name in sorted(sections, key=_ORDER.index):
