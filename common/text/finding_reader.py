@@ -56,7 +56,7 @@ class FindingReader:
     """Reads findings by a lexicon (see cxr_lexicon.yaml) and the cues of context_lexicon.yaml."""
 
     def __init__(self, lexicon: str) -> None:
-        """Compile a lexicon of this folder, such as "cxr_lexicon.yaml", and the cues of all lexicons.
+        """Compile a lexicon of this folder, given by its file name, and the cues that all lexicons share.
 
         Raises:
             ValueError: if a phrase is not understood; it is named.
