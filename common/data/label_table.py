@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -28,7 +29,6 @@ _CELLS: dict[str, tuple[Callable[[float], bool], str]] = {
     "probabilities": (lambda x: 0 <= x <= 1, "a probability"),
     "both": (lambda x: 0 <= x <= 1 or x == -1 or math.isnan(x), "1, 0, -1 (uncertain), a probability or nothing"),
 }
-_VOLUME_ENDINGS = (".nii.gz", ".nii")  # CT-RATE writes VolumeName with and without
 
 
 def find_id_column(path: str | os.PathLike[str], columns: Sequence[str], given: str | None = None) -> str:
@@ -57,11 +57,21 @@ def find_label_columns(columns: Sequence[str], id_column: str) -> list[str]:
 
 def case_id(text: str) -> str:
     """An id as it is compared: without white space around it and without the ending of a NIfTI file."""
-    text = text.strip()
-    for ending in _VOLUME_ENDINGS:
-        if text.endswith(ending):
-            return text[: -len(ending)]
-    return text
+    return re.sub(r"\.nii(\.gz)?\Z", "", text.strip())  # CT-RATE writes VolumeName with and without
+
+
+def difference_words(wanted: Iterable[str], given: Iterable[str], what: str) -> str:
+    """What `given` lacks and adds, "lacks 2 cases such as 'a' and adds 1 cases such as 'z'"; "" for the same names.
+
+    Args:
+        wanted: different names.
+        given: different names, in any order.
+        what: they are, "cases".
+    """
+    wanted, given = dict.fromkeys(wanted), dict.fromkeys(given)
+    lacking, more = [name for name in wanted if name not in given], [name for name in given if name not in wanted]
+    said = (("lacks", lacking), ("adds", more))
+    return " and ".join(f"{verb} {len(names)} {what} such as {names[0]!r}" for verb, names in said if names)
 
 
 def read_label_values(

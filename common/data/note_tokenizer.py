@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from common.text.bm25 import with_background
@@ -28,17 +29,14 @@ class NoteTokenizer:
 
     Args:
         model: folder or hub name of a tokenizer; it must be the text encoder's own.
-        max_tokens: longer notes lose their end (8,192 is what ModernBERT takes), counted in `truncated`.
+        max_tokens: longer notes lose their end (8,192 is what ModernBERT takes).
         allow_download: fetch a hub tokenizer that is not in the local cache.
-        pad_to_multiple_of: round lengths up, so that kernels are compiled for fewer shapes.
         background_passages: how many passages of general knowledge are added to a note (`common.text.bm25`); a note
             that is empty gets none.
         labels: names of what is predicted, whose terms no passage may hold.
 
     Attributes:
         tokenizer: Hugging Face's.
-        truncated: notes cut so far.
-        seen: notes tokenized so far.
 
     Raises:
         FileNotFoundError: if there is no such tokenizer.
@@ -51,7 +49,6 @@ class NoteTokenizer:
         model: str | os.PathLike[str],
         max_tokens: int = 8192,
         allow_download: bool = False,
-        pad_to_multiple_of: int | None = None,
         background_passages: int = 0,
         labels: Sequence[str] = (),
     ) -> None:
@@ -70,10 +67,8 @@ class NoteTokenizer:
             raise ValueError(f"max_tokens is {max_tokens}, expected 3 or more: two of them are special")
         if not isinstance(background_passages, int) or background_passages < 0:
             raise ValueError(f"background_passages is {background_passages}, expected a whole number, 0 or more")
-        self.max_tokens, self.pad_to_multiple_of = max_tokens, pad_to_multiple_of
-        self.background_passages, self.labels = background_passages, tuple(labels)
+        self.max_tokens, self.background_passages, self.labels = max_tokens, background_passages, tuple(labels)
         self.text("")  # a label without known terms is refused here, before the first batch
-        self.truncated = self.seen = 0
 
     def __len__(self) -> int:
         """Size of the vocabulary with special tokens."""
@@ -85,13 +80,7 @@ class NoteTokenizer:
 
     def encode(self, note: str | None) -> list[int]:
         """Ids of `text(note)`, with special tokens, cut at `max_tokens`."""
-        text = self.text(note)
-        ids = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
-        self.seen += 1
-        if len(ids) <= self.max_tokens:
-            return ids
-        self.truncated += 1
-        return self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
+        return self.tokenizer(self.text(note), truncation=True, max_length=self.max_tokens)["input_ids"]
 
     def spans(self, note: str | None) -> list[tuple[int, int]]:
         """(start, end) in `text(note)` of each of the ids of `encode(note)`, in order and without overlap.
@@ -122,15 +111,11 @@ class NoteTokenizer:
         Returns:
             `input_ids` and `attention_mask` (1 token, 0 padding), both (B, T) int64.
         """
-        longest = max(len(ids) for ids in encoded)
-        if self.pad_to_multiple_of:
-            longest += -longest % self.pad_to_multiple_of
-        input_ids = torch.full((len(encoded), longest), self.tokenizer.pad_token_id, dtype=torch.int64)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, ids in enumerate(encoded):
-            input_ids[row, : len(ids)] = torch.as_tensor(ids)
-            attention_mask[row, : len(ids)] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+        rows = [torch.tensor(ids, dtype=torch.int64) for ids in encoded]
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+        }
 
     def __call__(self, notes: Sequence[str | None]) -> dict[str, Tensor]:
         """Encode and collate a batch of notes; None is an empty note."""

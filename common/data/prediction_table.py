@@ -10,26 +10,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common.data.label_table import read_label_values
+from common.data.label_table import difference_words, read_label_values
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 from common.io.table import read_columns
-
-__all__ = [
-    "PredictionTable",
-    "align_predictions",
-    "find_predictions",
-    "read_predictions",
-    "read_truth",
-    "write_predictions",
-    "write_truth",
-]
 
 TRUTH = "labels"
 _IDS = ("case", "patient")
@@ -117,14 +108,9 @@ def align_predictions(predictions: PredictionTable, truth: PredictionTable) -> n
         ("cases", predictions.cases, truth.cases),
         ("labels", predictions.labels, truth.labels),
     ):
-        lacks, adds = _less(theirs, ours), _less(ours, theirs)
-        said = [
-            f"{verb} {len(some)} {kind} such as {some[0]!r}"
-            for verb, some in (("lacks", lacks), ("adds", adds))
-            if some
-        ]
-        if said:
-            raise BadInput(predictions.path, f"{' and '.join(said)}, expected the {kind} of {truth.path}")
+        difference = difference_words(theirs, ours, kind)
+        if difference:
+            raise BadInput(predictions.path, f"{difference}, expected the {kind} of {truth.path}")
     row = {case: i for i, case in enumerate(predictions.cases)}
     column = {label: i for i, label in enumerate(predictions.labels)}
     order = [row[case] for case in truth.cases]
@@ -150,11 +136,6 @@ def find_predictions(folder: PathLike, split: str) -> dict[str, Path]:
     return found
 
 
-def _less(some: Iterable[str], others: Iterable[str]) -> list[str]:
-    known = set(others)
-    return [one for one in some if one not in known]
-
-
 def _write(
     path: Path,
     cases: Sequence[str],
@@ -171,9 +152,10 @@ def _write(
             f"and values of the shape {values.shape} do not fit, expected (cases, labels) values."
         )
     for kind, names in (("case", cases), ("label", [*_IDS, *labels])):
-        wrong = _wrong_name(names)
-        if wrong is not None:
-            raise ValueError(f"{path}: the {kind} {wrong!r} is blank or occurs twice, expected each once.")
+        times = Counter(names)
+        wrong = [name for name in names if not name.strip() or times[name] > 1]
+        if wrong:
+            raise ValueError(f"{path}: the {kind} {wrong[0]!r} is blank or occurs twice, expected each once.")
     if not usable.all():
         case, label = np.argwhere(~usable)[0]
         raise ValueError(f"{path}: {labels[label]} of {cases[case]!r} is {values[case, label]}, expected {expected}.")
@@ -186,15 +168,6 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, csv_text([*(_IDS[:1] if patients is None else _IDS), *labels], rows))
     return path
-
-
-def _wrong_name(names: Sequence[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if not name.strip() or name in seen:
-            return name
-        seen.add(name)
-    return None
 
 
 def _read(path: Path, cells: str) -> PredictionTable:

@@ -180,14 +180,12 @@ def _rows(
     path: Path, study_column: str | None, section_of: Mapping[str, str | None]
 ) -> Iterator[SectionedReport | BadInput]:
     """The reports of a table whose columns are sections, or whose one column is the report (its section is None)."""
-    number = 0
-    for row in iter_rows(path):
-        number += 1
+    for number, row in enumerate(iter_rows(path), 1):
         if isinstance(row, BadInput):
             yield row
             continue
         line, cells = row
-        study = str(number) if study_column is None else _without_ending(cells[study_column].strip())
+        study = str(number) if study_column is None else cells[study_column].strip().removesuffix(".nii.gz")
         texts = {name: cells[name] for name in section_of if cells[name].strip().lower() not in _MISSING}
         if not study:
             yield BadInput(path, f"line {line} has no {study_column}, expected the name of the report")
@@ -205,8 +203,3 @@ def _rows(
 def _of_cells(study: str, path: Path, texts: Mapping[str, str], column_of: Mapping[str, str]) -> SectionedReport:
     sections = tuple(Section(name, text, 0, len(text)) for name, text in texts.items())
     return SectionedReport(study, path, sections, tuple(column_of.get(name, name) for name in texts))
-
-
-def _without_ending(name: str) -> str:
-    """The VolumeName of CT-RATE without the ending of its image."""
-    return name.removesuffix(".nii.gz")

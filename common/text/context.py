@@ -1,4 +1,4 @@
-"""What a sentence says about the findings it mentions: there, not there, perhaps, or not said of now.
+"""What a sentence says of each finding it mentions: there, not there, perhaps there, or nothing about this examination.
 
 After NegEx and ConText (Chapman 2001, Harkema 2009, https://doi.org/10.1016/j.jbi.2009.05.002): cue words before or
 after a mention, whose scope ends at a clause. What a clause is in a report, and lists that share one cue, are the
@@ -7,6 +7,7 @@ rules here; the cues are in the lexicon.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -108,21 +109,13 @@ def _outermost(matches: Sequence[Match]) -> list[Match]:
 
 
 def _within(mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | None]:
-    found: list[Match | None] = [None] * len(mentions)
-    start = 0
-    for i, mention in enumerate(mentions):
-        while start < len(cues) and cues[start].first < mention.first:
-            start += 1
-        k = start
-        while k < len(cues) and cues[k].first < mention.last:
-            # "heart is not enlarged": the cue stands in the gap of the phrase.
-            if (
-                cues[k].first > mention.first
-                and cues[k].last < mention.last
-                and cues[k].key.endswith(("_before", "_next"))
-            ):
-                found[i] = found[i] or cues[k]
-            k += 1
+    """For each mention, the first cue in a gap of its phrase: "heart is not enlarged"."""
+    cues = [cue for cue in cues if cue.key.endswith(("_before", "_next"))]
+    starts = [cue.first for cue in cues]
+    found = []
+    for mention in mentions:
+        inside = cues[bisect_right(starts, mention.first) : bisect_left(starts, mention.last)]
+        found.append(next((cue for cue in inside if cue.last < mention.last), None))
     return found
 
 
@@ -132,11 +125,10 @@ def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) 
     active: Match | None = None
     next_only = False  # the active cue holds for the next finding and what is joined to it
     last_mention = -1  # where the last mention under the active cue ended
-    at_cue = at_mention = at_word = 0
+    at_cue = at_word = 0
     or_left = _or_ahead(words)
     commas = [0, *accumulate(word in (",", "and", ":", "(") for word in words)]
-    while at_mention < len(mentions):
-        mention = mentions[at_mention]
+    for at_mention, mention in enumerate(mentions):
         while at_cue < len(cues) and cues[at_cue].first <= mention.first:
             cue = cues[at_cue]
             at_cue += 1
@@ -166,7 +158,6 @@ def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) 
         if active is not None and active.last <= mention.last:
             found[at_mention] = active
             last_mention = mention.last
-        at_mention += 1
     return found
 
 
@@ -184,8 +175,8 @@ def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match])
             at_cue -= 1
             if cue.key.endswith("_after") or cue.key == "either":
                 active, end = cue, cue.first
-            elif cue.key == "stop" or active is not None:
-                active = None if cue.key == "stop" or cue.key.endswith("_before") else active
+            elif cue.key == "stop" or cue.key.endswith("_before"):
+                active = None
         if active is not None:
             if _cut(words, mention.last, end, active, mention.last, or_left):
                 active = None

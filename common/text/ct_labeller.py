@@ -9,10 +9,8 @@ translated from Turkish; phrases and cues are this library's own and lie in ct_l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.finding_reader import ASIDE, Evidence, FindingReader
@@ -21,7 +19,6 @@ from common.text.sentences import split_sentences
 
 __all__ = ["explain_ct", "label_ct"]
 
-_HERE = Path(__file__).parent
 _LUNG, _ELSEWHERE, _SAME = "in the lung", "elsewhere", "the same place"
 _PLACES = frozenset((_LUNG, _ELSEWHERE, _SAME))
 _OF_THE_LUNG = " (lung)"
@@ -40,12 +37,7 @@ def label_ct(report: str) -> dict[str, int]:
     Returns:
         Each of ``CT_RATE_LABELS``: 1 there, 0 not there or not mentioned. What is only possible counts as there.
     """
-    return labels_of(explain_ct(report))
-
-
-def labels_of(evidence: Sequence[Evidence]) -> dict[str, int]:
-    """Sum evidence up to labels, see `label_ct`."""
-    found = {item.label for item in evidence if item.value in (1.0, -1.0)}
+    found = {item.label for item in explain_ct(report) if item.value in (1.0, -1.0)}
     return {label: int(label in found) for label in CT_RATE_LABELS}
 
 
@@ -98,4 +90,4 @@ def _keep_lung(read: list[Evidence], place: str, found: list[Evidence]) -> str:
 
 @cache
 def _reader() -> FindingReader:
-    return FindingReader(_HERE / "ct_lexicon.yaml", _HERE / "context_lexicon.yaml")
+    return FindingReader("ct_lexicon.yaml")

@@ -19,8 +19,7 @@ from common.text.template_facts import (
     SEVERITIES,
     Facts,
     FindingLike,
-    check_finding,
-    check_person,
+    check_facts,
     count_words,
     gather,
     person_words,
@@ -28,8 +27,8 @@ from common.text.template_facts import (
     place_words,
     size_words,
 )
-from common.text.template_phrases import enumerate_words, expand, labels_in, mentions, read_bank, sentence, word_count
-from common.text.virtual_report import MAX_WORDS, MIN_WORDS, VirtualReport, assemble
+from common.text.template_phrases import enumerate_words, expand, labels_in, mentioned, read_bank, sentence, word_count
+from common.text.virtual_report import MAX_WORDS, MIN_WORDS, VirtualReport, assemble, fill_up, header
 
 __all__ = ["ct_report"]
 
@@ -111,7 +110,7 @@ def ct_report(
         ValueError: for labels other than the 18 or a value other than 0 and 1, a finding of a label that is not 1,
             an impossible size, severity, side, sex or age.
     """
-    check_person(sex, age)
+    check_facts(findings, sex, age)
     _check_labels(findings, labels, uncertain)
     draw = random.Random(f"ct facts/{seed}")
     facts = {
@@ -124,7 +123,8 @@ def ct_report(
         sections = writer.sections()
         if word_count(sections["findings"]) + word_count(sections["impression"]) <= MAX_WORDS:
             break
-    sections |= writer.header(person_words(sex, age, writer.rng))
+    bank, person = writer.bank, person_words(sex, age, writer.rng)
+    sections |= header(bank, bank["technique"], writer.prior, person, writer.rng)
     return assemble(sections, {label: int(labels[label]) for label in CT_RATE_LABELS})
 
 
@@ -137,8 +137,6 @@ def _check_labels(findings: Sequence[FindingLike], labels: Mapping[str, int], un
     for label, value in labels.items():
         if value not in (0, 1):
             raise ValueError(f"{label} is {value!r}, expected 0 or 1.")
-    for finding in findings:
-        check_finding(finding)
     for name in [*(finding.label for finding in findings), *uncertain]:
         if labels.get(name) != 1:
             raise ValueError(f"{name!r} is described, but its label is {labels.get(name)!r}, expected 1.")
@@ -146,21 +144,13 @@ def _check_labels(findings: Sequence[FindingLike], labels: Mapping[str, int], un
 
 @dataclass
 class _Writer:
-    """Writes one report.
+    """Writes one report; every choice is drawn from `rng`, so that their order decides the text of a seed."""
 
-    Attributes:
-        facts: label -> what is known, of the labels that are 1.
-        uncertain: those that are only possible.
-        rng: of every choice.
-        detail: how much is said of each label.
-        incidental: whether what is not known may be made up.
-    """
-
-    facts: Mapping[str, Facts]
-    uncertain: frozenset[str]
+    facts: Mapping[str, Facts]  # of the labels that are 1
+    uncertain: frozenset[str]  # those of them that are only possible
     rng: random.Random
-    detail: int
-    incidental: bool
+    detail: int  # how much is said of each label, from _FULL to _BARE
+    incidental: bool  # whether what is not known may be made up
 
     def __post_init__(self) -> None:
         rng = self.rng
@@ -177,24 +167,8 @@ class _Writer:
         if self.prior and blocks and self.detail == _FULL:
             block = self.rng.choice(sorted(blocks))
             blocks[block].append(self._say(self.rng.choice(self.bank["frames"]["unchanged"])))
-        words = word_count(impression) + sum(word_count(text) for texts in blocks.values() for text in texts)
         target = self.rng.randint(MIN_WORDS + 15, MAX_WORDS - 35)
-        for block, text in self._options():
-            if words >= target:
-                break
-            if words + word_count(text) <= MAX_WORDS:
-                blocks.setdefault(block, []).append(text)
-                words += word_count(text)
-        findings = " ".join(text for block in self.order for text in blocks.get(block, ()))
-        return {"findings": findings, "impression": impression}
-
-    def header(self, person: str) -> dict[str, str]:
-        """Indication, technique and comparison: nothing in them tells a finding."""
-        symptoms = self.rng.sample(self.bank["symptoms"], 2)
-        values = {"person": person, "symptoms": symptoms[0], "symptoms_b": symptoms[1]}
-        comparison = self.bank["comparison" if self.prior else "no_comparison"]
-        lines = {"indication": self.bank["indication"], "technique": self.bank["technique"], "comparison": comparison}
-        return {name: self._say(self.rng.choice(line), values) for name, line in lines.items()}
+        return fill_up(blocks, self.order, impression, target, self._options())
 
     def _say(self, template: str, values: Mapping[str, str] | None = None, label: str = "", value: float = 1.0) -> str:
         return sentence(expand(template, self.rng, values or {}, label, value))
@@ -327,7 +301,7 @@ class _Writer:
             lines += self.bank["incidental"].get(block, ()) if self.incidental else ()
             if lines and (block != "clear_lungs" or lungs_clear):
                 text = self._say(rng.choice(lines), value=0.0)
-                self.told_absent |= {label for label, _ in mentions(text)}
+                self.told_absent |= mentioned(text)
                 rest.append((block, text))
         rest += filter(None, (self._absent(pool) for _ in range(rng.randint(0, 3))))
         rng.shuffle(rest)

@@ -10,7 +10,6 @@ cues and rules are this library's own and lie in cxr_lexicon.yaml and context_le
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 from common.text.finding_reader import Evidence, FindingReader
 
@@ -21,8 +20,6 @@ CHEXPERT_LABELS = (
     "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices",
 )  # fmt: skip
 """In the order of mimic-cxr-2.0.0-chexpert.csv."""
-
-_HERE = Path(__file__).parent
 
 
 def label_cxr(report: str) -> dict[str, float | None]:
@@ -57,4 +54,4 @@ def explain_cxr(report: str) -> list[Evidence]:
 
 @cache
 def _reader() -> FindingReader:
-    return FindingReader(_HERE / "cxr_lexicon.yaml", _HERE / "context_lexicon.yaml")
+    return FindingReader("cxr_lexicon.yaml")

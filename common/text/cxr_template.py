@@ -15,8 +15,7 @@ from common.text.template_facts import (
     ADVERBS,
     Facts,
     FindingLike,
-    check_finding,
-    check_person,
+    check_facts,
     count_words,
     gather_xray,
     person_words,
@@ -24,8 +23,8 @@ from common.text.template_facts import (
     size_words,
     xray_place_words,
 )
-from common.text.template_phrases import enumerate_words, expand, mentions, read_bank, sentence, word_count
-from common.text.virtual_report import MAX_WORDS, MIN_WORDS, VirtualReport, assemble
+from common.text.template_phrases import enumerate_words, expand, mentioned, read_bank, sentence, word_count
+from common.text.virtual_report import MAX_WORDS, MIN_WORDS, VirtualReport, assemble, fill_up, header
 
 __all__ = ["VIEWS", "cxr_report"]
 
@@ -99,9 +98,7 @@ def cxr_report(
         ValueError: for other labels, values or views, a "No Finding" that contradicts the rest, an impossible size,
             severity, side, sex or age.
     """
-    check_person(sex, age)
-    for finding in findings:
-        check_finding(finding)
+    check_facts(findings, sex, age)
     if view not in VIEWS:
         raise ValueError(f"view is {view!r}, expected {', '.join(VIEWS)}.")
     stated = _checked(labels)
@@ -112,7 +109,9 @@ def cxr_report(
         sections = writer.sections()
         if word_count(sections["findings"]) + word_count(sections["impression"]) <= MAX_WORDS:
             break
-    sections |= writer.header(person_words(sex, age, writer.rng), view)
+    bank, rng = writer.bank, writer.rng
+    sections |= header(bank, bank["technique"][view], writer.prior, person_words(sex, age, rng), rng)
+    sections["examination"] = sentence(expand(rng.choice(bank["examination"][view]), rng, {}), stop="").upper()
     return assemble(sections, stated)
 
 
@@ -136,23 +135,14 @@ def _checked(labels: Mapping[str, float | None]) -> dict[str, float | None]:
 
 @dataclass
 class _Writer:
-    """Writes one report.
-
-    Attributes:
-        labels: name -> what to say.
-        facts: what is known, of those that are present or uncertain.
-        beside: labels of all findings.
-        rng: of every choice.
-        detailed: whether sizes and what is unchanged are said.
-        incidental: whether what is not known may be made up.
-    """
+    """Writes one report; every choice is drawn from `rng`, so that their order decides the text of a seed."""
 
     labels: Mapping[str, float | None]
-    facts: Mapping[str, Facts]
-    beside: set[str]
+    facts: Mapping[str, Facts]  # of the labels that are present or uncertain
+    beside: set[str]  # labels of all findings
     rng: random.Random
-    detailed: bool
-    incidental: bool
+    detailed: bool  # whether sizes and what is unchanged are said
+    incidental: bool  # whether what is not known may be made up
 
     def __post_init__(self) -> None:
         rng, facts, labels = self.rng, self.facts, self.labels
@@ -175,27 +165,8 @@ class _Writer:
                 self._add(_PART_OF[name], self._statement(name))
         self._say_absent()
         impression = self._impression()
-        words = word_count(impression) + sum(word_count(text) for texts in self.parts.values() for text in texts)
         target = self.rng.randint(MIN_WORDS + 4, 95)
-        for part, text in self._neutral():
-            if words >= target:
-                break
-            if words + word_count(text) <= MAX_WORDS:
-                self._add(part, text)
-                words += word_count(text)
-        findings = " ".join(text for part in self.order for text in self.parts.get(part, ()))
-        return {"findings": findings, "impression": impression}
-
-    def header(self, person: str, view: str) -> dict[str, str]:
-        """The sections before the findings: nothing in them tells a finding."""
-        bank, choice = self.bank, self.rng.choice
-        symptoms = self.rng.sample(bank["symptoms"], 2)
-        values = {"person": person, "symptoms": symptoms[0], "symptoms_b": symptoms[1]}
-        lines = {"indication": bank["indication"], "technique": bank["technique"][view]}
-        lines["comparison"] = bank["comparison" if self.prior else "no_comparison"]
-        header = {name: sentence(expand(choice(line), self.rng, values)) for name, line in lines.items()}
-        examination = sentence(expand(choice(bank["examination"][view]), self.rng, {}), stop="")
-        return {"examination": examination.upper()} | header
+        return fill_up(self.parts, self.order, impression, target, self._neutral())
 
     def _add(self, part: str, text: str) -> None:
         self.parts.setdefault(part, []).append(text)
@@ -311,7 +282,7 @@ class _Writer:
             lines = self.bank["labels"]["Enlarged Cardiomediastinum"]["heart_normal_too"]
             text = self._say(lines, {}, "Enlarged Cardiomediastinum", 0.0)
             self._add("heart", text)
-            waiting = [name for name in waiting if name not in {label for label, _ in mentions(text)}]
+            waiting = [name for name in waiting if name not in mentioned(text)]
         while waiting:
             name = waiting.pop(0)
             if not self._say_gone(name):

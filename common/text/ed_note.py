@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-__all__ = ["EDContext", "ed_note", "without_template"]
+__all__ = ["ed_note", "value_of", "without_template"]
 
 MAX_MEDICINES = 20
 _TOP_AGE = 91  # stands for every age above 89
@@ -32,35 +32,13 @@ _HEADING = r"(?<!\S)[A-Z][a-z]+(?: [a-z]+)*:"
 _TEMPLATE = re.compile(rf"{_HEADING}|\b(?:{_MEASURED})(?= [0-9])|\b(?:before the X-ray|oxygen by)\b")
 
 
-class EDContext(Protocol):
-    """What may be known of a patient; `common.data.ehr.context.EHRContext` has it all.
-
-    A mapping with some of these keys is taken as well. Vital signs and laboratory values are numbers in the units of
-    the note (C, /min, %, mmHg, of 10, L/min), or objects or mappings with `latest`, whose `value` counts.
-    """
-
-    age: int | None
-    sex: str | None
-    arrival_transport: str | None
-    hours_since_arrival: float | None
-    chief_complaint: str | None
-    acuity: int | None
-    vitals: Mapping[str, Any]
-    labs: Mapping[str, Any]
-    o2_device: Any
-    home_medicines: Sequence[str]
-    given_medicines: Sequence[str]
-    body: Mapping[str, Any]
-    chronic_conditions: Sequence[str]
-    n_earlier_stays: int
-
-
-def ed_note(context: EDContext | Mapping[str, Any], labs: bool = False) -> str:
+def ed_note(context: Mapping[str, Any] | object) -> str:
     """Write the note.
 
     Args:
-        context: what is known; a mapping may also have `presentation`, free text on how the patient came.
-        labs: also list the laboratory values, which the clinical vector holds already.
+        context: what is known, `common.data.ehr.context.EHRContext`, or a mapping with some of its names and maybe
+            `presentation`, free text on how the patient came. Vital signs are in the units of the note (C, /min, %,
+            mmHg, of 10, L/min), as anything that `value_of` reads.
 
     Returns:
         Up to seven lines, "" if nothing is known.
@@ -75,7 +53,6 @@ def ed_note(context: EDContext | Mapping[str, Any], labs: bool = False) -> str:
         " ".join((get("presentation") or "").split()),
         _sentence("Triage", _triage(get("acuity"), vitals.get("pain"))),
         _sentence("Vital signs", _vital_signs(vitals, get("o2_device"))),
-        _sentence("Laboratory", _laboratory(get("labs") or {})) if labs else "",
         " ".join(filter(None, (_history(get), _body(get("body") or {})))),
         _sentence("Home medicines", _listed(get("home_medicines"))),
         _sentence("Given so far", _listed(get("given_medicines"))),
@@ -140,10 +117,6 @@ def _vital_signs(vitals: Mapping[str, float | None], device: Any) -> str:
     if isinstance(device, Mapping):
         text = device.get("text")
     return ", ".join(parts + ([f"oxygen by {text.lower()}"] if text else []))
-
-
-def _laboratory(labs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value_of(series):g}" for name, series in labs.items())
 
 
 def _history(get: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from common.text.context import CUES, IGNORED, NEGATIVE, POSITIVE, UNCERTAIN, Assertion, assess
+from common.text.context import IGNORED, NEGATIVE, POSITIVE, UNCERTAIN, Assertion, assess
 from common.text.phrases import Match, PhraseMatcher, Tokens
 from common.text.sections import split_sections
 from common.text.sentences import split_sentences
@@ -28,7 +28,7 @@ _ASIDE = re.compile(
     "indicat|histor|hx|clinical|reason|techn|compar|prior|exam|recommend|notif|pfi|protocol|complaint", re.I
 )
 VALUES = {POSITIVE: 1.0, NEGATIVE: 0.0, UNCERTAIN: -1.0}
-_KINDS = ("present", "normal", "not_this")
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +55,19 @@ class Evidence:
 class FindingReader:
     """Reads findings by a lexicon (see cxr_lexicon.yaml) and the cues of context_lexicon.yaml."""
 
-    def __init__(self, lexicon: str | Path, context: str | Path) -> None:
-        """Load and compile the two files.
+    def __init__(self, lexicon: str) -> None:
+        """Compile a lexicon of this folder, given by its file name, and the cues that all lexicons share.
 
         Raises:
-            ValueError: if a file holds something that is not understood; it is named.
+            ValueError: if a phrase is not understood; it is named.
         """
-        findings, cues = _load(lexicon), _load(context)
-        phrases: list[tuple[Any, str]] = []
+        files = (_HERE / lexicon, _HERE / "context_lexicon.yaml")
+        findings, cues = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)
         words = cues.pop("words", {}) | findings.pop("words", {})
-        for path, kinds in ((context, cues), (lexicon, findings.pop("cues", {}))):
-            for kind, texts in kinds.items():
-                if kind not in CUES:
-                    raise ValueError(f"{path}: has cues {kind!r}, expected one of {', '.join(CUES)}.")
-                phrases += [(kind, text) for text in texts]
+        phrases: list[tuple[Any, str]] = []
+        for table in (cues, findings.pop("cues", {})):
+            phrases += [(kind, text) for kind, texts in table.items() for text in texts]
         for kind, labels in findings.items():
-            if kind not in _KINDS:
-                raise ValueError(f"{lexicon}: has a part {kind!r}, expected {', '.join(_KINDS)}, cues or words.")
             phrases += [((kind, label), text) for label, texts in labels.items() for text in texts]
         self.matcher = PhraseMatcher(phrases, words)
 
@@ -112,11 +108,6 @@ def _value(kind: str, assertion: Assertion) -> float | None:
         inside = assertion.cue is not None and assertion.cue.first > assertion.mention.first
         return 1.0 if inside and assertion.cue.last <= assertion.mention.last and assertion.status == NEGATIVE else 0.0
     return None if assertion.status == IGNORED else VALUES[assertion.status]
-
-
-def _load(path: str | Path) -> dict[str, Any]:
-    with Path(path).open(encoding="utf-8") as file:
-        return yaml.safe_load(file)
 
 
 def _sort(matches: Sequence[Match]) -> tuple[list[Match], list[Match]]:

@@ -24,7 +24,7 @@ __all__ = ["BACKGROUND", "REDACTED", "Leak", "find_leaks", "redact", "split_back
 
 REDACTED = "[REDACTED]"
 BACKGROUND = "\n\nBackground (general knowledge, not about this patient):\n"
-"""Parts a note from retrieved passages."""
+"""Stands between a note and the passages that were retrieved for it."""
 _HERE = Path(__file__).parent
 
 

@@ -93,16 +93,8 @@ class _Line(NamedTuple):
     after_end: bool  # or it ends a sentence, or opens a section itself
     after_break: bool  # or the first word of this line would have fitted on it
     after_capitals: bool  # it is all in capitals
-
-
-class _Open(NamedTuple):
-    """The section that is open where a line begins, and whether it has no text yet."""
-
-    header: Header | None
-    is_empty: bool
-
-    def is_in(self, *sections: str) -> bool:
-        return self.header is not None and self.header.section in sections
+    inside: str  # the section that is open, "" before the first
+    inside_empty: bool  # which has no text yet
 
 
 class _Style(NamedTuple):
@@ -145,7 +137,7 @@ def find_headers(plain: str) -> list[Header]:
             first = LETTER.search(plain, last.text_at)
             letter = first.start() if first else len(plain)
         is_empty = last is not None and letter >= match.start()
-        section = _section_of_line(_line(plain, match, last, style.width), style, _Open(last, is_empty))
+        section = _section_of_line(_line(plain, match, last, is_empty, style.width), style)
         label = plain_name(match["name"])
         # "INDICATION:" and below it "INDICATION: cough" is one header, whose text begins with its name.
         is_repeated = is_empty and last is not None and last.label == label and section not in BODY
@@ -154,7 +146,7 @@ def find_headers(plain: str) -> list[Header]:
     return sorted([*headers, *_inline_headers(plain, headers, style)], key=lambda header: header.name_at)
 
 
-def _line(plain: str, match: re.Match[str], last: Header | None, width: int) -> _Line:
+def _line(plain: str, match: re.Match[str], last: Header | None, is_empty: bool, width: int) -> _Line:
     end = max(match.start() - 1, 0)
     start = plain.rfind("\n", 0, end) + 1
     above = plain[start:end].strip()
@@ -172,10 +164,12 @@ def _line(plain: str, match: re.Match[str], last: Header | None, width: int) -> 
         after_end=after_end,
         after_break=after_end or fits,
         after_capitals=above.isupper(),
+        inside="" if last is None else last.section,
+        inside_empty=is_empty,
     )
 
 
-def _section_of_line(line: _Line, style: _Style, open_: _Open) -> str | None:
+def _section_of_line(line: _Line, style: _Style) -> str | None:
     """The section that a line opens, None if it is a line of text."""
     known = known_section(line.name)
     if "#" in line.mark or "**" in line.mark:
@@ -186,7 +180,7 @@ def _section_of_line(line: _Line, style: _Style, open_: _Open) -> str | None:
             return known if line.after_blank or not is_text else None
         if known is not None:
             return known
-        return _section_of_other_capitals(line, style, open_) if line.after_break and not line.mark else None
+        return _section_of_other_capitals(line, style) if line.after_break and not line.mark else None
     is_title = line.name[0].isupper()
     never = CAPITALS_ONLY if is_title and line.has_colon else CAPITALS_ONLY | OWN_LINE_ONLY
     if known is None or plain_name(line.name) in never or (line.mark and not line.has_colon):
@@ -198,12 +192,12 @@ def _section_of_line(line: _Line, style: _Style, open_: _Open) -> str | None:
     return known if line.has_colon and line.after_break else None
 
 
-def _section_of_other_capitals(line: _Line, style: _Style, open_: _Open) -> str | None:
+def _section_of_other_capitals(line: _Line, style: _Style) -> str | None:
     """The section of a header in capitals whose spelling is not listed."""
-    if open_.is_in(*BODY) and is_anatomy(line.name):
+    if line.inside in BODY and is_anatomy(line.name):
         return None
     section = section_of_capitals(line.name)
-    if section == "findings" and open_.is_in("impression") and open_.is_empty:
+    if section == "findings" and line.inside == "impression" and line.inside_empty:
         return None  # the impression begins with the name of the study
     if section is not None:
         return section

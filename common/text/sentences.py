@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 __all__ = ["Sentence", "split_sentences"]
 
@@ -69,19 +70,14 @@ def _cuts(report: str) -> Iterator[tuple[int, int]]:
     line_start = 0
     position = 0
     newline = report.find("\n")
-    for match in _END.finditer(report):
-        while -1 < newline < match.start():
+    for start, end in chain((match.span() for match in _END.finditer(report)), [(len(report), len(report))]):
+        while -1 < newline < start:
             if _ended(report, line_start, newline) and newline >= position:
                 yield newline, newline + 1
                 position = newline + 1
             line_start, newline = newline + 1, report.find("\n", newline + 1)
-        yield match.start(), match.end()
-        position = match.end()
-    while newline > -1:
-        if _ended(report, line_start, newline) and newline >= position:
-            yield newline, newline + 1
-        line_start, newline = newline + 1, report.find("\n", newline + 1)
-    yield len(report), len(report)
+        yield start, end
+        position = end
 
 
 def _ended(report: str, start: int, end: int) -> bool:

@@ -87,30 +87,25 @@ class Facts:
     kinds: tuple[str, ...]
 
 
-def check_person(sex: str | None, age: int | None) -> None:
-    """Refuse a sex or an age that no report can be about; None is unknown.
+def check_facts(findings: Sequence[FindingLike], sex: str | None, age: int | None) -> None:
+    """Refuse findings that cannot be described, and a sex or an age that no report can be about; None is unknown.
 
     Raises:
-        ValueError: unless the sex is "F" or "M" and the age 0 to 120 years.
+        ValueError: for an unknown severity or side, a size that is not positive, a sex that is not "F" or "M", or an
+            age outside 0 to 120 years.
     """
     if sex not in ("F", "M", None):
         raise ValueError(f"sex is {sex!r}, expected 'F', 'M' or None.")
     if age is not None and not 0 <= age <= 120:
         raise ValueError(f"age is {age}, expected 0 to 120 years or None.")
-
-
-def check_finding(finding: FindingLike) -> None:
-    """Refuse a finding that cannot be described.
-
-    Raises:
-        ValueError: for an unknown severity or side, or a size that is not positive.
-    """
-    if finding.severity not in SEVERITIES:
-        raise ValueError(f"{finding.label} has the severity {finding.severity!r}, expected {', '.join(SEVERITIES)}.")
-    if finding.side and finding.side not in SIDES:
-        raise ValueError(f"{finding.label} has the side {finding.side!r}, expected {', '.join(SIDES)}.")
-    if finding.size_mm is not None and not (finding.size_mm > 0 and math.isfinite(finding.size_mm)):
-        raise ValueError(f"{finding.label} has the size {finding.size_mm} mm, expected a positive number.")
+    for finding in findings:
+        name, size = finding.label, finding.size_mm
+        if finding.severity not in SEVERITIES:
+            raise ValueError(f"{name} has the severity {finding.severity!r}, expected {', '.join(SEVERITIES)}.")
+        if finding.side and finding.side not in SIDES:
+            raise ValueError(f"{name} has the side {finding.side!r}, expected {', '.join(SIDES)}.")
+        if size is not None and not (size > 0 and math.isfinite(size)):
+            raise ValueError(f"{name} has the size {size} mm, expected a positive number.")
 
 
 def gather(label: str, findings: Sequence[FindingLike], severity: str = "") -> Facts:

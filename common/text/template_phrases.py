@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-
-Value = str | Callable[[], str]
-"""Of a `$name`: a template itself, or a function that gives one."""
 
 # A mention is carried through the text as OPEN label EQUALS value SHUT words CLOSE, characters that no report has.
 _OPEN, _EQUALS, _SHUT, _CLOSE = "\ue000", "\ue001", "\ue002", "\ue003"
@@ -68,7 +65,7 @@ def labels_in(template: str) -> set[str]:
     return set(re.findall(r"<([A-Z][A-Za-z ]+)=", template))
 
 
-def expand(template: str, rng: random.Random, values: Mapping[str, Value], label: str = "", value: float = 1.0) -> str:
+def expand(template: str, rng: random.Random, values: Mapping[str, str], label: str = "", value: float = 1.0) -> str:
     """Fill in a template.
 
     Args:
@@ -97,7 +94,7 @@ def _tokens(template: str) -> tuple[re.Match[str], ...]:
 
 
 def _sequence(
-    tokens: Sequence[re.Match[str]], at: int, rng: random.Random, values: Mapping[str, Value], label: str, value: float
+    tokens: Sequence[re.Match[str]], at: int, rng: random.Random, values: Mapping[str, str], label: str, value: float
 ) -> tuple[str, int]:
     """Text up to the token that closes this part, and where that token is."""
     parts = []
@@ -115,8 +112,7 @@ def _sequence(
         elif token[1]:
             if token[1] not in values:
                 raise ValueError(f"Template uses ${token[1]}, expected one of {', '.join(sorted(values))}.")
-            filling = values[token[1]]
-            parts.append(expand(filling if isinstance(filling, str) else filling(), rng, values, label, value))
+            parts.append(expand(values[token[1]], rng, values, label, value))
         else:
             parts.append(token[0])
         at += 1
@@ -148,14 +144,9 @@ def word_count(text: str) -> int:
     return len(_MARK.sub("", text).split())
 
 
-def mentions(text: str) -> list[tuple[str, float]]:
-    """(label, value) of every mention in marked text."""
-    found = []
-    for mark in _MARK.findall(text):
-        if mark != _CLOSE:
-            label, _, value = mark[1:-1].partition(_EQUALS)
-            found.append((label, float(value)))
-    return found
+def mentioned(text: str) -> set[str]:
+    """Labels that marked text states."""
+    return {span.label for span in plain(text)[1]}
 
 
 def plain(text: str) -> tuple[str, list[Span]]:

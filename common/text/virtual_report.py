@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from common.text.template_phrases import Span, plain
-
-__all__ = ["Span", "VirtualReport", "assemble"]
+from common.text.template_phrases import Span, expand, plain, sentence, word_count
 
 MIN_WORDS, MAX_WORDS = 50, 200
 """Of findings and impression together."""
@@ -45,17 +45,10 @@ class VirtualReport:
         names |= {"Findings_EN": "findings", "Impressions_EN": "impression"}
         return {column: self.sections[name] for column, name in names.items()}
 
-    def wrapped(self, width: int = 79) -> str:
-        """The text in lines of at most `width` characters, each after a leading blank, as MIMIC-CXR has it.
-
-        Words longer than a line stay whole.
-        """
-        lines = []
-        for line in self.text.splitlines():
-            lines += textwrap.wrap(
-                line, width, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False
-            ) or [line]
-        return "\n".join(lines) + "\n"
+    def wrapped(self) -> str:
+        """The text in lines of at most 79 characters, each after a leading blank, as MIMIC-CXR has it."""
+        wrap = textwrap.TextWrapper(79, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False).wrap
+        return "".join(f"{part}\n" for line in self.text.splitlines() for part in wrap(line) or [line])
 
 
 def assemble(sections: Mapping[str, str], labels: Mapping[str, float | int | None]) -> VirtualReport:
@@ -63,7 +56,7 @@ def assemble(sections: Mapping[str, str], labels: Mapping[str, float | int | Non
 
     Args:
         sections: name -> marked text, see `common.text.template_phrases.expand`.
-        labels: what it says.
+        labels: of the report, as in `VirtualReport`.
     """
     text, found, clean = _TITLE, [], {}
     for name in sorted(sections, key=_ORDER.index):
@@ -73,3 +66,44 @@ def assemble(sections: Mapping[str, str], labels: Mapping[str, float | int | Non
         text += f"{body}\n \n"
         clean[name] = body
     return VirtualReport(clean, text.rstrip() + "\n", dict(labels), tuple(found))
+
+
+def header(
+    bank: Mapping[str, Any], technique: Sequence[str], has_prior: bool, person: str, rng: random.Random
+) -> dict[str, str]:
+    """Indication, technique and comparison of a report, marked: nothing in them tells a finding.
+
+    Args:
+        bank: of phrases.
+        technique: templates of that section.
+        has_prior: whether there is an earlier examination.
+        person: the patient in words.
+        rng: decides between wordings.
+    """
+    symptoms = rng.sample(bank["symptoms"], 2)
+    values = {"person": person, "symptoms": symptoms[0], "symptoms_b": symptoms[1]}
+    comparison = bank["comparison" if has_prior else "no_comparison"]
+    lines = {"indication": bank["indication"], "technique": technique, "comparison": comparison}
+    return {name: sentence(expand(rng.choice(line), rng, values)) for name, line in lines.items()}
+
+
+def fill_up(
+    parts: dict[str, list[str]], order: Sequence[str], impression: str, target: int, more: Iterable[tuple[str, str]]
+) -> dict[str, str]:
+    """Findings and impression of a report, marked.
+
+    Args:
+        parts: part of the findings -> sentences that must be said; what is added is added here.
+        order: of the parts.
+        impression: marked.
+        target: words from which on nothing is added.
+        more: (part, sentence) that may be added as long as the report has at most `MAX_WORDS`.
+    """
+    words = word_count(impression) + sum(word_count(text) for texts in parts.values() for text in texts)
+    for part, text in more:
+        if words >= target:
+            break
+        if words + word_count(text) <= MAX_WORDS:
+            parts.setdefault(part, []).append(text)
+            words += word_count(text)
+    return {"findings": " ".join(text for part in order for text in parts.get(part, ())), "impression": impression}

@@ -3,7 +3,9 @@ import random
 from pathlib import Path
 
 import pytest
+import yaml
 
+from common.text import context
 from common.text.cxr_labeller import CHEXPERT_LABELS, explain_cxr, label_cxr
 
 REPORTS = Path(__file__).parents[3] / "shared" / "data" / "reports"
@@ -229,3 +231,13 @@ def test_agrees_with_the_samples_of_the_chexpert_labeller() -> None:
         for row in csv.DictReader(file):
             expected = {label: float(row[label]) if row[label] else None for label in CHEXPERT_LABELS}
             assert label_cxr(row["Reports"]) == expected
+
+
+@pytest.mark.parametrize("name", ["cxr_lexicon.yaml", "ct_lexicon.yaml", "context_lexicon.yaml"])
+def test_every_part_of_a_lexicon_is_of_a_known_kind(name):
+    parts = yaml.safe_load(Path(context.__file__).with_name(name).read_text(encoding="utf-8"))
+    if name == "context_lexicon.yaml":
+        assert set(parts) - {"words"} == set(context.CUES)
+    else:
+        assert set(parts) <= {"present", "normal", "not_this", "cues", "words"}
+        assert set(parts.get("cues", {})) <= set(context.CUES)

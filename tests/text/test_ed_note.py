@@ -37,7 +37,6 @@ Given so far: ceftriaxone."""
 
 def test_the_whole_note() -> None:
     assert ed_note(FULL) == NOTE
-    assert "Laboratory: Lactate 2.1." in ed_note(FULL, labs=True)
 
 
 def test_objects_and_mappings_give_the_same_note() -> None:

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from common.text.template_phrases import Span, enumerate_words, expand, labels_in, mentions, plain, read_bank, sentence
+from common.text.template_phrases import Span, enumerate_words, expand, labels_in, mentioned, plain, read_bank, sentence
 
 
 def made(template, values=None, label="Edema", value=1.0, seed=0):
@@ -20,10 +20,8 @@ def test_mentions_of_other_labels_and_inside_each_other():
     found = [(span.label, text[span.start : span.end]) for span in spans]
     assert found == [("Pneumonia", "The lungs"), ("Edema", "lungs"), ("Lung Opacity", "opacities")]
     assert labels_in("<Pneumonia=the <lungs>> <Lung Opacity=x>") == {"Pneumonia", "Lung Opacity"}
-    assert mentions(expand("<a> <Edema=b>", random.Random(0), {}, "Fracture", -1.0)) == [
-        ("Fracture", -1.0),
-        ("Edema", -1.0),
-    ]
+    marked = expand("<a> <Edema=b>", random.Random(0), {}, "Fracture", -1.0)
+    assert mentioned(marked) == {"Fracture", "Edema"} and {span.value for span in plain(marked)[1]} == {-1.0}
 
 
 def test_choices_are_all_reached_and_may_be_nested():

@@ -37,8 +37,7 @@ def test_spans_point_at_their_words(report):
     assert [s.value for s in report.spans] == [0.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("width", [20, 30, 79, 200])
-def test_wrapping_keeps_the_words(report, width):
-    lines = report.wrapped(width).splitlines()
-    assert " ".join(lines).split() == report.text.split()
-    assert max(len(line) for line in lines[1:]) <= width and all(line.startswith(" ") for line in lines)
+def test_wrapping_keeps_the_words(report):
+    lines = report.wrapped().splitlines()
+    assert " ".join(lines).split() == report.text.split() and len(lines) > len(report.text.splitlines())
+    assert max(len(line) for line in lines) <= 79 and all(line.startswith(" ") for line in lines)

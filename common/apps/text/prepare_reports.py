@@ -36,27 +36,16 @@ _LABELS_BESIDE = "labels.csv"
 
 @dataclass(frozen=True)
 class _Case:
-    """One row to write.
-
-    Attributes:
-        name: of the case.
-        scan: the unit of reports: its reconstructions share one.
-        split: "train", "val" or "test".
-        labels: name -> 0 or 1, all 18.
-        report: column -> text, None where there is none.
-        sex: "F", "M" or None.
-        age: years or None.
-        maps: of lesions and regions, None if there are none.
-    """
+    """One row to write."""
 
     name: str
-    scan: str
+    scan: str  # its reconstructions share a report
     split: str
-    labels: dict[str, int]
-    report: dict[str, str | None]
+    labels: dict[str, int]  # all 18
+    report: dict[str, str | None]  # column -> text
     sex: str | None
     age: int | None
-    maps: tuple[Path, Path] | None = None
+    maps: tuple[Path, Path] | None = None  # of lesions and of regions
 
 
 def prepare_reports(input: str | os.PathLike[str], output_dir: str | os.PathLike[str], seed: int = 0) -> dict[str, Any]:
@@ -142,7 +131,8 @@ def _manifest_cases(source: Path, problems: list[BadInput]) -> list[_Case]:
         raise BadInput(
             manifest, f"has no column {lacking!r}, expected the 18 labels of CT-RATE, or {beside.name} beside it"
         )
-    tables = {row["case"]: row for row in rows} if has_columns else _labels_beside(beside)
+    labelled = rows if has_columns else (row for _, row in read_rows(beside, ["case", *CT_RATE_LABELS]))
+    tables = {row["case"]: row for row in labelled}
     cases = []
     for row in rows:
         try:
@@ -150,10 +140,6 @@ def _manifest_cases(source: Path, problems: list[BadInput]) -> list[_Case]:
         except BadInput as problem:
             problems.append(problem)
     return cases
-
-
-def _labels_beside(path: Path) -> dict[str, dict[str, str]]:
-    return {row["case"]: row for _, row in read_rows(path, ["case", *CT_RATE_LABELS])}
 
 
 def _manifest_case(manifest: Path, row: Mapping[str, str], labels: Mapping[str, str] | None) -> _Case:

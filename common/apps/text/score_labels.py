@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from common.apps.run.bundle import UsageError
-from common.data.label_table import find_id_column, find_label_columns, read_label_values
-from common.io.bad_input import BadInput
+from common.data.label_table import difference_words, find_id_column, find_label_columns, read_label_values
+from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import write_text
 from common.io.table import read_columns
 from common.metrics.delong import delong_by_class
@@ -91,7 +91,15 @@ def score_labels(
         python -m common score labels --pred predictions.csv --ref labels.csv
         python -m common score labels --pred ours.csv --pred2 theirs.csv --ref labels.csv --patient_column subject_id
     """
-    _check_usage(pred, ref, pred2, out, draws, uncertain, not_mentioned)
+    if uncertain not in POLICIES:
+        raise UsageError(f"--uncertain is {uncertain!r}, expected {', '.join(POLICIES)}")
+    if not_mentioned not in POLICIES[:2]:
+        raise UsageError(f"--not_mentioned is {not_mentioned!r}, expected {' or '.join(POLICIES[:2])}")
+    if draws < 1:
+        raise UsageError(f"--draws is {draws}, expected at least 1")
+    predictions = [Path(path) for path in (pred, pred2) if path is not None]
+    if out is not None and Path(out).resolve() in [path.resolve() for path in (*predictions, Path(ref))]:
+        raise UsageError(f"--out is {out}, which is an input, expected another file")
     wanted = [name.strip() for name in labels.split(",")] if isinstance(labels, str) else labels
     if wanted is not None and not all(wanted):
         raise UsageError(f"--labels is {','.join(wanted)!r}, expected names with commas between them")
@@ -107,9 +115,7 @@ def score_labels(
     target = _apply(uncertain, reference == -1, reference)
     target = _apply(not_mentioned, np.isnan(reference), target)
 
-    systems = [
-        _read_prediction(path, ref, ids, names, id_column, uncertain) for path in (pred, pred2) if path is not None
-    ]
+    systems = [_read_prediction(path, ref, ids, names, id_column, uncertain) for path in predictions]
     cases_hash = hashlib.sha256("\n".join(ids).encode()).hexdigest()
     chosen = None if thresholds is None else _read_thresholds(thresholds, names, cases_hash)
     options = {"draws": draws, "level": _LEVEL, "seed": seed, "groups": groups}
@@ -143,26 +149,6 @@ def score_labels(
     return result
 
 
-def _check_usage(
-    pred: PathLike,
-    ref: PathLike,
-    pred2: PathLike | None,
-    out: PathLike | None,
-    draws: int,
-    uncertain: str,
-    not_mentioned: str,
-) -> None:
-    if uncertain not in POLICIES:
-        raise UsageError(f"--uncertain is {uncertain!r}, expected {', '.join(POLICIES)}")
-    if not_mentioned not in POLICIES[:2]:
-        raise UsageError(f"--not_mentioned is {not_mentioned!r}, expected {' or '.join(POLICIES[:2])}")
-    if draws < 1:
-        raise UsageError(f"--draws is {draws}, expected at least 1")
-    inputs = [Path(path).resolve() for path in (pred, ref, pred2) if path is not None]
-    if out is not None and Path(out).resolve() in inputs:
-        raise UsageError(f"--out is {out}, which is an input, expected another file")
-
-
 def _apply(policy: str, cells: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(cells, {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}[policy], values)
 
@@ -180,14 +166,9 @@ def _read_prediction(
     if missing:
         raise BadInput(path, f"has no column {missing[0]!r}, expected the {len(names)} labels of {os.fspath(ref)}")
     found, _ = read_label_values(path, key, names, "both")
-    lacking, extra = sorted(set(ids) - found.keys()), sorted(found.keys() - set(ids))
-    if lacking or extra:
-        said = [
-            f"{verb} {len(some)} ids, such as {some[0]!r}"
-            for verb, some in (("lacks", lacking), ("adds", extra))
-            if some
-        ]
-        raise BadInput(path, f"{' and '.join(said)}, compared with {os.fspath(ref)}, expected the same ids in both")
+    difference = difference_words(ids, sorted(found), "ids,")
+    if difference:
+        raise BadInput(path, f"{difference}, compared with {os.fspath(ref)}, expected the same ids in both")
     values = np.stack([found[case] for case in ids])
     counts = _gaps(values)
     if ((values > 0) & (values < 1)).any():
@@ -210,10 +191,9 @@ def _read_thresholds(
     """Thresholds of the labels that are scored."""
     path = "thresholds" if isinstance(thresholds, Mapping) else thresholds
     if not isinstance(thresholds, Mapping):
+        text = read_text(thresholds, "a JSON file of thresholds")
         try:
-            thresholds = json.loads(Path(thresholds).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise BadInput(path, f"cannot be read ({error.strerror}), expected a JSON file of thresholds") from error
+            thresholds = json.loads(text)
         except ValueError as error:
             raise BadInput(path, f"is no JSON ({error}), expected an object of label and threshold") from error
     if not isinstance(thresholds, Mapping):

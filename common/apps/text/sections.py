@@ -53,7 +53,12 @@ def write_sections(
         python -m common sections reports.csv --text_column text --out sections.csv
     """
     source, out = Path(path), Path(out)
-    _check_output(source, out)
+    if out.is_dir():
+        raise UsageError(f"--out is {out}, which is a folder, expected a file O.csv")
+    if out.resolve() == source.resolve():
+        raise UsageError(f"--out is {out}, which is the input, expected another file")
+    if source.is_dir() and out.exists() and out.suffix.lower() in (".txt", ".xml"):
+        raise UsageError(f"--out is {out}, which may be a report, expected a file O.csv")
     out.parent.mkdir(parents=True, exist_ok=True)
     spans, excluded = out.with_suffix(".spans.jsonl"), out.with_suffix(".excluded.csv")
     counts: Counter[str] = Counter(dict.fromkeys(SECTION_COLUMNS, 0))
@@ -72,7 +77,9 @@ def write_sections(
             table.writerow([report.study, *cells.values()])
             for span in _spans(report):
                 spans_file.write(json.dumps(span, ensure_ascii=False) + "\n")
-        _write_excluded(excluded, problems)
+        with whole_text(excluded) as file:
+            rows = [["path", "reason"], *([str(problem.path), problem.reason] for problem in problems)]
+            csv.writer(file, lineterminator="\n").writerows(rows)
         if not reports:
             raise _nothing_left(source, problems)
     return {
@@ -83,13 +90,6 @@ def write_sections(
         "excluded_file": str(excluded),
         "sections": dict(counts),
     }
-
-
-def _write_excluded(path: Path, problems: Sequence[BadInput]) -> None:
-    with atomic_text(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "reason"])
-        writer.writerows([str(problem.path), problem.reason] for problem in problems)
 
 
 def _nothing_left(source: Path, problems: Sequence[BadInput]) -> BadInput:
@@ -111,12 +111,3 @@ def _spans(report: SectionedReport) -> Iterator[dict[str, Any]]:
         column = {} if report.columns is None else {"column": report.columns[place]}
         where = {"name": section.name, "start": section.start, "end": section.end}
         yield {"study": report.study} | column | where | {"text": section.text}
-
-
-def _check_output(source: Path, out: Path) -> None:
-    if out.is_dir():
-        raise UsageError(f"--out is {out}, which is a folder, expected a file O.csv")
-    if out.resolve() == source.resolve():
-        raise UsageError(f"--out is {out}, which is the input, expected another file")
-    if source.is_dir() and out.exists() and out.suffix.lower() in (".txt", ".xml"):
-        raise UsageError(f"--out is {out}, which may be a report, expected a file O.csv")
