@@ -77,7 +77,7 @@ def write_sections(
             table.writerow([report.study, *cells.values()])
             for span in _spans(report):
                 spans_file.write(json.dumps(span, ensure_ascii=False) + "\n")
-        with whole_text(excluded) as file:
+        with atomic_text(excluded) as file:
             rows = [["path", "reason"], *([str(problem.path), problem.reason] for problem in problems)]
             csv.writer(file, lineterminator="\n").writerows(rows)
         if not reports:
