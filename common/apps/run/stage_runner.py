@@ -54,6 +54,9 @@ TRACKERS: dict[str, Callable[[], dict[str, Any]]] = {"mlflow": _mlflow, "wandb":
 """What `--tracking` adds to a training, as MONAI's `tracking` takes it; nothing leaves the machine."""
 
 
+_NAMED = 5  # differences to the configuration of before that are named
+
+
 @dataclass(frozen=True)
 class Job:
     """One stage as it is run.
@@ -297,7 +300,9 @@ def _refuse_other(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any])
     from common.engines.resume import differences
 
     if next((folder / "checkpoints").glob("*.pt"), None) is not None:
-        listed = ", ".join(f"{key} {a!r} (now {b!r})" for key, (a, b) in differences(then, now).items())
+        found = [f"{key} {a!r} (now {b!r})" for key, (a, b) in differences(then, now).items()]
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        listed = ", ".join(found[:_NAMED]) + more
         raise BadInput(
             folder / "checkpoints",
             f"holds an interrupted training with {listed}; expected the same configuration to go on with it, another "
