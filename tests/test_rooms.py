@@ -27,6 +27,11 @@ ORDER = (  # from the top down; rooms of one line stand side by side
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 MOST_FILES = 22
 BELONGS_TO_A_BUNDLE = "networks"  # a network may say which bundle makes its weights
+GENERAL = ("common.cli.", "common.handlers.", "common.io.", "common.data.datasets.")
+OF_ONE_MODALITY = (
+    "common.data.ct", "common.data.cxr", "common.data.ehr", "common.data.modalities", "common.text.ct_",
+    "common.text.cxr_",
+)  # fmt: skip
 DEFAULT_BUNDLE = {"apps/run/demo.py": 1, "cli/verbs.py": 1}  # `python -m common demo` without --bundle
 
 
@@ -149,6 +154,18 @@ def test_general_rooms_name_no_bundle(trees):
     others = [path for path in (ROOT / "common").rglob("*") if path.suffix in (".yaml", ".j2", ".json")]
     named |= {path.name: path for path in others if any(bundle in path.read_text() for bundle in BUNDLES)}
     assert named == {}
+
+
+def test_general_rooms_know_no_modality(trees):
+    known = {
+        f"{name} imports {other}"
+        for name, tree in trees.items()
+        if name.startswith(GENERAL)
+        for node in ast.walk(tree)
+        for other in imported(node, trees)
+        if other.startswith(OF_ONE_MODALITY)
+    }
+    assert not known
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from common.data.cxr.studies import StudyDataset
 from common.data.datasets.case_loader import CaseList, CaseLoader
-from common.data.datasets.studies import StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer
 from common.evaluation.compare_models import measure_models
 from common.evaluation.error_attention import StudyEncoders
 from common.evaluation.error_cases import case_details
 from common.evaluation.evaluation import Evaluation, Measured
-from common.handlers.study_predictions import StudyPredictions
+from common.handlers.label_predictions import LabelPredictions
 from common.io.bad_input import BadInput
 from common.io.table import read_columns
 
@@ -88,7 +88,7 @@ class ClassificationEvaluation(Evaluation):
         splits = splits or [self.cases[0]["split"]]
         drop = self.modalities if len(self.modalities) > 1 else []
         loaders = {split: self._loader(split) for split in splits}
-        StudyPredictions(
+        LabelPredictions(
             str(folder), _MODEL, self.labels, self.network, loaders, self.prepare_batch, self.inferer, self.device,
             MODALITIES, drop,
         )()  # fmt: skip

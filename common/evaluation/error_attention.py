@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from common.data.datasets.study_files import saved_tokenizer
+from common.data.cxr.study_files import saved_tokenizer
 from common.data.note_tokenizer import NoteTokenizer
 from common.evaluation.comparison_tables import Comparison
 from common.evaluation.error_cases import ErrorCase

@@ -5,7 +5,7 @@ from monai.bundle import ConfigParser
 
 from common.apps.run.bundle import open_bundle
 from common.apps.run.recipe import merged_stage
-from common.data.datasets.study_files import saved_scaler
+from common.data.cxr.study_files import saved_scaler
 from common.data.note_tokenizer import NoteTokenizer
 from tests.bundles.test_mdfnet_configs import BUNDLE
 from tests.clients.packed_mdfnet import TEXT, write_prepared, write_weights

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.apps.packaging.pack import pack_bundle
 from common.data.cxr.cases import read_cxr_cases
-from common.data.datasets.study_files import fitted_scaler, fitted_tokenizer
+from common.data.cxr.study_files import fitted_scaler, fitted_tokenizer
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.modalities import MODALITIES
 from common.handlers.model_parts import ModelPartSaver

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from common.data.ct.reader import read_ct
+from common.data.ct.slab_patches import SlabPatchDataset
 from common.data.ct.volume import write_nifti
-from common.data.datasets.slab_patches import SlabPatchDataset
 from common.data.virtual.patient import make_virtual_patient
 from common.engines.diffusion_samples import add_samples
 from common.inferers.slice_interpolation import SliceInterpolationInferer

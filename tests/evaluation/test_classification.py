@@ -13,7 +13,7 @@ import torch
 from common.apps.predict import predict
 from common.apps.run.evaluate import evaluate
 from common.cli.main import main
-from common.data.datasets.study_files import saved_scaler, saved_tokenizer
+from common.data.cxr.study_files import saved_scaler, saved_tokenizer
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.modalities import MODALITIES
 from common.data.prediction_table import align_predictions, read_predictions, read_truth

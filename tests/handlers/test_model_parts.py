@@ -6,7 +6,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from common.apps.run.bundle import open_bundle, resolve
-from common.data.datasets.study_files import fitted_tokenizer, saved_tokenizer
+from common.data.cxr.study_files import fitted_tokenizer, saved_tokenizer
 from common.handlers.ema import EMAHandler
 from common.handlers.model_parts import ModelPartSaver, PartCheckpointLoader
 from common.io.bad_input import BadInput
@@ -17,7 +17,7 @@ from common.networks.slice_unet import SliceUNet
 from common.networks.study_encoders import build_network, saved_network
 from common.networks.weights import ChosenWeights, MissingWeights, load_part
 from tests.clients.packed import REFINER, UNET, VAE
-from tests.data.datasets.tiny_study import LABELS
+from tests.data.cxr.tiny_study import LABELS
 from tests.networks.tiny_mdfnet import make_network
 
 BESIDE = {"text": "tokenizer", "clinical": "clinical.json"}

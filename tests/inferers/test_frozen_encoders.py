@@ -4,8 +4,8 @@ import pytest
 import torch
 from monai.transforms import Compose
 
+from common.data.cxr.studies import StudyCollate, StudyDataset
 from common.data.datasets.features import FeatureDataset
-from common.data.datasets.studies import StudyCollate, StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
 from common.engines.frozen_features import FeatureWriter
@@ -17,7 +17,7 @@ from common.networks.mdfnet import FeatureMDFNet
 from common.networks.text_encoder import TextEncoder
 from common.networks.vision_encoder import VisionEncoder
 from common.transforms.xray_io import NormaliseXrayd, ReadXrayd
-from tests.data.datasets.tiny_study import LABELS, NOTES, make_cases, make_scaler
+from tests.data.cxr.tiny_study import LABELS, NOTES, make_cases, make_scaler
 from tests.networks.tiny_mdfnet import TEXT, VISION, make_network
 
 

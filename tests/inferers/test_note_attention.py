@@ -4,7 +4,7 @@ import torch
 from common.data.note_tokenizer import build_note_tokenizer
 from common.inferers.note_attention import note_attention
 from common.networks.text_encoder import TextEncoder
-from tests.data.datasets.tiny_study import NOTES
+from tests.data.cxr.tiny_study import NOTES
 from tests.networks.tiny_mdfnet import TEXT
 
 

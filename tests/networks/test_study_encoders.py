@@ -8,7 +8,7 @@ from common.io.bad_input import BadInput
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.study_encoders import build_network, frozen_encoders, saved_network
 from common.networks.weights import MissingWeights, freeze, save_parts
-from tests.data.datasets.tiny_study import LABELS
+from tests.data.cxr.tiny_study import LABELS
 from tests.networks.tiny_mdfnet import make_network
 
 COMMAND = "python -m common run bundles/mdfnet_cxr --scale demo"

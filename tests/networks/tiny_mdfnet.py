@@ -8,7 +8,7 @@ from common.networks.mdfnet import MDFNet
 from common.networks.modality_fusion import FusionHead
 from common.networks.text_encoder import TextEncoder
 from common.networks.vision_encoder import VisionEncoder
-from tests.data.datasets.tiny_study import LABELS
+from tests.data.cxr.tiny_study import LABELS
 
 VISION = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8,
           "intermediate_size": 16}  # fmt: skip

@@ -4,7 +4,7 @@ import logging
 import numpy as np
 import pytest
 
-from common.data.datasets.study_files import (
+from common.data.cxr.study_files import (
     encoder_tokenizer,
     fitted_scaler,
     fitted_tokenizer,
@@ -14,7 +14,7 @@ from common.data.datasets.study_files import (
 from common.data.ehr.clinical_vector import ClinicalScaler
 from common.data.note_tokenizer import build_note_tokenizer
 from common.io.bad_input import BadInput
-from tests.data.datasets.tiny_study import make_cases
+from tests.data.cxr.tiny_study import make_cases
 
 
 def write_weights(folder, *parts, name="model"):

@@ -4,12 +4,12 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
-from common.data.datasets.studies import StudyCollate, StudyDataset
+from common.data.cxr.studies import StudyCollate, StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
 from common.io.bad_input import BadInput
 from common.transforms.xray_io import NormaliseXrayd, ReadXrayd, xray_tensor
-from tests.data.datasets.tiny_study import LABELS, make_cases, make_scaler
+from tests.data.cxr.tiny_study import LABELS, make_cases, make_scaler
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 READ = Compose([ReadXrayd("image", size=16), NormaliseXrayd("image", MEAN, STD)])

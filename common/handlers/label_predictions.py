@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from common.data.prediction_table import write_predictions, write_truth
 from common.handlers.engine_state import add_note
 
-__all__ = ["StudyPredictions", "predict_studies"]
+__all__ = ["LabelPredictions", "predict_labels"]
 
 
-class StudyPredictions:
+class LabelPredictions:
     """Write the probability of every label to `MODEL_SPLIT.csv` and the truth to `labels_SPLIT.csv`, a row per case.
 
     With `drop`, `MODEL_without_MODALITY_SPLIT.csv` is the same network on the same cases with that modality taken away:
@@ -68,7 +68,7 @@ class StudyPredictions:
             for dropped in ("", *self.drop):
                 name = self._name(dropped)
                 hidden = self.modalities.index(dropped) if dropped else None
-                cases, patients, p, y = predict_studies(
+                cases, patients, p, y = predict_labels(
                     network, loader, self.prepare_batch, self.inferer, self.device, hidden
                 )
                 write_predictions(self.folder / f"{name}_{split}.csv", cases, patients, self.labels, p)
@@ -81,7 +81,7 @@ class StudyPredictions:
 
 
 @torch.no_grad()
-def predict_studies(
+def predict_labels(
     network: nn.Module,
     loader: DataLoader,
     prepare_batch: Callable,

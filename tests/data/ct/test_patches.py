@@ -7,10 +7,10 @@ import torch
 from monai.transforms import Lambdad
 from torch.utils.data import DataLoader
 
+from common.data.ct.patches import CTPatchDataset
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import write_nifti
 from common.data.ct.volume_store import VolumeStore
-from common.data.datasets.ct_patches import CTPatchDataset
 from common.io.bad_input import BadInput
 from common.transforms.ct_io import to_axial
 from common.transforms.windows import scale_window

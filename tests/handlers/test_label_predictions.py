@@ -4,16 +4,16 @@ import torch
 from ignite.engine import Engine
 from torch.utils.data import DataLoader
 
-from common.data.datasets.studies import StudyCollate, StudyDataset
+from common.data.cxr.studies import StudyCollate, StudyDataset
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import build_note_tokenizer
 from common.data.prediction_table import align_predictions, find_predictions, read_predictions, read_truth
 from common.engines.cxr_batch import PrepareStudyBatch
 from common.handlers.engine_state import notes
-from common.handlers.study_predictions import StudyPredictions, predict_studies
+from common.handlers.label_predictions import LabelPredictions, predict_labels
 from common.inferers.autocast import AutocastInferer
 from common.transforms.xray_io import xray_tensor
-from tests.data.datasets.tiny_study import LABELS, make_cases, make_scaler
+from tests.data.cxr.tiny_study import LABELS, make_cases, make_scaler
 from tests.networks.tiny_mdfnet import make_network
 
 
@@ -29,7 +29,7 @@ def study(tmp_path_factory):
 
 
 def predictions(folder, loader, network, **settings):
-    return StudyPredictions(
+    return LabelPredictions(
         str(folder), "all", LABELS, network, {"test": loader, "val": loader}, PrepareStudyBatch(),
         AutocastInferer("float32"), "cpu", MODALITIES, **settings,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def alone(network, tokenizer, item, hidden=None):
 def test_every_case_gets_what_it_gets_alone(study, hidden):
     data, loader, tokenizer = study
     network = make_network().train()
-    cases, patients, p, y = predict_studies(
+    cases, patients, p, y = predict_labels(
         network, loader, PrepareStudyBatch(), AutocastInferer("float32"), "cpu", hidden
     )
     assert network.training and cases == [f"c{i}" for i in range(5)] and patients == ["p0", "p0", "p1", "p1", "p2"]
@@ -85,7 +85,7 @@ def test_the_files_of_a_training(study, tmp_path):
     assert truth.labels == LABELS and np.isnan(truth.values[1, 1]) and truth.patients[2] == "p1"
     found = {name: read_predictions(tmp_path / "p" / f"{name}_test.csv") for name in expected}
     direct = {
-        name: predict_studies(network, loader, PrepareStudyBatch(), AutocastInferer("float32"), "cpu", hidden)[2]
+        name: predict_labels(network, loader, PrepareStudyBatch(), AutocastInferer("float32"), "cpu", hidden)[2]
         for hidden, name in zip((None, 0, 1, 2), ("all", *(f"all_without_{m}" for m in MODALITIES)), strict=True)
     }
     for name, table in found.items():

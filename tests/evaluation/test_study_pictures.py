@@ -8,17 +8,18 @@ from monai.engines import SupervisedEvaluator
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from common.data.datasets.studies import StudyCollate, StudyDataset
+from common.data.cxr.studies import StudyCollate, StudyDataset
 from common.data.note_tokenizer import build_note_tokenizer
 from common.engines.cxr_batch import PrepareStudyBatch
-from common.handlers.study_predictions import predict_studies
-from common.handlers.study_results import StudyResults
+from common.evaluation.study_pictures import StudyPictures
+from common.handlers.label_predictions import predict_labels
+from common.handlers.label_results import LabelResults
 from common.inferers.note_attention import note_attention
 from common.networks.mdfnet import MDFNet
 from common.networks.modality_fusion import FusionHead
 from common.networks.vision_encoder import VisionEncoder
 from common.transforms.xray_io import xray_tensor
-from tests.data.datasets.tiny_study import LABELS, NOTES, make_cases, make_scaler
+from tests.data.cxr.tiny_study import LABELS, NOTES, make_cases, make_scaler
 from tests.networks.tiny_mdfnet import make_network
 
 
@@ -41,9 +42,9 @@ def run(loader, network, results):
 
 def test_files_of_every_case(loader, tmp_path):
     network = make_network().eval()
-    results = StudyResults(str(tmp_path / "out"), LABELS, network)
+    results = LabelResults(str(tmp_path / "out"), LABELS, StudyPictures(network))
     run(loader, network, results)
-    _, _, p, _ = predict_studies(network, loader, PrepareStudyBatch(), lambda x, net, *a, **kw: net(x, *a, **kw), "cpu")
+    _, _, p, _ = predict_labels(network, loader, PrepareStudyBatch(), lambda x, net, *a, **kw: net(x, *a, **kw), "cpu")
     there = {"c0": ["vision", "text", "clinical"], "c1": ["vision"], "c2": ["text", "clinical"]}
     for i, (case, modalities) in enumerate(there.items()):
         content = json.loads((tmp_path / "out" / f"{case}.json").read_text())
@@ -65,8 +66,8 @@ def test_the_picture_shows_the_attention_of_the_encoder(loader, tmp_path):
             return torch.flip(found, (-1,)) if flat else found
 
         network.vision.attention = attention
-        run(loader, network, StudyResults(str(tmp_path / name), LABELS, network))
-    run(loader, network, StudyResults(str(tmp_path / "without"), LABELS))
+        run(loader, network, LabelResults(str(tmp_path / name), LABELS, StudyPictures(network)))
+    run(loader, network, LabelResults(str(tmp_path / "without"), LABELS, StudyPictures()))
     c0 = [np.asarray(Image.open(tmp_path / name / "c0.png").convert("RGB")).astype(int) for name in
           ("as it is", "elsewhere", "without")]  # fmt: skip
     assert c0[0].shape == c0[1].shape and (c0[0] != c0[1]).any()
@@ -76,7 +77,7 @@ def test_the_picture_shows_the_attention_of_the_encoder(loader, tmp_path):
 def test_the_note_is_shown_with_the_attention_over_its_tokens(loader, tmp_path):
     network = make_network().eval()
     tokenizer, data = loader.collate_fn.tokenizer, loader.dataset
-    results = StudyResults(str(tmp_path), LABELS, network, tokenizer=tokenizer, dataset=data)
+    results = LabelResults(str(tmp_path), LABELS, StudyPictures(network, tokenizer=tokenizer, dataset=data))
     run(loader, network, results)
     # c1 has no note
     assert sorted(path.name for path in tmp_path.glob("*_note.html")) == ["c0_note.html", "c2_note.html"]
@@ -89,7 +90,7 @@ def test_the_note_is_shown_with_the_attention_over_its_tokens(loader, tmp_path):
 
 def test_without_pictures(loader, tmp_path):
     network = make_network().eval()
-    run(loader, network, StudyResults(str(tmp_path), LABELS, network, pictures=False))
+    run(loader, network, LabelResults(str(tmp_path), LABELS, StudyPictures(network, pictures=False)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c0.json", "c1.json", "c2.json"]
 
 
@@ -112,5 +113,5 @@ def test_encoders_without_class_token_have_pictures_too(loader, tmp_path, config
     """A bug: asking them for their attention ended the prediction."""
     encoder = VisionEncoder(config=config, embedding=6, image_size=16)
     network = MDFNet(encoder, fusion=FusionHead(("vision",), 2, {"vision": 6}, width=8, heads=2, hidden=(8, 8))).eval()
-    run(loader, network, StudyResults(str(tmp_path), LABELS, network))
+    run(loader, network, LabelResults(str(tmp_path), LABELS, StudyPictures(network)))
     assert (tmp_path / "c0.png").is_file()

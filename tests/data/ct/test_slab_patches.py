@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from common.data.ct.slab_patches import SlabPatchDataset, _coarser, coarser_copy
 from common.data.ct.volume import write_nifti
 from common.data.ct.volume_store import VolumeStore
-from common.data.datasets.slab_patches import SlabPatchDataset, _coarser, coarser_copy
 from common.io.bad_input import BadInput
 
 
@@ -79,9 +79,7 @@ def test_same_batches_whatever_the_number_of_workers(rows, tmp_path):
 
 def test_coarser_copies_are_made_once_and_again_after_a_change(rows, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(
-        "common.data.datasets.slab_patches._coarser", lambda *args: made.append(args) or _coarser(*args)
-    )
+    monkeypatch.setattr("common.data.ct.slab_patches._coarser", lambda *args: made.append(args) or _coarser(*args))
     store, image = VolumeStore(tmp_path / "cache"), rows[0]["image"]
     volume = store.get(image)
     assert coarser_copy(store, image, (1, 1, "sharp")).shape == volume.shape == (44, 36, 40)
