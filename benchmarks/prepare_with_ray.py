@@ -25,16 +25,18 @@ from common.io.parallel import ENGINES
 WORKERS = 2
 
 
-def kill_one_worker(killed: list[int], out: Path, after: int, name: str) -> None:
+def kill_one_worker(killed: list[int], out: Path, after: int, name: str, finished: threading.Event) -> None:
     """As soon as so many cases are done, kill a worker process below this one."""
-    while len(list(out.glob(".prepare/*.json"))) < after:
+    while not killed and not finished.is_set():
         time.sleep(0.02)
-    for process in psutil.Process().children(recursive=True):
-        words = process.cmdline()  # Ray's workers have renamed themselves
-        if words and (words[0].startswith("ray::call") if name == "ray" else Path(__file__).name in " ".join(words)):
-            os.kill(process.pid, signal.SIGKILL)
-            killed.append(process.pid)
-            return
+        if len(list(out.glob(".prepare/[!.]*"))) < after:
+            continue
+        for process in psutil.Process().children(recursive=True):
+            words = " ".join(process.cmdline())  # Ray names a worker by its task, ray::<lambda>()
+            if (words.startswith("ray::") and "lambda" in words) if name == "ray" else Path(__file__).name in words:
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+                return
 
 
 def content(folder: Path) -> str:
@@ -60,11 +62,14 @@ def main() -> None:
         seconds, killed = {}, {}
         for engine in ENGINES:
             killed[engine] = []
-            thread = threading.Thread(target=kill_one_worker, args=(killed[engine], work / engine, n // 3, engine))
+            finished = threading.Event()
+            wanted = (killed[engine], work / engine, n // 3, engine, finished)
+            thread = threading.Thread(target=kill_one_worker, args=wanted)
             thread.start()
             start = time.monotonic()
             prepare("dicom", work / "series" / "dicom", work / engine, workers=WORKERS, engine=engine)
             seconds[engine] = round(time.monotonic() - start, 1)
+            finished.set()
             thread.join()
         hashes = [content(work / name) for name in ("one", "local", "ray")]
         line = {

@@ -90,14 +90,20 @@ def prepare_data(
         raise BadInput(out, f"lies inside the input {source}, expected an output folder outside it")
     (out / ".prepare").mkdir(parents=True, exist_ok=True)
     with locked(out):
-        for leftover in (*out.glob(".prepare/.*"), *out.glob("images/.*")):
-            leftover.unlink()  # of a run that was killed while writing
+        _remove_leftovers(out)
         listing = found.list(source, **options)
         if exclusion_list is not None:
             _leave_out_listed(listing, source, Path(exclusion_list))
         _leave_out_repeats(listing)
         kept = _usable(listing, out, validate, workers, engine, address)
+        _remove_leftovers(out)
         return _write(kept, listing, source, out, layout, seed, strict)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a run or a worker that was killed had only half written."""
+    for leftover in (*out.glob(".prepare/.*"), *out.glob("images/.*")):
+        leftover.unlink()
 
 
 def _leave_out_listed(listing: Listing, source: Path, exclusion_list: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.data import prepare as prepare_module
 from common.data.ct import listing as ct_listing
 from common.data.ct.listing import MANIFEST_COLUMNS
 from common.data.ct.reader import read_ct
@@ -59,6 +60,23 @@ def mixed(tmp_path_factory):
     before = hashes(root / "in")
     prepare_data(root / "in", root / "out", "ct")
     return root, good, bad, before
+
+
+def test_what_a_killed_worker_half_wrote_is_removed(tmp_path, monkeypatch):
+    """A bug: a worker killed while it wrote left `.NAME.tmp` in images/ until the next run."""
+    write_volume(tmp_path / "in" / "a.nii.gz", tiny_hu())
+    usable = prepare_module._usable
+
+    def killed(listing, out, *options):
+        kept = usable(listing, out, *options)
+        for folder in ("images", ".prepare"):
+            (out / folder).mkdir(exist_ok=True)
+            (out / folder / ".half.tmp").write_text("half")
+        return kept
+
+    monkeypatch.setattr(prepare_module, "_usable", killed)
+    prepare_data(tmp_path / "in", tmp_path / "out", "ct")
+    assert not list(tmp_path.rglob(".half*"))
 
 
 def test_20_good_are_kept_and_25_bad_are_listed_with_their_reason(mixed):
