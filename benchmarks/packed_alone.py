@@ -45,6 +45,9 @@ def main() -> None:
     parser.add_argument("--ckpt_dir", type=Path, default=BUNDLE / "models")
     parser.add_argument("--folder", type=Path, help="new folder; a temporary one by default")
     given = parser.parse_args()
+    if not list(given.ckpt_dir.glob("*.pt")):
+        not_run = f"{given.ckpt_dir.name}/ holds no weights, expected --ckpt_dir of a trained run"
+        return print(json.dumps({"name": "packed bundle in a fresh environment", "not_run": not_run}))
     with tempfile.TemporaryDirectory() as temporary:
         work = (given.folder or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
