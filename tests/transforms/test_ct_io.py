@@ -5,8 +5,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, SaveImaged
 
 from common.data.ct.reader import read_ct
-from common.data.ct.volume import write_nifti
-from common.transforms.ct_io import FileAxesd, ReadCTd, SaveCTd, axial_axes
+from common.data.ct.volume import axial_axes, write_nifti
+from common.transforms.ct_io import FileAxesd, ReadCTd, SaveCTd
 
 
 @pytest.fixture(params=[(0, 1, 2), (2, 0, 1), (1, 2, 0)], ids=["xyz", "zxy", "yzx"])

@@ -258,6 +258,7 @@ def _plain_affine(path: Path, row: dict[str, str], affine: np.ndarray) -> np.nda
     spacing = np.array([*in_plane, _number(path, row, "ZSpacing")])
     if (spacing <= 0).any():
         raise BadInput(path, f"has spacing {spacing.tolist()} in the metadata table, expected positive mm")
+    checked_spacing(path, spacing)
     if same_in_plane and np.isclose(found[2], spacing[2], rtol=0.01):
         return affine
     orientation = _vector(path, row, "ImageOrientationPatient", 6)
