@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -25,8 +26,13 @@ from pydicom.valuerep import VR
 
 from common.io.bad_input import BadInput
 
-__all__ = ["HEAD_BYTES", "is_dicom", "open_dicom", "stored_values"]
+__all__ = ["DAMAGE", "HEAD_BYTES", "is_dicom", "open_dicom", "stored_values"]
 
+DAMAGE = (
+    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError,
+    OverflowError, struct.error, zlib.error, BytesLengthException,
+)  # fmt: skip
+"""What pydicom and its decoders raise on damaged files."""
 HEAD_BYTES = 512
 """How much of a file `is_dicom` wants to see."""
 _MARK, _PREAMBLE = b"DICM", 128
@@ -99,8 +105,8 @@ def stored_values(
         name: of the file within the path, where that is a folder or a zip.
 
     Returns:
-        Values as `Dataset.pixel_array`, (rows, columns) of a grey image, signed where PixelRepresentation is 1; and
-        where they are padding, bool of the same shape, None where nothing is.
+        Values, (rows, columns) of a grey image, (rows, columns, 3) of colour that is left as it is stored, signed where
+        PixelRepresentation is 1; and where they are padding, bool of the same shape, None where nothing is.
 
     Raises:
         BadInput: if the transfer syntax is not known, or no decoder for it is installed. What a decoder raises of
@@ -113,7 +119,7 @@ def stored_values(
     if lacking:
         raise BadInput(path, f"{name} is compressed as {syntax.name} and {lacking}".lstrip())
     if hasattr(ds, "pixel_array_options"):  # pydicom 2 never touches them
-        ds.pixel_array_options(correct_unused_bits=False)
+        ds.pixel_array_options(raw=True, correct_unused_bits=False)
     cells = ds.pixel_array
     if cells.dtype.kind not in "iu":
         return cells, None

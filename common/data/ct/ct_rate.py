@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 
 from common.data.ct.nifti import load_nifti
-from common.data.ct.volume import CTVolume, case_name, is_nifti, rescale, validate_hu
+from common.data.ct.volume import CTVolume, case_name, checked_spacing, is_nifti, rescale, validate_hu
 from common.io.bad_input import BadInput, read_text
 from common.io.table import read_rows
 from common.text.ct_labels import CT_RATE_LABELS

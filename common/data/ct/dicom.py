@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import FileDataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -36,7 +36,7 @@ from common.data.ct.volume import (
     rescale,
     validate_hu,
 )
-from common.data.dicom_pixels import open_dicom, stored_values
+from common.data.dicom_pixels import DAMAGE, open_dicom, stored_values
 from common.io.bad_input import BadInput
 
 MAX_ZIP_BYTES = 16 * 2**30
@@ -51,11 +51,6 @@ _ORIENTATION_TOLERANCE = 1e-3
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 _RECONSTRUCTION = ("ConvolutionKernel", "KVP")
 """What all slices of one reconstruction have in common; a slice that does not tell may be of any."""
-_DAMAGE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError,
-    OverflowError, struct.error, zlib.error, BytesLengthException,
-)  # fmt: skip
-"""What pydicom and its decoders raise on damaged files; each becomes a BadInput that names the file."""
 _ZIP_DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, UnicodeDecodeError,
 )  # fmt: skip
@@ -84,7 +79,7 @@ def read_dicom(path: str | os.PathLike[str]) -> CTVolume:
             _check_slice(path, name, ds)
         except BadInput:
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise BadInput(path, f"{name} has an unreadable header ({error})") from error
     _check_one_series(path, slices)
     if len(slices) < 2:
@@ -137,7 +132,7 @@ def _read_slice(path: Path, name: str, data: bytes) -> FileDataset:
         return open_dicom(data)
     except InvalidDicomError as error:
         raise BadInput(path, f"{name} is not a DICOM file, expected only slices of one CT series") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BadInput(path, f"{name} is a damaged DICOM file ({error})") from error
 
 
@@ -146,7 +141,7 @@ def _number(path: Path, name: str, ds: FileDataset, keyword: str, count: int = 1
     try:
         value = ds.get(keyword)
         numbers = np.atleast_1d(np.asarray(value, dtype=np.float64)) if value is not None else np.empty(0)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BadInput(path, f"{name} has an unreadable {keyword} ({error})") from error
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise BadInput(path, f"{name} has no {keyword}, expected {count} finite number{'s' if count > 1 else ''}")
@@ -312,7 +307,7 @@ def _read_plane(path: Path, name: str, ds: FileDataset) -> np.ndarray:
         pixels, padding = stored_values(path, ds, name)
     except BadInput:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(path, f"{name} has corrupt pixel data ({first_line})") from error
     if pixels.shape != (ds.Rows, ds.Columns):
