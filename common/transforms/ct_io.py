@@ -53,7 +53,7 @@ class ReadCTd(MapTransform):
 
 
 class CheckSlicesd(MapTransform):
-    """Refuse a CT that cannot be brought to the wanted slices before a network sees it, so that others go on without it.
+    """Refuse a CT that cannot be brought to the wanted slices, before a network sees it: others then go on without it.
 
     Args:
         keys: of CTs as `ReadCTd` gives them.
