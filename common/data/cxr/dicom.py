@@ -18,12 +18,12 @@ from common.data.dicom_pixels import DAMAGE, stored_values
 from common.io.bad_input import BadInput
 
 try:
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, convert_color_space
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing, convert_color_space
 except ModuleNotFoundError:  # pydicom 2, with which MONAI Label 0.8.5 runs
-    from pydicom.pixel_data_handlers import (
+    from pydicom.pixel_data_handlers.util import (
         apply_color_lut,
         apply_modality_lut,
-        apply_voi_lut,
+        apply_voi,
         apply_windowing,
         convert_color_space,
     )
@@ -121,7 +121,7 @@ def _scales(ds: pydicom.Dataset) -> Iterator[Callable[[pydicom.Dataset, np.ndarr
 
 
 def _by_look_up(ds: pydicom.Dataset, values: np.ndarray) -> ShownPixels:
-    shown = apply_voi_lut(values, ds)
+    shown = apply_voi(values, ds)
     depth = int(ds.VOILUTSequence[0].LUTDescriptor[2])
     return ShownPixels(shown.astype(np.float64), 0.0, float(max(2**depth - 1, shown.max())))
 
