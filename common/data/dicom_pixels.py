@@ -73,7 +73,8 @@ def _two_elements(start: bytes, order: str) -> bool:
 def open_dicom(data: bytes) -> FileDataset:
     """Parse a DICOM file, with or without preamble and file header.
 
-    Without a file header the values are native, in the byte order in which the data set was found to be written.
+    Where none names the transfer syntax, the values are native if the file gives their length, in the byte order in
+    which the data set was found to be written.
 
     Raises:
         InvalidDicomError: if it is none. What else pydicom raises of a damaged file goes through.
@@ -83,7 +84,7 @@ def open_dicom(data: bytes) -> FileDataset:
     if data[:4] == _MARK:
         data = bytes(_PREAMBLE) + data
     ds = pydicom.dcmread(BytesIO(data), force=True)
-    if not ds.file_meta:
+    if "TransferSyntaxUID" not in ds.file_meta:
         plain = {(True, True): ImplicitVRLittleEndian, (False, True): ExplicitVRLittleEndian}
         encoding = getattr(ds, "original_encoding", None) or (ds.is_implicit_VR, ds.is_little_endian)  # pydicom 2
         if not ("PixelData" in ds and ds["PixelData"].is_undefined_length):

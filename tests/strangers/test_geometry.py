@@ -96,16 +96,16 @@ def test_positions_outvote_a_nominal_tilt(tmp_path: Path, tag: object) -> None:
         read_ct(write_series(tmp_path / "tilted", slices))
 
 
-@pytest.mark.parametrize("affine", [sheared(0), sheared(0.15), sheared(4), turned(20, 0), turned(179.99, 2)])
+@pytest.mark.parametrize(
+    "affine", [sheared(0), sheared(0.02), sheared(0.15), sheared(4), turned(20, 0), turned(179.99, 2)]
+)
 def test_a_written_qform_equals_the_sform_or_is_not_declared(tmp_path: Path, affine: np.ndarray) -> None:
     header = nib.load(write_nifti(tmp_path / "a.nii.gz", np.zeros((40, 40, 300), np.int16), affine)).header
     qform, code = header.get_qform(coded=True)
     np.testing.assert_allclose(header.get_sform(), affine, atol=1e-5)
     if code:
-        corners = np.array([[x, y, z, 1] for x in (0, 39) for y in (0, 39) for z in (0, 299)])
-        np.testing.assert_allclose(corners @ qform.T, corners @ affine.T, atol=0.01)
-    leans = affine[1, 2] != 0 and affine[2, 1] == 0
-    assert bool(code) != leans or np.isclose(affine, turned(179.99, 2)).all()
+        np.testing.assert_allclose(qform, affine, atol=2e-3)
+    assert bool(code) == (abs(affine[1, 2] + affine[2, 1]) < 0.01 or affine[2, 1] != 0)
 
 
 # ---- qform ----------------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ _SPACINGS = (0.1, 30.0)
 _COARSE = 1.2
 """Slices are thick where their spacing is so many times that of the other two axes."""
 
-_QFORM_MM = 0.01
-"""How far a quaternion of float32 may put a voxel from where the matrix has it."""
+_SAME_AXES = 5e-4
+"""By how much of a voxel a qform may step aside: rounding, in its quaternion or in cosines of few digits."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From the axes of DICOM and ITK to those of NIfTI; its own inverse."""
@@ -360,9 +360,9 @@ def write_nifti(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndar
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
     image.header.set_sform(affine, code=1)
     image.header.set_qform(affine, code=1)
-    # Quaternions hold no shear, and near half a turn few digits.
-    strays = np.abs(image.header.get_qform() - image.header.get_sform()) @ [*array.shape[:3], 1]
-    if strays.max() > _QFORM_MM:
+    # Quaternions hold no shear. Where it is but rounding, ITK still asks for one.
+    aside = (image.header.get_qform() - image.header.get_sform())[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.abs(aside).max() > _SAME_AXES:
         image.header["qform_code"] = 0
     image.header.set_xyzt_units("mm", "sec")
     with atomic_path(path) as part, part.open("wb") as file:
