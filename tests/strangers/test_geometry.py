@@ -85,6 +85,7 @@ def test_what_dicom_takes_for_straight_is_straight_as_nifti(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("tag", [-9.5, 30, "", "+0.0"])
 def test_positions_outvote_a_nominal_tilt(tmp_path: Path, tag: object) -> None:
+    """https://github.com/rordenlab/dcm2niix/issues/253"""
     slices = tiny_series()
     for ds in slices:
         ds.GantryDetectorTilt = tag
@@ -155,6 +156,7 @@ def test_only_a_negative_qfac_turns_the_third_axis(tmp_path: Path, qfac: float) 
     ids=str,
 )
 def test_a_quaternion_is_read_as_nibabel_and_itk_do(tmp_path: Path, quaternion: tuple[float, ...]) -> None:
+    """https://github.com/nipy/nibabel/issues/1181 and https://github.com/spinalcordtoolbox/spinalcordtoolbox/issues/3703"""
     path = qform_only(tmp_path / "a.nii", quaternion)
     affine = read_ct(path).affine
     np.testing.assert_allclose(affine, nib.load(path).affine, atol=1e-6)
@@ -179,7 +181,7 @@ def test_the_shared_metres() -> None:
 )
 @pytest.mark.parametrize("kind", ["nifti", "nrrd", "dicom"])
 def test_spacings_of_no_chest_ct(tmp_path: Path, spacing: tuple[float, ...], kind: str) -> None:
-    """Centimetres, micrometres, a slip of the point."""
+    """Centimetres, micrometres, a slip of the point: https://github.com/ANTsX/ANTsPy/issues/514"""
     if kind == "nifti":
         path = write_volume(tmp_path / "a.nii", tiny_hu(), np.diag([*spacing, 1]))
     elif kind == "nrrd":
@@ -317,6 +319,7 @@ def interleaved(**tags: tuple[object, object]) -> list:
     ids=str,
 )
 def test_two_series_under_one_uid_are_refused(tmp_path: Path, tags: dict, reason: str) -> None:
+    """https://github.com/rordenlab/dcm2niix/issues/721"""
     with pytest.raises(BadInput, match="mixes two series under one SeriesInstanceUID.*" + reason):
         read_ct(write_series(tmp_path / "s", interleaved(**tags)))
 
@@ -355,3 +358,75 @@ def test_nothing_of_a_good_nifti_changes(tmp_path: Path) -> None:
     values, affine = load_nifti(write_volume(tmp_path / "a.nii.gz"))
     np.testing.assert_array_equal(values, tiny_hu())
     np.testing.assert_array_equal(affine, nib.load(tmp_path / "a.nii.gz").affine)
+
+
+# ---- from public threads; each input is made here --------------------------------------------------------------------
+
+
+def test_cosines_of_few_digits_stay_readable_for_itk(tmp_path: Path) -> None:
+    """https://github.com/ENHANCE-PET/MOOSE/issues/99 and https://github.com/wasserth/TotalSegmentator/issues/461"""
+    affine = np.diag([0.8, 0.8, 2.5, 1.0])
+    affine[1, 2] = 2.5 * 8e-4
+    volume = read_ct(write_volume(tmp_path / "a.nii.gz", tiny_hu(), affine))
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
+    written = write_nifti(tmp_path / "b.nii.gz", volume.hu, volume.affine)
+    assert sitk.ReadImage(str(written)).GetSize() == (20, 24, 12)
+
+
+def test_a_registration_that_sheared_the_sform(tmp_path: Path) -> None:
+    """https://github.com/Project-MONAI/MONAILabel/issues/1634 and https://github.com/rordenlab/dcm2niix/issues/697"""
+    affine = turned(23, 0, (1.0, 1.0, 1.0))
+    affine[:3, 1] += 0.03 * affine[:3, 2]
+    with pytest.raises(BadInput, match="has a shear of 1.72 degrees between its axes 1 and 2"):
+        read_ct(write_volume(tmp_path / "a.nii.gz", tiny_hu(), affine))
+
+
+def test_a_spacing_in_mm_without_a_unit(tmp_path: Path) -> None:
+    """https://github.com/icometrix/dicom2nifti/issues/82"""
+    image = nib.Nifti1Image(tiny_hu(), np.diag([0.8, 0.8, 2.5, 1]))
+    image.header.set_xyzt_units(0, 0)
+    nib.save(image, tmp_path / "a.nii")
+    assert read_ct(tmp_path / "a.nii").spacing == pytest.approx((0.8, 0.8, 2.5))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Exposure": (14, 15), "XRayTubeCurrent": (100, 120)},  # https://github.com/rordenlab/dcm2niix/issues/396
+        {"InstanceNumber": (9, 1)},  # https://github.com/rordenlab/dcm2niix/issues/786
+    ],
+    ids=str,
+)
+def test_what_varies_within_one_series(tmp_path: Path, tags: dict) -> None:
+    np.testing.assert_array_equal(read_ct(write_series(tmp_path / "s", interleaved(**tags))).hu, tiny_hu())
+
+
+def test_a_localizer_before_the_slices_is_named(tmp_path: Path) -> None:
+    """https://github.com/dgobbi/vtk-dicom/issues/98"""
+    slices = tiny_series()
+    slices[0].ImageOrientationPatient, slices[0].ImageType = [1, 0, 0, 0, 0, -1], ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    with pytest.raises(BadInput, match="slice_001.dcm has ImageOrientationPatient .* as in slice_000.dcm"):
+        read_ct(write_series(tmp_path / "s", slices))
+
+
+def test_slices_sent_twice_are_named(tmp_path: Path) -> None:
+    """https://github.com/icometrix/dicom2nifti/issues/21"""
+    with pytest.raises(BadInput, match="duplicated position, slice_005.dcm and slice_012.dcm"):
+        read_ct(write_series(tmp_path / "s", [*tiny_series(), tiny_series()[5]]))
+
+
+def test_a_rounding_of_a_thousandth_is_no_uneven_step(tmp_path: Path) -> None:
+    """https://github.com/icometrix/dicom2nifti/issues/36"""
+    slices = tiny_series()
+    for k, ds in enumerate(slices):
+        ds.ImagePositionPatient = [-20, -30, -40 + 2.5 * k + (-1) ** k * 0.001]
+    np.testing.assert_array_equal(read_ct(write_series(tmp_path / "s", slices)).hu, tiny_hu())
+
+
+def test_steps_that_widen_are_named(tmp_path: Path) -> None:
+    """https://github.com/rordenlab/dcm2niix/issues/22 and https://github.com/icometrix/dicom2nifti/issues/58"""
+    slices = tiny_series()
+    for k, ds in enumerate(slices):
+        ds.ImagePositionPatient = [-20, -30, 2.5 * min(k, 6) + 7.5 * max(0, k - 6)]
+    with pytest.raises(BadInput, match="of 7.5 mm between slice_006.dcm and slice_007.dcm, expected 2.5 mm"):
+        read_ct(write_series(tmp_path / "s", slices))

@@ -128,6 +128,7 @@ def test_the_shared_overlay_in_j2k() -> None:
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless], ids=lambda uid: uid.name)
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
 def test_bits_above_the_stored_ones_are_no_part_of_a_hu(tmp_path: Path, syntax: UID, signed: bool) -> None:
+    """https://github.com/pydicom/pydicom/issues/2260"""
     slices = tiny_series()
     for ds, hu in zip(slices, tiny_hu().transpose(2, 1, 0), strict=True):
         cells = (hu if signed else hu + 1024).astype(np.int32) & 0xFFF
@@ -176,6 +177,7 @@ def test_the_shared_padding_of_4095() -> None:
     ids=str,
 )
 def test_padding_of_a_ct_is_air(tmp_path: Path, tags: dict[str, int], cell: int) -> None:
+    """https://github.com/dgobbi/vtk-dicom/issues/173 and https://github.com/dcm4che/dcm4che/issues/1368"""
     slices = tiny_series()
     for ds in slices:
         cells = np.frombuffer(ds.PixelData, np.uint16).reshape(24, 20).copy()
@@ -266,7 +268,7 @@ def test_the_shared_lossless_jpeg_names_the_extra() -> None:
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, HTJ2KLossless, JPEGExtended12Bit], ids=lambda uid: uid.name)
 def test_a_missing_decoder_names_the_extra(tmp_path: Path, syntax: UID) -> None:
-    """JPEG Extended too, of which Pillow decodes 8 bits alone."""
+    """JPEG Extended too, of which Pillow decodes 8 bits alone: https://github.com/pydicom/pydicom/issues/2009"""
     plugins = pydicom.pixels.get_decoder(syntax).available_plugins
     if set(plugins) - {"pillow"}:
         pytest.skip(f"{', '.join(plugins)} decode it here")
@@ -284,6 +286,7 @@ def test_a_missing_decoder_names_the_extra(tmp_path: Path, syntax: UID) -> None:
 @pytest.mark.parametrize("read", [read_xray, check_xray], ids=["read", "check"])
 @pytest.mark.parametrize("limit", [2000, 1000], ids=["warned of", "refused by Pillow"])
 def test_a_limit_of_pixels_is_said_to_be_one(tmp_path, monkeypatch, read, limit) -> None:
+    """https://github.com/Project-MONAI/MONAILabel/issues/1230"""
     Image.fromarray(ramp().astype(np.uint8)).save(tmp_path / "x.png")
     save(tmp_path / "x.dcm", xray())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -311,7 +314,7 @@ def test_the_shared_pictures() -> None:
 @pytest.mark.parametrize("kind", ["jpg", "png"])
 @pytest.mark.parametrize("orientation", range(10))
 def test_a_picture_is_turned_upright(tmp_path: Path, orientation: int, kind: str) -> None:
-    """0 and 9 are no orientation."""
+    """0 and 9 are no orientation; of PNG: https://github.com/opencv/opencv/issues/16579"""
     values = np.add.outer(np.arange(48) * 3, np.arange(80)).astype(np.uint8)
     values[:10, :10] = 255
     exif = Image.Exif()
@@ -400,7 +403,7 @@ def test_a_deep_grey_that_stands_for_nothing(tmp_path: Path) -> None:
 
 
 def test_colour_of_a_compressed_x_ray_is_converted_once(tmp_path: Path) -> None:
-    """pydicom 3 converts by itself, pydicom 2 does not: twice made grey of another brightness."""
+    """pydicom 3 converts by itself, pydicom 2 does not: https://github.com/pydicom/pydicom/issues/2118"""
     values = np.zeros((48, 64, 3), np.uint8)
     values[..., 0], values[:24, :, 1] = 200, np.arange(64) * 3
     buffer = io.BytesIO()
@@ -433,6 +436,7 @@ def test_the_shared_series_without_preamble() -> None:
 
 @pytest.mark.parametrize("how", ["implicit", "explicit", "meta without preamble", "mark without preamble"])
 def test_dicom_without_preamble_or_name(tmp_path: Path, how: str) -> None:
+    """https://github.com/pydicom/pydicom/issues/860 and https://github.com/pydicom/pydicom/issues/150"""
     slices = tiny_series()
     whole = xray()
     (tmp_path / "s").mkdir()
@@ -453,3 +457,66 @@ def test_other_bytes_are_no_dicom(tmp_path: Path, data: bytes) -> None:
     (folder / "IM12").write_bytes(data)
     with pytest.raises(BadInput, match="IM12 is not a DICOM file"):
         read_ct(folder)
+
+
+# ---- from public threads; each input is made here --------------------------------------------------------------------
+
+
+def test_a_data_set_that_names_no_transfer_syntax(tmp_path: Path) -> None:
+    """https://github.com/pydicom/pydicom/issues/258 and https://github.com/vinbigdata-medical/vindr-cxr/issues/3"""
+    path = save(tmp_path / "x.dcm", xray())
+    ds = pydicom.dcmread(path)
+    del ds.file_meta.TransferSyntaxUID
+    ds.save_as(path, enforce_file_format=False, implicit_vr=False, little_endian=True)
+    np.testing.assert_allclose(read_xray(path).pixels, unit(ramp()), atol=1e-6)
+
+
+def test_ten_bits_at_the_top_of_sixteen(tmp_path: Path) -> None:
+    """https://github.com/fo-dicom/fo-dicom/issues/138"""
+    ds = xray()
+    store(ds, (ramp() >> 2) << 6 | 0b101010, ExplicitVRLittleEndian, 10, 15)
+    np.testing.assert_allclose(read_xray(save(tmp_path / "x.dcm", ds)).pixels, unit(ramp() >> 2), atol=1e-6)
+
+
+def test_eight_bits_of_sixteen_in_j2k(tmp_path: Path) -> None:
+    """https://github.com/fo-dicom/fo-dicom/issues/1992"""
+    values, buffer = ramp(20, 220).astype(np.uint8), io.BytesIO()
+    Image.fromarray(values).save(buffer, "JPEG2000", irreversible=False, no_jp2=True)
+    ds = xray(BitsStored=8, HighBit=7)
+    pack(ds, JPEG2000Lossless, buffer.getvalue())
+    np.testing.assert_allclose(read_xray(save(tmp_path / "x.dcm", ds)).pixels, unit(values), atol=1e-6)
+
+
+def test_the_colour_transform_of_j2k_is_undone_by_its_decoder(tmp_path: Path) -> None:
+    """https://github.com/pydicom/pydicom/issues/1321"""
+    values, buffer = np.zeros((48, 64, 3), np.uint8), io.BytesIO()
+    values[..., 0], values[:24, :, 1] = 200, np.arange(64) * 3
+    Image.fromarray(values).save(buffer, "JPEG2000", irreversible=False, no_jp2=True)
+    ds = xray(SamplesPerPixel=3, PlanarConfiguration=0, BitsAllocated=8, BitsStored=8, HighBit=7)
+    ds.PhotometricInterpretation = "YBR_RCT"
+    pack(ds, JPEG2000Lossless, buffer.getvalue())
+    expected = np.asarray(Image.fromarray(values).convert("L")) / 255
+    np.testing.assert_allclose(read_xray(save(tmp_path / "x.dcm", ds)).pixels, expected, atol=0.01)
+
+
+@pytest.mark.parametrize(("vr", "first"), [("SS", -1024), ("US", 65536 - 1024)])
+def test_a_look_up_table_that_begins_below_zero(tmp_path: Path, vr: str, first: int) -> None:
+    """https://github.com/fo-dicom/fo-dicom/issues/949 and https://github.com/cornerstonejs/cornerstone/pull/79"""
+    table = look_up(data=list(range(4096)))
+    table[0].add_new("LUTDescriptor", vr, [4096, first, 12])
+    ds = xray(RescaleSlope=1, RescaleIntercept=-1024, VOILUTSequence=table)
+    np.testing.assert_allclose(read_xray(save(tmp_path / "x.dcm", ds)).pixels, ramp() / 4095, atol=1e-6)
+
+
+def test_a_window_of_width_one_at_zero(tmp_path: Path) -> None:
+    """https://github.com/dcm4che/dcm4che/issues/1513"""
+    path = save(tmp_path / "x.dcm", xray(WindowCenter=0, WindowWidth=1))
+    np.testing.assert_allclose(read_xray(path).pixels, unit(ramp()), atol=1e-6)
+
+
+def test_a_grey_picture_saved_with_four_channels_is_the_same(tmp_path: Path) -> None:
+    """https://github.com/Project-MONAI/MONAI/issues/970"""
+    image = Image.fromarray(ramp(20, 220).astype(np.uint8))
+    image.save(tmp_path / "grey.png")
+    image.convert("RGBA").save(tmp_path / "four.png")
+    np.testing.assert_array_equal(*(read_xray(tmp_path / name).pixels for name in ("grey.png", "four.png")))

@@ -121,8 +121,13 @@ def _scales(ds: pydicom.Dataset) -> Iterator[Callable[[pydicom.Dataset, np.ndarr
 
 
 def _by_look_up(ds: pydicom.Dataset, values: np.ndarray) -> ShownPixels:
+    table = ds.VOILUTSequence[0]
+    entries, first, depth = (int(number) for number in table.LUTDescriptor)
+    if (
+        first >= 2**15 and values.min() < 0
+    ):  # the first value is as signed as those it is for, but may be written without
+        table.LUTDescriptor = [entries, first - 2**16, depth]
     shown = apply_voi(values, ds)
-    depth = int(ds.VOILUTSequence[0].LUTDescriptor[2])
     return ShownPixels(shown.astype(np.float64), 0.0, float(max(2**depth - 1, shown.max())))
 
 
