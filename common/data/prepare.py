@@ -32,7 +32,7 @@ from common.io.parallel import Failure, map_cases
 
 __all__ = ["PrepareResult", "prepare_data"]
 
-_CHECKS = 2  # raised whenever the checks change, so that results of older ones are not used again
+_CHECKS = 3  # raised whenever the checks change, so that results of older ones are not used again
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from common.data.ct.volume import (
     rescale,
     validate_hu,
 )
-from common.data.dicom_pixels import DAMAGE, open_dicom, stored_values
+from common.data.dicom_file import DAMAGE, read_dataset
+from common.data.dicom_pixels import stored_values
 from common.io.bad_input import BadInput
 
 MAX_ZIP_BYTES = 16 * 2**30
@@ -129,7 +130,7 @@ def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _read_slice(path: Path, name: str, data: bytes) -> FileDataset:
     try:
-        return open_dicom(data)
+        return read_dataset(data)
     except InvalidDicomError as error:
         raise BadInput(path, f"{name} is not a DICOM file, expected only slices of one CT series") from error
     except DAMAGE as error:

@@ -1,6 +1,6 @@
 """What the pixels of a DICOM X-ray show: look-up tables, window and padding applied, and the ends of the scale.
 
->>> shown = shown_pixels(path, open_dicom(path.read_bytes()))
+>>> shown = shown_pixels(path, read_dataset(path.read_bytes()))
 >>> unit = ((shown.values - shown.dark) / (shown.bright - shown.dark)).clip(0, 1)
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from common.data.dicom_pixels import DAMAGE, stored_values
+from common.data.dicom_file import DAMAGE
+from common.data.dicom_pixels import stored_values
 from common.io.bad_input import BadInput
 
 try:

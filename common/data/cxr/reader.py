@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 from pydicom.errors import InvalidDicomError
 
 from common.data.cxr.dicom import shown_pixels
-from common.data.dicom_pixels import DAMAGE, HEAD_BYTES, is_dicom, open_dicom
+from common.data.dicom_file import DAMAGE, HEAD, is_dicom, read_dataset
 from common.io.bad_input import BadInput
 
 __all__ = ["MIN_SIDE", "StoredGrey", "XrayImage", "as_unit", "check_xray", "read_grey", "read_xray", "xray_kind"]
@@ -143,7 +143,7 @@ def xray_kind(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _kind(path, file.read(HEAD_BYTES))
+            return _kind(path, file.read(HEAD))
     except OSError as error:
         raise BadInput(path, f"cannot be read ({error.strerror})") from error
 
@@ -183,7 +183,7 @@ def _kind(path: Path, start: bytes) -> str:
         return "png"
     if start.startswith(b"\xff\xd8\xff"):
         return "jpeg"
-    if is_dicom(start[:HEAD_BYTES]):
+    if is_dicom(start[:HEAD]):
         return "dicom"
     raise BadInput(path, f"starts with {start[:4]!r}, expected a PNG, JPEG or DICOM image")
 
@@ -310,7 +310,7 @@ def _draft_size(image: Image.Image, at_least: int | None) -> tuple[int, int]:
 
 def _read_dicom(path: Path, data: bytes) -> XrayImage:
     try:
-        ds = open_dicom(data)
+        ds = read_dataset(data)
         frames, photometric = int(ds.get("NumberOfFrames") or 1), str(ds.get("PhotometricInterpretation", ""))
         if "PixelData" not in ds:
             raise BadInput(path, "is a DICOM file without PixelData, expected an image")
