@@ -399,6 +399,38 @@ def test_a_deep_grey_that_stands_for_nothing(tmp_path: Path) -> None:
     assert not read_xray(path).pixels[:, :8].any()
 
 
+# ---- half an image --------------------------------------------------------------------------------------------------
+
+
+def smooth() -> np.ndarray:
+    waves = np.sin(np.arange(400) / 17)[:, None] * np.sin(np.arange(360) / 11) + np.sin(np.arange(360) / 5)
+    return (unit(waves) * 250 + np.random.default_rng(0).integers(0, 5, (400, 360))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize("damage", ["cut", "cut, ended", "zeros", "zeros, ended", "ones, ended"])
+def test_half_a_jpeg_is_refused(tmp_path: Path, damage: str, options: dict[str, object]) -> None:
+    """A copy that broke off, with or without the end that a recovery tool or a full disk put there."""
+    path = tmp_path / "x.jpg"
+    Image.fromarray(smooth()).save(path, quality=90, **options)
+    data = path.read_bytes()
+    half = data[: len(data) // 2]
+    fill = {"z": bytes(len(half) // 8), "o": b"\xff" * len(half)}.get(damage[0], b"")
+    path.write_bytes(half + fill + b"\xff\xd9" * damage.endswith("ended"))
+    for read in (read_xray, lambda path: read_xray(path, at_least=100), lambda path: check_xray(path, deep=True)):
+        with pytest.raises(BadInput, match="is a damaged JPEG"):
+            read(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0, "quality": 95}, {"progressive": True}], ids=str)
+def test_a_mid_grey_strip_at_the_bottom_is_no_damage(tmp_path: Path, options: dict[str, object]) -> None:
+    values = smooth()
+    values[-64:] = 128
+    Image.fromarray(values).save(tmp_path / "x.jpg", **options)
+    assert (read_xray(tmp_path / "x.jpg").pixels[-8:] == np.float32(128 / 255)).all()
+    assert read_xray(tmp_path / "x.jpg", at_least=100).size == (400, 360)
+
+
 # ---- colour ---------------------------------------------------------------------------------------------------------
 
 

@@ -230,6 +230,8 @@ def _read_picture(path: Path, data: bytes, kind: str, at_least: int | None) -> S
             image.draft("L", _draft_size(image, at_least))
         photometric = "MONOCHROME2" if image.mode in ("L", "LA") or image.mode.startswith("I") else "RGB"
         values = _grey_values(image, data)
+        if kind == "jpeg" and not image.info.get("progressive") and _ends_early(values, data):
+            raise BadInput(path, "is a damaged JPEG (its data end early, the rows at its bottom are blank)")
     except _DAMAGE as error:
         if isinstance(error, BadInput):
             raise
@@ -244,6 +246,18 @@ def _read_picture(path: Path, data: bytes, kind: str, at_least: int | None) -> S
         size = size[::-1] if orientation >= 5 else size
     bits = full_scale(values).bit_length()
     return StoredGrey(values, bits, photometric, size)
+
+
+def _ends_early(values: np.ndarray, data: bytes) -> bool:
+    """Whether the lower rows of a JPEG are what its decoder puts where data are missing: mid grey, without a word.
+
+    Data of rows that were mid grey from the start repeat themselves within a few bytes.
+    """
+    if not (values[-2:] == 128).all():
+        return False
+    tail = data[: data.rfind(b"\xff\xd9")][-25:-1]  # the last byte is filled up with ones
+    repeats = any(tail[period:] == tail[:-period] for period in range(1, 13))
+    return not repeats or set(tail) <= {0, 255}
 
 
 def _orientation(image: Image.Image) -> int | None:
