@@ -274,7 +274,7 @@ def _grey_values(image: Image.Image, data: bytes) -> np.ndarray:
     if image.mode.startswith("I"):
         values = np.array(image)
         return values if key is None else np.where(values == key, 0, values)
-    layout = image.tile[0].args if image.format == "PNG" else None
+    layout = image.tile[0][3] if image.format == "PNG" else None
     if layout in _DEEP_COLOUR:
         return _deep_grey(_deep_colour(data, layout), key)
     if key is not None or image.mode in ("LA", "PA", "RGBA"):
@@ -295,7 +295,7 @@ def _deep_colour(data: bytes, layout: str) -> np.ndarray:
     planes = []
     for wanted in layouts:
         image = Image.open(BytesIO(data), formats=("PNG",))
-        image.tile = [tile._replace(args=wanted) for tile in image.tile]
+        image.tile = [(*tile[:3], wanted) for tile in image.tile]
         planes.append(np.array(image).astype(np.uint16))
     upper, lower = planes if len(planes) == 2 else (planes[0][..., ::2], planes[0][..., 1::2])
     return upper << 8 | lower
