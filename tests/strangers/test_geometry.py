@@ -73,6 +73,18 @@ def test_a_shear_is_refused_in_every_format(tmp_path: Path, degrees: float, endi
         load_image(path)
 
 
+def test_a_shear_is_named_before_the_spacing_that_it_lengthens(tmp_path: Path) -> None:
+    """Converters keep the distance of the slices in the header, while the column of the matrix is longer."""
+    image = nib.Nifti1Image(tiny_hu(), sheared(12))
+    image.header["pixdim"][3] = 5.0
+    (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(4) + tiny_hu().tobytes(order="F"))
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[108:112] = np.float32(352).tobytes()
+    (tmp_path / "a.nii").write_bytes(raw)
+    with pytest.raises(BadInput, match="has a shear of 12 degrees"):
+        read_ct(tmp_path / "a.nii")
+
+
 def test_what_dicom_takes_for_straight_is_straight_as_nifti(tmp_path: Path) -> None:
     """Positions rounded to 0.01 mm, and a lean that the DICOM reader lets pass, survive a conversion."""
     slices = tiny_series()

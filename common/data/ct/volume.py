@@ -264,12 +264,6 @@ def checked_affine(path: Path, affine: np.ndarray, spacing: np.ndarray, shape: S
     volume = abs(np.linalg.det(affine[:3, :3]))
     if volume <= 1e-3 * lengths.prod():
         raise BadInput(path, f"has a singular affine (a voxel of {volume:.3g} mm3), its axes must span the space")
-    if (np.abs(lengths / spacing - 1) > 0.01).any():
-        raise BadInput(
-            path,
-            f"contradicts itself about spacing: {_listed(spacing)} by its header, {_listed(lengths)} mm by its affine, "
-            "expected within 1 %",
-        )
     axes, extent = affine[:3, :3] / lengths, (np.asarray(shape) - 1) * lengths
     for i, j in ((0, 1), (0, 2), (1, 2)):
         lean, reach = abs(axes[:, i] @ axes[:, j]), min(extent[i], extent[j])
@@ -279,6 +273,12 @@ def checked_affine(path: Path, affine: np.ndarray, spacing: np.ndarray, shape: S
                 f"has a shear of {np.degrees(np.arcsin(min(lean, 1))):.3g} degrees between its axes {i} and {j} (a "
                 "gantry tilt?), expected right angles",
             )
+    if (np.abs(lengths / spacing - 1) > 0.01).any():
+        raise BadInput(
+            path,
+            f"contradicts itself about spacing: {_listed(spacing)} by its header, {_listed(lengths)} mm by its affine, "
+            "expected within 1 %",
+        )
     return affine
 
 
