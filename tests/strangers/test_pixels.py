@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from monai.data import Dataset
 from PIL import Image, ImageOps
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -27,8 +28,11 @@ from pydicom.uid import (
 )
 
 from common.data.ct.reader import read_ct
+from common.data.cxr.inputs import xray_cases
 from common.data.cxr.reader import check_xray, read_xray, xray_kind
+from common.data.datasets.case_loader import CaseLoader
 from common.io.bad_input import BadInput
+from common.transforms.xray_io import ReadXrayd
 from tests.data.ct.bad_ct import tiny_hu, tiny_series, write_series
 
 CASES = Path(__file__).parents[3] / "shared" / "data" / "cases"
@@ -429,6 +433,34 @@ def test_a_mid_grey_strip_at_the_bottom_is_no_damage(tmp_path: Path, options: di
     Image.fromarray(values).save(tmp_path / "x.jpg", **options)
     assert (read_xray(tmp_path / "x.jpg").pixels[-8:] == np.float32(128 / 255)).all()
     assert read_xray(tmp_path / "x.jpg", at_least=100).size == (400, 360)
+
+
+def test_a_bad_x_ray_is_its_own_row_and_not_the_end_of_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "k", "z"):
+        Image.fromarray(smooth()).save(folder / f"{name}.png")
+    Image.new("L", (64, 64), 7).save(folder / "constant.png")
+    save(folder / "flat.dcm", xray(np.full((48, 64), 500, np.uint16)))
+    save(folder / "padding.dcm", xray(PixelPaddingValue=0, PixelPaddingRangeLimit=4095))
+    Image.fromarray(smooth()).save(folder / "half.jpg", quality=90)
+    for name, start in (("half.jpg", "half.jpg"), ("hole.png", "a.png")):
+        data = (folder / start).read_bytes()
+        middle = len(data) // 2
+        rest = data[middle + 40 :] if name == "hole.png" else b""
+        (folder / name).write_bytes(data[:middle] + bytes(40) * bool(rest) + rest)
+    cases = xray_cases(folder, labels=())
+    loader = CaseLoader(Dataset(cases, ReadXrayd("image", size=64)), cases, collate_fn=list)
+    read = [batch[0]["case"] for batch in loader]
+    assert read == ["a", "k", "z"]
+    reasons = {Path(row["path"]).name: row["reason"] for row in loader.excluded}
+    assert {name: reason.split(",")[0].split(" (")[0] for name, reason in reasons.items()} == {
+        "constant.png": "is constant",
+        "flat.dcm": "is constant",
+        "half.jpg": "is a damaged JPEG",
+        "hole.png": "is a damaged PNG",
+        "padding.dcm": "holds nothing but padding",
+    }
 
 
 # ---- colour ---------------------------------------------------------------------------------------------------------
