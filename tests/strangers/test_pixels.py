@@ -293,8 +293,9 @@ def test_a_limit_of_pixels_is_said_to_be_one(tmp_path, monkeypatch, read, limit)
     """https://github.com/Project-MONAI/MONAILabel/issues/1230"""
     Image.fromarray(ramp().astype(np.uint8)).save(tmp_path / "x.png")
     save(tmp_path / "x.dcm", xray())
+    save(tmp_path / "j2k.dcm", xray(syntax=JPEG2000Lossless))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    for name in ("x.png", "x.dcm"):
+    for name in ("x.png", "x.dcm", "j2k.dcm"):
         with pytest.raises(BadInput, match=rf"pixels, more than the limit of {limit}") as caught:
             read(tmp_path / name)
         assert "damaged" not in str(caught.value)

@@ -330,6 +330,7 @@ def _read_dicom(path: Path, data: bytes) -> XrayImage:
             raise BadInput(path, "is a DICOM file without PixelData, expected an image")
         if frames > 1:
             raise BadInput(path, f"has {frames} frames, expected one image")
+        _check_size(path, int(ds.Rows), int(ds.Columns))
         shown = shown_pixels(path, ds)
         spacing = ds.get("PixelSpacing") or ds.get("ImagerPixelSpacing")
         spacing = None if spacing is None else (float(spacing[0]), float(spacing[1]))
@@ -344,7 +345,6 @@ def _read_dicom(path: Path, data: bytes) -> XrayImage:
     values = shown.values
     if values.ndim != 2:
         raise BadInput(path, f"has pixels of shape {values.shape}, expected rows and columns")
-    _check_size(path, *values.shape)
     if spacing is not None and not all(0 < side < float("inf") for side in spacing):
         raise BadInput(path, f"has pixel spacing {spacing[0]:g}, {spacing[1]:g} mm, expected positive numbers")
     if not abs(shown.bright - shown.dark) > 0:
