@@ -32,7 +32,7 @@ from common.io.parallel import Failure, map_cases
 
 __all__ = ["PrepareResult", "prepare_data"]
 
-_CHECKS = 2  # raised whenever the checks change, so that results of older ones are not used again
+_CHECKS = 3  # raised whenever the checks change, so that results of older ones are not used again
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def prepare_data(
     exclusion_list: str | os.PathLike[str] | None = None,
     engine: str = "local",
     address: str | None = None,
-    validate: bool = False,
+    validate: bool = True,
     **options: Any,
 ) -> PrepareResult:
     """Check, convert where needed, and split a data set; running it again resumes and gives the same bytes.
@@ -70,7 +70,7 @@ def prepare_data(
         exclusion_list: text file of what to leave out, an entry per line, `#` starts a comment.
         engine: where the processes run, "local" or "ray", see `common.io.parallel`.
         address: of a Ray cluster.
-        validate: decode X-rays, instead of looking at their header and end only; CTs always are.
+        validate: decode X-rays, small; False looks at their header and end only. CTs are always decoded.
         options: of the layout, as its entry in the registry lists them.
 
     Returns:

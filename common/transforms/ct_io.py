@@ -1,6 +1,6 @@
 """Reading and writing CT in a bundle: the one place where (x, y, z) becomes (D, H, W) and back."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,17 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, SaveImaged
 from monai.utils import convert_to_tensor
-from nibabel.orientations import io_orientation
 
 from common.data.ct.reader import read_ct
-from common.data.ct.volume import CTVolume, write_nifti
+from common.data.ct.volume import CTVolume, axial_axes, write_nifti
 from common.io.bad_input import BadInput
 from common.transforms.slabs import round_keeping_slab_means
 
 DTYPES = ("float32", "int16")
 
 
-def axial_axes(affine: np.ndarray) -> tuple[int, int, int]:
-    """Array axes that run closest to superior-inferior, anterior-posterior and left-right, in this order."""
-    world = io_orientation(affine)[:, 0].astype(int)
-    d, h, w = (int(np.flatnonzero(world == axis)[0]) for axis in (2, 1, 0))
-    return d, h, w
-
-
 def to_axial(volume: CTVolume) -> tuple[torch.Tensor, np.ndarray]:
-    """A CT as (D, H, W) float32 HU and the affine of its (d, h, w) indices; axes are permuted, never flipped."""
+    """A CT as (D, H, W) float32 HU, slices first (`axial_axes`), and its affine; axes are permuted, never flipped."""
     axes = axial_axes(volume.affine)
     hu = torch.from_numpy(np.ascontiguousarray(volume.hu.transpose(axes), dtype=np.float32))
     return hu, volume.affine[:, [*axes, 3]]
@@ -58,6 +50,30 @@ class ReadCTd(MapTransform):
             }
             out[key] = MetaTensor(hu[None], affine=torch.from_numpy(affine), meta=meta)
         return out
+
+
+class CheckSlicesd(MapTransform):
+    """Refuse a CT that cannot be brought to the wanted slices, before a network sees it: others then go on without it.
+
+    Args:
+        keys: of CTs as `ReadCTd` gives them.
+        n_thin: gives the slice count of the output for a count and a spacing in mm; its ValueError is the reason.
+    """
+
+    def __init__(self, keys: KeysCollection, n_thin: Callable[[int, float], int]) -> None:
+        super().__init__(keys)
+        self.n_thin = n_thin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Look at every key."""
+        for key in self.key_iterator(data):
+            image = data[key]
+            thick_mm = float(np.linalg.norm(image.affine[:3, 0].cpu()))
+            try:
+                self.n_thin(image.shape[1], thick_mm)
+            except ValueError as error:
+                raise BadInput(image.meta["filename_or_obj"], str(error)) from error
+        return dict(data)
 
 
 class SaveCTd(SaveImaged):

@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 
 from common.data.ct.nifti import load_nifti
-from common.data.ct.volume import CTVolume, case_name, is_nifti, rescale, validate_hu
+from common.data.ct.volume import CTVolume, case_name, checked_spacing, is_nifti, rescale, validate_hu
 from common.io.bad_input import BadInput, read_text
 from common.io.table import read_rows
 from common.text.ct_labels import CT_RATE_LABELS
@@ -258,6 +258,7 @@ def _plain_affine(path: Path, row: dict[str, str], affine: np.ndarray) -> np.nda
     spacing = np.array([*in_plane, _number(path, row, "ZSpacing")])
     if (spacing <= 0).any():
         raise BadInput(path, f"has spacing {spacing.tolist()} in the metadata table, expected positive mm")
+    checked_spacing(path, spacing)
     if same_in_plane and np.isclose(found[2], spacing[2], rtol=0.01):
         return affine
     orientation = _vector(path, row, "ImageOrientationPatient", 6)

@@ -14,12 +14,25 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import io_orientation
 
 from common.io.bad_input import BadInput
 from common.io.output_folder import atomic_path
 
 HU_FLOOR = -1024
 """Lowest HU kept: air. What lies below is padding (CT-RATE pads with -8192, GE with -2000 before rescaling)."""
+
+TILT_DEGREES = 0.2
+"""By how much the axes of a volume may miss a right angle; what leans further is sheared, and no box of voxels."""
+
+_SPACINGS = (0.1, 30.0)
+"""mm; finer is no chest CT (0.15 mm is what the finest scanners give), and metres or centimetres look like it."""
+
+_COARSE = 1.2
+"""Slices are thick where their spacing is so many times that of the other two axes."""
+
+_SAME_AXES = 5e-4
+"""By how much of a voxel a qform may step aside: rounding, in its quaternion or in cosines of few digits."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From the axes of DICOM and ITK to those of NIfTI; its own inverse."""
@@ -82,6 +95,23 @@ def case_names(paths: Sequence[Path], root: Path) -> list[str]:
         count = Counter(names)
         names = [long if count[name] > 1 else name for name, long in zip(names, longer, strict=True)]
     return names
+
+
+def axial_axes(affine: np.ndarray) -> tuple[int, int, int]:
+    """Array axes of slices, rows and columns: along the thick slices, then by where they run in the body.
+
+    The slices are those of the axis whose spacing is clearly the coarsest, as of a sagittal or coronal stack; where
+    none is, of the axis that runs closest to superior-inferior. The others follow in the order superior-inferior,
+    anterior-posterior, left-right.
+    """
+    world = io_orientation(affine)[:, 0].astype(int)
+    d, h, w = (int(np.flatnonzero(world == axis)[0]) for axis in (2, 1, 0))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    coarsest = int(np.argmax(spacing))
+    if spacing[coarsest] < _COARSE * np.sort(spacing)[1]:
+        return d, h, w
+    rest = [axis for axis in (d, h, w) if axis != coarsest]
+    return coarsest, rest[0], rest[1]
 
 
 def is_nifti(path: Path) -> bool:
@@ -209,17 +239,40 @@ def checked_spacing(path: Path, spacing: Sequence[float] | np.ndarray) -> np.nda
     if not np.isfinite(spacing).all() or (spacing <= 0).any():
         kind = "zero" if (spacing == 0).any() else "negative" if (spacing < 0).any() else "non-finite"
         raise BadInput(path, f"has a {kind} spacing ({_listed(spacing)}), expected positive mm")
+    low, high = _SPACINGS
+    if spacing.min() < low or spacing.max() > high:
+        raise BadInput(
+            path,
+            f"has a spacing of {_listed(spacing)} mm, which no chest CT has, expected {low:g} to {high:g} mm (is it in "
+            "another unit?)",
+        )
     return spacing
 
 
-def checked_affine(path: Path, affine: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """An affine (4, 4) to mm, if its axes span the space and are as long as the spacing (3,) says."""
+def checked_affine(path: Path, affine: np.ndarray, spacing: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """An affine (4, 4) to mm, if its axes stand upright on each other and are as long as the spacing (3,) says.
+
+    Args:
+        path: named in errors.
+        affine: of the volume.
+        spacing: as its header says beside the affine.
+        shape: of the volume; how far a shear moves the end of an axis tells it from rounding.
+    """
     if not np.isfinite(affine).all():
         raise BadInput(path, "has NaN or infinity in its affine, expected finite mm")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(affine[:3, :3]))
     if volume <= 1e-3 * lengths.prod():
         raise BadInput(path, f"has a singular affine (a voxel of {volume:.3g} mm3), its axes must span the space")
+    axes, extent = affine[:3, :3] / lengths, (np.asarray(shape) - 1) * lengths
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        lean, reach = abs(axes[:, i] @ axes[:, j]), min(extent[i], extent[j])
+        if lean * reach > 0.02 + np.tan(np.radians(TILT_DEGREES)) * reach:
+            raise BadInput(
+                path,
+                f"has a shear of {np.degrees(np.arcsin(min(lean, 1))):.3g} degrees between its axes {i} and {j} (a "
+                "gantry tilt?), expected right angles",
+            )
     if (np.abs(lengths / spacing - 1) > 0.01).any():
         raise BadInput(
             path,
@@ -293,7 +346,7 @@ def write_nifti(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndar
     Args:
         path: *.nii or *.nii.gz; its folder is created. Equal arrays give equal bytes.
         array: (x, y, z) or (x, y, z, c), written with its own dtype, no scaling.
-        affine: (4, 4) to RAS mm, stored as sform and qform with code 1 (scanner).
+        affine: (4, 4) to RAS mm, stored as sform with code 1 (scanner), and so as qform where a quaternion can say it.
 
     Returns:
         The path.
@@ -307,6 +360,10 @@ def write_nifti(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndar
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
     image.header.set_sform(affine, code=1)
     image.header.set_qform(affine, code=1)
+    # Quaternions hold no shear. Where it is but rounding, ITK still asks for one.
+    aside = (image.header.get_qform() - image.header.get_sform())[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.abs(aside).max() > _SAME_AXES:
+        image.header["qform_code"] = 0
     image.header.set_xyzt_units("mm", "sec")
     with atomic_path(path) as part, part.open("wb") as file:
         if path.name.lower().endswith(".gz"):

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-from nibabel.orientations import io_orientation
 
 from common.data.ct.reader import input_files, read_ct
+from common.data.ct.volume import axial_axes
 from common.io.output_folder import atomic_path
 
 __all__ = ["VolumeStore"]
@@ -47,8 +47,7 @@ class VolumeStore:
         stored = self._file(path)
         if not stored.is_file():
             volume = read_ct(path)
-            world = io_orientation(volume.affine)[:, 0].tolist()
-            hu = volume.hu.transpose([world.index(axis) for axis in (2, 1, 0)])
+            hu = volume.hu.transpose(axial_axes(volume.affine))
             with atomic_path(stored) as part:
                 np.save(part, np.ascontiguousarray(np.rint(hu).astype(np.int16)))
         return np.load(stored, mmap_mode="r")
