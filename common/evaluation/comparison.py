@@ -82,7 +82,8 @@ class RunComparison:
             encoders=self._encoders(reference),
             document=self.document,
         )
-        shutil.copyfile(out / SUMMARY, self.folder / SUMMARY)
+        with atomic_path(self.folder / SUMMARY) as part:
+            shutil.copyfile(out / SUMMARY, part)
         print(f"\n{format_table(result['models'], SHOWN)}\n\n{result['page']}", flush=True)
         return result
 

@@ -75,7 +75,7 @@ def pack_bundle(
         raise BadInput(target, "stands where the copy goes and is no packed bundle, expected another --out")
 
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=f".{bundle.name}.") as scratch:
+    with named_if_disk_fails(target), tempfile.TemporaryDirectory(dir=out, prefix=f".{bundle.name}.") as scratch:
         copy = Path(scratch) / bundle.name
         _copy_documents(bundle, copy)
         for path, content in code.items():

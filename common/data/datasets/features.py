@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.datasets.class_weights import class_weights
 from common.data.datasets.epoch_draws import EpochDraws, random_place
-from common.data.datasets.feature_cache import FeatureCache
+from common.data.datasets.feature_cache import FeatureCache, tensor_checksum
 from common.data.seeds import seeded_generator
 from common.io.bad_input import BadInput
 
@@ -66,10 +67,17 @@ class FeatureDataset(EpochDraws, Dataset):
             raise BadInput(path, "does not exist, expected what the stage of the features writes; run it first")
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
+            checksum = index.pop("checksum", None)  # files of before have none
             known, columns, maps = index["features"], index["columns"], index["maps"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise BadInput(path, "is no index of features that this version writes; run its stage again") from error
-        vectors = load_file(path.with_suffix(".safetensors"))
+        try:
+            vectors = load_file(path.with_suffix(".safetensors"))
+        except (SafetensorError, OSError) as error:
+            raise BadInput(path.with_suffix(".safetensors"), f"cannot be read ({error}); run its stage again") from error
+        if checksum is not None and checksum != tensor_checksum(vectors, json.dumps(index)):
+            raise BadInput(path, "or the .safetensors file beside it is damaged (its checksum is another), expected what "
+                           f"its stage wrote; remove {path.parent} and run again")  # fmt: skip
         wanted = known if features is None else list(features)
         absent = [name for name in wanted if name not in vectors and name not in maps]
         if absent:
