@@ -13,6 +13,7 @@ from common.data.prediction_table import find_predictions
 from common.evaluation.compare_models import SHOWN, compare_models
 from common.evaluation.error_attention import StudyEncoders, saved_encoders
 from common.evaluation.error_cases import case_details
+from common.io.output_folder import atomic_path
 from common.networks.weights import MissingWeights
 from common.visualize.tables import format_table
 

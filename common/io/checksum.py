@@ -85,6 +85,15 @@ def _zip_damage(path: Path) -> str | None:
                 with archive.open(entry) as file:
                     while file.read(_CHUNK):
                         pass
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
         return " ".join(str(error).split())
     return None

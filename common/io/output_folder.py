@@ -5,7 +5,9 @@ from __future__ import annotations
 import _thread
 import csv
 import errno
+import functools
 import hashlib
+import inspect
 import io
 import os
 import secrets
@@ -14,16 +16,16 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from common.io.bad_input import BadInput
 
+F = TypeVar("F", bound=Callable[..., Any])
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HARDLY_ANYTHING = 1 << 16  # bytes that are left on a disk where a library says no more than that it cannot write
 _TOUCH_SECONDS, _LOOK_SECONDS, _LOOKS = 5.0, 1.0, 30
@@ -155,6 +157,8 @@ def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str])
 def locked(out: Path, waiting: str | None = None) -> Iterator[None]:
     """Hold OUT/.lock, which names the process and machine that write the folder; a process that dies lets go of it.
 
+    The file is there for as long as it is held.
+
     Between processes of one machine the system keeps the lock. Not every file system that machines share does so for
     them: there the holder touches the file every few seconds, and another machine believes a lock that is touched
     while it looks. No clocks are compared.
@@ -166,6 +170,7 @@ def locked(out: Path, waiting: str | None = None) -> Iterator[None]:
     Raises:
         BadInput: if another run holds it.
     """
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     path = out / ".lock"
     lock = FileLock(path)
@@ -187,8 +192,26 @@ def locked(out: Path, waiting: str | None = None) -> Iterator[None]:
     finally:
         ended.set()
         if _read(path) == mine:
-            os.truncate(path, 0)
+            path.unlink()  # who waits for it notices, and takes a new one
         lock.release()
+        if is_new and not any(out.iterdir()):  # nothing came of it
+            out.rmdir()
+
+
+def locks(argument: str) -> Callable[[F], F]:
+    """Let a function hold the output folder that this argument names for as long as it runs, see `locked`."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def holding(*args: Any, **kwargs: Any) -> Any:
+            with locked(Path(signature.bind(*args, **kwargs).arguments[argument])):
+                return function(*args, **kwargs)
+
+        return holding
+
+    return decorate
 
 
 def _acquire(lock: FileLock, path: Path) -> str | None:
@@ -205,6 +228,8 @@ def _acquire(lock: FileLock, path: Path) -> str | None:
 
 
 def _who(there: str) -> str:
+    if not there:
+        return "another process"
     process, host, *_ = *there.split(), "", ""
     return f"process {process}" + (f" on {host}" if host else "")
 
@@ -245,7 +270,7 @@ def _touched(path: Path) -> int:
         return os.fstat(file.fileno()).st_mtime_ns
 
 
-@cache
+@functools.cache
 def _machine() -> str:
     """The same for all processes whose locks one kernel keeps."""
     boot = Path("/proc/sys/kernel/random/boot_id")

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,16 +23,18 @@ with locked(Path(sys.argv[1])):
 
 def test_one_run_writes_a_folder(tmp_path: Path) -> None:
     with locked(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
-        with pytest.raises(BadInput, match=f"is being written by process {os.getpid()}, expected one run per output"):
+        held = (tmp_path / ".lock").read_text()
+        assert held.startswith(f"{os.getpid()} {socket.gethostname()} ")
+        words = f"is being written by process {os.getpid()} on {socket.gethostname()}, expected one run per output"
+        with pytest.raises(BadInput, match=words):
             with locked(tmp_path):
                 pass
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())  # who was refused has not taken it away
+        assert (tmp_path / ".lock").read_text() == held  # who was refused has not taken it away
     with pytest.raises(KeyError), locked(tmp_path):
         raise KeyError
     with locked(tmp_path):
         pass
-    assert (tmp_path / ".lock").read_text() == ""
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_killed_run_does_not_hold_its_folder(tmp_path: Path) -> None:
@@ -41,7 +44,7 @@ def test_a_killed_run_does_not_hold_its_folder(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         worker = int(process.stdout.readline())
         try:
-            with pytest.raises(BadInput, match=f"is being written by process {process.pid},"), locked(tmp_path):
+            with pytest.raises(BadInput, match=f"is being written by process {process.pid} on "), locked(tmp_path):
                 pass
             process.kill()
             process.wait()

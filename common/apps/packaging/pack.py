@@ -21,7 +21,7 @@ from common.apps.packaging.vendored import (
 from common.apps.run.bundle import Bundle, has_id, merged_config, missing, open_bundle
 from common.apps.run.remote_paths import takes_urls
 from common.io.bad_input import BadInput
-from common.io.output_folder import content_hash
+from common.io.output_folder import content_hash, named_if_disk_fails
 from common.networks.weights import read_checkpoint
 from common.version import __version__
 

@@ -58,7 +58,14 @@ class VolumeStore:
             hu = volume.hu.transpose([world.index(axis) for axis in (2, 1, 0)])
             return np.rint(hu).astype(np.int16)
 
-        return self.get_or_make(self._file(path), decoded)
+        stored = self._file(path)
+        changed = max((file.stat().st_ctime_ns for file in input_files(path)), default=0) if path.exists() else 0
+        if stored.is_file() and stored.stat().st_mtime_ns < changed:  # to another content of the same size and time
+            stored.unlink(missing_ok=True)
+        volume = self.get_or_make(stored, decoded)
+        if stored.stat().st_mtime_ns < changed:  # by a clock that is ahead
+            os.utime(stored, ns=(changed, changed))
+        return volume
 
     def get_or_make(self, stored: Path, make: Callable[[], np.ndarray]) -> np.memmap:
         """An array of this folder, read-only; made now if it is new or its checksum shows that it is damaged."""

@@ -4,7 +4,7 @@ Layout of a cache folder:
 
     entries/ab/abcd....safetensors   one entry per key; its metadata holds the key in words and a checksum
     locks/abcd....lock               exists while somebody computes that entry
-    file_hashes/....json             SHA-256 of files already hashed, by path, size and modification time
+    file_hashes/....json             SHA-256 of files already hashed, by path, size and times
     tmp/                             files being written
 
 Several processes may share a folder. An entry appears whole or not at all (written to `tmp/`, synced, renamed), and
@@ -167,7 +167,7 @@ class FeatureCache:
         """SHA-256 of a file's bytes, or of the names and bytes of all files below a folder (a DICOM series).
 
         A file is read once: its hash is remembered in the cache folder, never beside the file, as long as path, size
-        and modification time stay.
+        and times stay.
 
         Raises:
             FileNotFoundError: if there is no such file or folder.
@@ -180,6 +180,7 @@ class FeatureCache:
             return digest.hexdigest()
         status = path.stat()
         identity = {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        identity["ctime_ns"] = status.st_ctime_ns  # a copy in its place may keep the other two
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         memo = self.root / "file_hashes" / f"{name}.json"
         if memo.is_file():

@@ -74,10 +74,12 @@ class FeatureDataset(EpochDraws, Dataset):
         try:
             vectors = load_file(path.with_suffix(".safetensors"))
         except (SafetensorError, OSError) as error:
-            raise BadInput(path.with_suffix(".safetensors"), f"cannot be read ({error}); run its stage again") from error
+            raise BadInput(
+                path.with_suffix(".safetensors"), f"cannot be read ({error}); run its stage again"
+            ) from error
         if checksum is not None and checksum != tensor_checksum(vectors, json.dumps(index)):
-            raise BadInput(path, "or the .safetensors file beside it is damaged (its checksum is another), expected what "
-                           f"its stage wrote; remove {path.parent} and run again")  # fmt: skip
+            reason = "or the .safetensors file beside it is damaged (another checksum), expected what its stage wrote"
+            raise BadInput(path, f"{reason}; remove {path.parent} and run again")
         wanted = known if features is None else list(features)
         absent = [name for name in wanted if name not in vectors and name not in maps]
         if absent:
