@@ -219,7 +219,7 @@ class StageRunner:
             if damage is None:
                 continue
             stages = [stage for stage, names in files.items() if name in names]
-            self._say(f"{path} is damaged ({damage}): {', '.join(stages)} make it again from their last checkpoints")
+            self._say(f"{path} is damaged ({damage}): made again from the last checkpoint of {', '.join(stages)}")
             for stage in stages:
                 kept = {key: ended[stage][key] for key in ("fingerprint", "finished_at")}
                 write_text(self.out / stage / "started.json", json.dumps(kept, indent=1) + "\n")
