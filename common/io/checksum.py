@@ -51,6 +51,8 @@ def find_damage(path: Path, sealed: bool = False) -> str | None:
         found = file.read()
         if _SEAL.fullmatch(found):
             return None if _seal_of(file, length) == found else "its checksum is another"
+        if length == -_LENGTH:
+            return "it is empty"
         if sealed:
             return "it does not end with its checksum"
         file.seek(0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,8 +18,17 @@ from common.data.datasets.epoch_draws import EpochDraws, random_place
 from common.data.datasets.feature_cache import FeatureCache, tensor_checksum
 from common.data.seeds import seeded_generator
 from common.io.bad_input import BadInput
+from common.io.output_folder import atomic_path, write_text
 
-__all__ = ["FeatureDataset"]
+__all__ = ["FeatureDataset", "write_features"]
+
+
+def write_features(folder: Path, split: str, index: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> None:
+    """Write SPLIT.safetensors and SPLIT.json, which holds a checksum of both; what is in them see `FeatureDataset`."""
+    with atomic_path(folder / f"{split}.safetensors") as part:
+        save_file(dict(vectors), part)
+    checksum = tensor_checksum(vectors, json.dumps(index))
+    write_text(folder / f"{split}.json", json.dumps({**index, "checksum": checksum}) + "\n")
 
 
 class FeatureDataset(EpochDraws, Dataset):
