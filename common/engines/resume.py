@@ -232,7 +232,7 @@ class ResumeHandler:
         """Write a checkpoint of this moment, then remove those that are no longer kept.
 
         Raises:
-            BadInput: if it cannot be written.
+            DiskFailure: if it cannot be written.
         """
         mine = {"random": random_state(), "sampler": self._sampler.state_dict()}
         ranks = idist.all_gather(mine) if idist.get_world_size() > 1 else [mine]

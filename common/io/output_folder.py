@@ -23,7 +23,7 @@ from typing import IO, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, DiskFailure
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -56,7 +56,7 @@ def atomic_path(path: Path, sync: bool = False, folder: Path | None = None) -> I
         folder: where the temporary file lies instead, on the same disk.
 
     Raises:
-        BadInput: naming the path, if the disk is full or fails; nothing new is left on it.
+        DiskFailure: naming the path, if the disk is full or fails; nothing new is left on it.
     """
     part = (folder or path.parent) / f".part{secrets.token_hex(4)}_{path.name}"
     try:
@@ -73,7 +73,7 @@ def atomic_path(path: Path, sync: bool = False, folder: Path | None = None) -> I
         reason = _failure_of_disk(error, part.parent)
         if reason is None:
             raise
-        raise BadInput(path, reason) from error
+        raise DiskFailure(path, reason) from error
     finally:
         if part.is_dir():
             shutil.rmtree(part)
@@ -83,20 +83,20 @@ def atomic_path(path: Path, sync: bool = False, folder: Path | None = None) -> I
 
 @contextmanager
 def named_if_disk_fails(path: Path) -> Iterator[None]:
-    """Raise a BadInput that names ``path``, which the block adds something to, if the disk is full or fails."""
+    """Raise a DiskFailure that names ``path``, which the block adds something to, if the disk is full or fails."""
     try:
         yield
     except OSError as error:
         reason = _failure_of_disk(error, path.parent)
         if reason is None:
             raise
-        raise BadInput(path, reason) from error
+        raise DiskFailure(path, reason) from error
 
 
 def _failure_of_disk(error: BaseException | None, folder: Path) -> str | None:
     """Why something could not be written, if that is what an error says; libraries hide it in errors of their own."""
     while error is not None:
-        if isinstance(error, BadInput):
+        if isinstance(error, BadInput | DiskFailure):
             return None
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return f"cannot be written ({os.strerror(error.errno)}), expected room for it"

@@ -157,7 +157,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         content: nested dicts and lists of tensors, numbers and text.
 
     Raises:
-        BadInput: if it cannot be written, say because the disk is full; what else is in the folder stays as it is.
+        DiskFailure: if it cannot be written, say because the disk is full; what else is in the folder stays as it is.
     """
     with atomic_path(path, sync=True) as unfinished:
         with unfinished.open("wb") as file:  # a file of ours, whose errors torch does not hide

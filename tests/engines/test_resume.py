@@ -10,7 +10,7 @@ from ignite.engine import Events
 
 from common.engines.resume import ENDED, ResumeHandler, differences
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, DiskFailure
 from common.networks.weights import ChosenWeights, freeze
 from tests.engines.resumable import EPOCHS, LENGTH, make, result, run
 from tests.handlers.small_engines import make_trainer
@@ -269,7 +269,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_earlier_ones(tmp_path, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, "no space")
 
-    with monkeypatch.context() as patch, pytest.raises(BadInput, match="No space left on device"):
+    with monkeypatch.context() as patch, pytest.raises(DiskFailure, match="No space left on device"):
         patch.setattr("common.io.output_folder.os.fsync", full)
         make(tmp_path).run()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

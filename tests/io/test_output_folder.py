@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, DiskFailure
 from common.io.output_folder import _touch, atomic_path, locked, locks
 
 
@@ -93,7 +93,7 @@ def test_an_error_that_says_nothing_is_one_of_the_disk_where_nothing_is_left(tmp
     with pytest.raises(OSError, match="encoder error"):
         write()
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
-    with pytest.raises(BadInput, match="a.png: cannot be written .No space"):
+    with pytest.raises(DiskFailure, match="a.png: cannot be written .No space"):
         write()
     with pytest.raises(BadInput, match="b.nii: is damaged"), atomic_path(tmp_path / "a.png"):
         raise BadInput("b.nii", "is damaged")
