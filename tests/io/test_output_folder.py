@@ -76,7 +76,7 @@ def test_a_killed_run_does_not_hold_its_folder(tmp_path: Path) -> None:
 def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, error: Exception) -> None:
     (tmp_path / "model.pt").write_text("before")
     with pytest.raises(
-        BadInput, match=r"model.pt: cannot be written \((No space|Disk quota).*\), expected room for it"
+        DiskFailure, match=r"model.pt: cannot be written \((No space|Disk quota).*\), expected room for it"
     ):
         with atomic_path(tmp_path / "model.pt", sync=True) as part:
             part.write_text("half")

@@ -3,6 +3,7 @@
 From first to last through the command line, on a tiny refiner; the mechanisms have their tests in tests/io, engines ...
 """
 
+import errno
 import json
 import os
 import shutil
@@ -191,3 +192,21 @@ def test_two_runs_in_one_folder_are_refused(run: Path, tmp_path: Path, capsys: A
         assert list(path.name for path in out.iterdir() if path.name not in ("logs", ".prepare")) == [".lock"]
     said = capsys.readouterr().err
     assert f"{out}: is being written by process {os.getpid()} on {os.uname().nodename}" in said, start
+
+
+def test_a_full_disk_makes_no_input_bad(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug: prepare listed what it had no room for as a bad file, and remembered that."""
+    sizes = ["--n", "2", "--shape", "16,32,32", "--spacing", "9,10,11"]
+    assert main(["prepare", "virtual", "--layout", "dicom", "--output_dir", str(tmp_path / "in"), *sizes]) == 0
+    call = ["prepare", "dicom", "--input", str(tmp_path / "in" / "images"), "--output_dir", str(tmp_path / "out")]
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("common.io.output_folder.os.replace", full)
+        assert main(call) == 1
+    assert "cannot be written (No space left on device), expected room for it" in capsys.readouterr().err
+    assert main(call) == 0
+    assert "written" not in (tmp_path / "out" / "excluded.csv").read_text()
+    assert len(list((tmp_path / "out" / "images").glob("*.nii.gz"))) == 2
