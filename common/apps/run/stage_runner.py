@@ -207,10 +207,12 @@ class StageRunner:
         return any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in folders)
 
     def _open_again(self) -> None:
-        """Let stages whose weights are damaged go on from their last checkpoint, which gives the same ones.
+        """Let stages whose weights or features are damaged go on from what they have, which gives the same ones.
 
-        What comes after them stays finished. The damaged file is kept under another name.
+        What comes after them stays finished. A damaged file of weights is kept under another name.
         """
+        from common.data.datasets.features import find_damaged_features
+
         ended = {name: _read_json(self.out / name / "finished.json") for name in self.order}
         files = {name: finished["files"] for name, finished in ended.items() if finished is not None}
         for name in sorted(set().union(*files.values())):
@@ -221,10 +223,17 @@ class StageRunner:
             stages = [stage for stage, names in files.items() if name in names]
             self._say(f"{path} is damaged ({damage}): made again from the last checkpoint of {', '.join(stages)}")
             for stage in stages:
-                kept = {key: ended[stage][key] for key in ("fingerprint", "finished_at")}
-                write_text(self.out / stage / "started.json", json.dumps(kept, indent=1) + "\n")
-                (self.out / stage / "finished.json").unlink(missing_ok=True)
+                self._open(stage, ended[stage])
             path.replace(path.with_name(f"{path.name}.damaged"))
+        for stage in files:
+            if problem := find_damaged_features(self.out / stage):
+                self._say(f"{problem} {stage} makes again what is lost")
+                self._open(stage, ended[stage])
+
+    def _open(self, stage: str, finished: Mapping[str, Any]) -> None:
+        kept = {key: finished[key] for key in ("fingerprint", "finished_at")}
+        write_text(self.out / stage / "started.json", json.dumps(kept, indent=1) + "\n")
+        (self.out / stage / "finished.json").unlink(missing_ok=True)
 
     def _execute(self, job: Job, logging_file: Path | None) -> None:
         import torch

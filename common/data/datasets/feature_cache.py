@@ -3,6 +3,7 @@
 Layout of a cache folder:
 
     entries/ab/abcd....safetensors   one entry per key; its metadata holds the key in words and a checksum
+    entries/ab/abcd....damaged       one that was found damaged, until it is computed again
     locks/abcd....lock               exists while somebody computes that entry
     file_hashes/....json             SHA-256 of files already hashed, by path, size and times
     tmp/                             files being written
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 # A file changed twice within one clock tick keeps its size and time, so a fresh file's hash is not remembered.
 _SETTLED_NS = 2_000_000_000
+_DAMAGED = ".damaged"
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -152,12 +154,17 @@ class FeatureCache:
             return None
         except _CorruptEntryError as error:
             logger.warning("Cache entry %s is damaged (%s) and is computed again.", path, error)
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                path.replace(path.with_suffix(_DAMAGED))
             return None
         with suppress(FileNotFoundError):
             os.utime(path, (time.time(), path.stat().st_mtime))  # set by hand: mounts often do not record access
         self.hits += 1
         return tensors
+
+    def was_damaged(self, digest: str) -> bool:
+        """Whether an entry was found damaged and has not been computed again since."""
+        return self._path(digest).with_suffix(_DAMAGED).is_file()
 
     def size_bytes(self) -> int:
         """Bytes of all entries on disk."""
@@ -214,6 +221,7 @@ class FeatureCache:
             logger.warning("An output of %d bytes is not cached: the limit is %d bytes.", len(data), self.max_bytes)
             return
         self._write(path, data)
+        path.with_suffix(_DAMAGED).unlink(missing_ok=True)
         self._added_bytes += len(data)
         if self.max_bytes is not None:
             self._make_room(newest=path)

@@ -20,7 +20,7 @@ from common.data.seeds import seeded_generator
 from common.io.bad_input import BadInput
 from common.io.output_folder import atomic_path, write_text
 
-__all__ = ["FeatureDataset", "write_features"]
+__all__ = ["FeatureDataset", "find_damaged_features", "write_features"]
 
 
 def write_features(folder: Path, split: str, index: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> None:
@@ -29,6 +29,19 @@ def write_features(folder: Path, split: str, index: Mapping[str, Any], vectors: 
         save_file(dict(vectors), part)
     checksum = tensor_checksum(vectors, json.dumps(index))
     write_text(folder / f"{split}.json", json.dumps({**index, "checksum": checksum}) + "\n")
+
+
+def find_damaged_features(folder: Path) -> str | None:
+    """What is damaged of the features that a stage wrote into its folder, None if nothing is known to be."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            data = FeatureDataset(folder, path.stem)
+        except BadInput as error:
+            return str(error)
+        for name, rows in data.maps.items():
+            if any(data.cache.was_damaged(digest) for digest in rows["entries"]):
+                return f"{data.cache.root} had a damaged entry with {name}."
+    return None
 
 
 class FeatureDataset(EpochDraws, Dataset):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
-from common.data.datasets.features import FeatureDataset, write_features
+from common.data.datasets.features import FeatureDataset, find_damaged_features, write_features
 from common.io.bad_input import BadInput
 
 LABELS = ["Edema", "Fracture", "Pneumonia"]
@@ -135,6 +135,22 @@ def test_a_changed_byte_of_either_file_is_noticed(folder, suffix):
     path.write_bytes(data[:-9])
     with pytest.raises(BadInput, match="run its stage again"):
         FeatureDataset(folder)
+
+
+def test_what_is_damaged_is_known_until_it_is_made_again(folder):
+    """So that the stage which wrote it runs again."""
+    assert find_damaged_features(folder) is None
+    data = FeatureDataset(folder)
+    digest = data.maps["thick"]["entries"][2]
+    path = next((data.cache.root / "entries").rglob(f"{digest}.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match="lacks thick of case c"):
+        data[2]
+    assert "had a damaged entry with thick" in find_damaged_features(folder)
+    data.cache.get_or_compute(FeatureKey("weights", "2", "thick"), lambda: {"z": torch.ones(2, 4, 5, 6)})
+    assert find_damaged_features(folder) is None and data[2]["thick"].sum() == 240
+    (folder / "train.json").write_text("{}")
+    assert "run its stage again" in find_damaged_features(folder)
 
 
 def test_a_moved_run_is_found(folder, tmp_path):
