@@ -198,7 +198,7 @@ def test_a_full_disk_makes_no_input_bad(tmp_path: Path, capsys: Any, monkeypatch
     """A bug: prepare listed what it had no room for as a bad file, and remembered that."""
     sizes = ["--n", "2", "--shape", "16,32,32", "--spacing", "9,10,11"]
     assert main(["prepare", "virtual", "--layout", "dicom", "--output_dir", str(tmp_path / "in"), *sizes]) == 0
-    call = ["prepare", "dicom", "--input", str(tmp_path / "in" / "images"), "--output_dir", str(tmp_path / "out")]
+    call = ["prepare", "dicom", "--input", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
