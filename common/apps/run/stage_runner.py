@@ -227,7 +227,7 @@ class StageRunner:
             path.replace(path.with_name(f"{path.name}.damaged"))
         for stage in files:
             if problem := find_damaged_features(self.out / stage):
-                self._say(f"{problem} {stage} makes again what is lost")
+                self._say(f"{problem} Stage {stage} makes again what is lost.")
                 self._open(stage, ended[stage])
 
     def _open(self, stage: str, finished: Mapping[str, Any]) -> None:

@@ -101,7 +101,7 @@ class FeatureDataset(EpochDraws, Dataset):
             ) from error
         if checksum is not None and checksum != tensor_checksum(vectors, json.dumps(index)):
             reason = "or the .safetensors file beside it is damaged (another checksum), expected what its stage wrote"
-            raise BadInput(path, f"{reason}; remove {path.parent} and run again")
+            raise BadInput(path, f"{reason}; run its stage again")
         wanted = known if features is None else list(features)
         absent = [name for name in wanted if name not in vectors and name not in maps]
         if absent:
