@@ -22,7 +22,7 @@ from common.apps.run.prepare import check_engine
 from common.apps.run.remote_paths import takes_urls
 from common.data.datasets.case_loader import excluded_path
 from common.io.bad_input import BadInput
-from common.io.output_folder import csv_text, write_text
+from common.io.output_folder import csv_text, locks, write_text
 from common.io.parallel import Failure, map_cases
 
 logger = logging.getLogger("predict")
@@ -34,6 +34,7 @@ Excluded = list[dict[str, str]]
 
 
 @takes_urls(reads=["input", "ckpt_dir"], writes=["output_dir"])
+@locks("output_dir")
 def predict(
     bundle: str | Path,
     input: str | Path,

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
+from common.data.datasets.features import write_features
 from common.handlers.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from common.inferers.frozen_encoders import FrozenEncoder
-from common.io.output_folder import atomic_path, write_text
+from common.io.output_folder import write_text
 
 __all__ = ["FeatureWriter"]
 
@@ -157,9 +157,7 @@ class FeatureWriter:
             "cache_dir": os.path.relpath(self.cache.root.resolve(), self.folder.resolve()),
             "maps": {name: {"tensor": self.encoders[name].tensor, "entries": rows} for name, rows in digests.items()},
         }
-        with atomic_path(self.folder / f"{split}.safetensors") as part:
-            save_file({name: torch.stack(rows) for name, rows in vectors.items()}, part)
-        write_text(self.folder / f"{split}.json", json.dumps(index) + "\n")
+        write_features(self.folder, split, index, {name: torch.stack(rows) for name, rows in vectors.items()})
 
     def _encode(self, name: str, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
         begin = time.perf_counter()

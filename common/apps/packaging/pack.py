@@ -21,7 +21,7 @@ from common.apps.packaging.vendored import (
 from common.apps.run.bundle import Bundle, has_id, merged_config, missing, open_bundle
 from common.apps.run.remote_paths import takes_urls
 from common.io.bad_input import BadInput
-from common.io.output_folder import content_hash
+from common.io.output_folder import content_hash, named_if_disk_fails
 from common.networks.weights import read_checkpoint
 from common.version import __version__
 
@@ -75,7 +75,7 @@ def pack_bundle(
         raise BadInput(target, "stands where the copy goes and is no packed bundle, expected another --out")
 
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=f".{bundle.name}.") as scratch:
+    with named_if_disk_fails(target), tempfile.TemporaryDirectory(dir=out, prefix=f".{bundle.name}.") as scratch:
         copy = Path(scratch) / bundle.name
         _copy_documents(bundle, copy)
         for path, content in code.items():

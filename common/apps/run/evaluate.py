@@ -17,6 +17,7 @@ from common.apps.run.bundle import open_bundle, resolve
 from common.apps.run.remote_paths import takes_urls
 from common.evaluation.evaluation import write_measured
 from common.io.bad_input import BadInput
+from common.io.output_folder import locks
 from common.visualize.run_summary import build_summary
 from common.visualize.tables import json_text
 
@@ -24,6 +25,7 @@ SECTION = "evaluation"
 
 
 @takes_urls(reads=["input", "ckpt_dir"], writes=["output_dir"])
+@locks("output_dir")
 def evaluate(
     bundle: str | Path,
     input: str | Path,
