@@ -25,12 +25,18 @@ CUES = {
     "either": "the findings on both sides are a guess: versus",
     "ignored_before": "what follows is not of this examination: history of, evaluate for",
     "ignored_after": "what stands before is not of this examination",
-    "plain": "looks like a cue and is none: no change in",
+    "earlier_before": "what follows was seen earlier, and is there if something is said of it now: previously seen",
+    "now_after": "says something of what stands before as it is now: persists, has increased",
+    "elsewhere_after": "what stands before is there after all, on the other side: but persists on the right",
+    "plain": "looks like a cue and is none: no change in, has not resolved",
+    "except": "ends every scope, and what was negated before it is there, unless another finding follows: except for",
     "stop": "ends every scope: but, however",
 }
 POSITIVE, NEGATIVE, UNCERTAIN, IGNORED = "positive", "negative", "uncertain", "ignored"
 
-_STATUS = {"negated": NEGATIVE, "uncertain": UNCERTAIN, "ignored": IGNORED, "either": UNCERTAIN}
+_STATUS = {"negated": NEGATIVE, "uncertain": UNCERTAIN, "ignored": IGNORED, "either": UNCERTAIN, "earlier": IGNORED}
+_NOW = ("now_after", "elsewhere_after")
+_NOT = frozenset("no not none nil never absent resolved cleared without nor neither".split())
 _VERBS = frozenset("is are was were has have appears appear remains remain demonstrates shows there".split())
 _STARTERS = frozenset("the there heart lungs lung this these a an it but".split())
 _LUNG_FINDINGS = frozenset(
@@ -71,22 +77,30 @@ def assess(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> 
     """
     if not mentions:
         return []
-    cues = _outermost(cues)
-    cues = [cue for cue in cues if cue.key != "plain"]
+    cues = [cue for cue in _outermost(_apart(tokens.words, mentions, cues)) if cue.key != "plain"]
     if not cues:
         return [Assertion(mention, POSITIVE, None) for mention in mentions]
     before = _forwards(tokens, mentions, cues)
     after = _backwards(tokens, mentions, cues)
     inside = _within(mentions, cues)
-    return [Assertion(mention, *_strongest(inside[i], before[i], after[i])) for i, mention in enumerate(mentions)]
+    found = [Assertion(mention, *_strongest(inside[i], before[i], after[i])) for i, mention in enumerate(mentions)]
+    if any(cue.key in ("except", "elsewhere_after") for cue in cues):
+        _reverse(tokens.words, found, cues)
+    return found
 
 
 def _strongest(inside: Match | None, before: Match | None, after: Match | None) -> tuple[str, Match | None]:
     """A guess about what is negated ("no X, cannot be excluded") stays a guess; "a previous X is not seen" is no X."""
+    is_now = after is not None and after.key in _NOW
+    if before is not None and before.key == "earlier_before" and after is not None:
+        return (POSITIVE if is_now else _STATUS[after.key.partition("_")[0]]), after
+    if is_now and before is not None and before.key == "negated_before" and " that" in before.phrase:
+        return POSITIVE, after  # "no evidence that X has increased"
+    after = None if is_now else after
     if after is not None and after.key == "negated_after" and before is not None and before.key == "ignored_before":
         return NEGATIVE, after
     for cue in (inside, before, after):
-        if cue is not None and cue.key.startswith("ignored"):
+        if cue is not None and cue.key.startswith(("ignored", "earlier")):
             return IGNORED, cue
     if inside is not None:
         return _STATUS[inside.key.partition("_")[0]], inside
@@ -99,11 +113,48 @@ def _strongest(inside: Match | None, before: Match | None, after: Match | None) 
     return (POSITIVE, None) if cue is None else (_STATUS[cue.key.partition("_")[0]], cue)
 
 
+def _reverse(words: Sequence[str], found: list[Assertion], cues: Sequence[Match]) -> None:
+    """Turn round what was negated and is there all the same: "no X except at the base", "X resolved, but not here"."""
+    starts = [assertion.mention.first for assertion in found]
+    for k, cue in enumerate(cues):
+        last = bisect_left(starts, cue.first) - 1
+        if cue.key not in ("except", "elsewhere_after") or last < 0 or found[last].status not in (NEGATIVE, IGNORED):
+            continue
+        if cue.key == "elsewhere_after":
+            if not _NOT.isdisjoint(words[cue.first : cue.last]):
+                continue
+            status = POSITIVE
+        else:
+            following = starts[last + 1] if last + 1 < len(found) else len(words)
+            inner = [other for other in cues[k + 1 : k + 4] if other.first < following]
+            if following < len(words) and not any(other.key == "negated_before" for other in inner):
+                continue
+            status = UNCERTAIN if any(other.key.startswith("uncertain") for other in inner) else POSITIVE
+        place = found[last].mention
+        while last >= 0 and found[last].mention.last > place.first:  # one phrase may stand for several findings
+            found[last] = Assertion(found[last].mention, status, cue)
+            last -= 1
+
+
+def _apart(words: Sequence[str], mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match]:
+    """Leave out what looks like no cue but has words of a finding: "no enlargement of the" before "heart"."""
+    starts = [mention.first for mention in mentions]
+    kept = []
+    for cue in cues:
+        if cue.key in ("plain", "now_after") and not _NOT.isdisjoint(words[cue.first : cue.last]):
+            last = bisect_left(starts, cue.last)
+            if any(mention.last > cue.first for mention in mentions[max(0, last - 3) : last]):
+                continue
+        kept.append(cue)
+    return kept
+
+
 def _outermost(matches: Sequence[Match]) -> list[Match]:
-    """Leave out what lies within a longer one."""
+    """Leave out what lies within a longer one, and what looks exactly like a cue that is none."""
     kept: list[Match] = []
-    for match in sorted(matches, key=lambda m: (m.first, -m.last)):
-        if not kept or match.last > kept[-1].last or (match.first, match.last) == (kept[-1].first, kept[-1].last):
+    for match in sorted(matches, key=lambda m: (m.first, -m.last, m.key != "plain")):
+        same = kept and (match.first, match.last) == (kept[-1].first, kept[-1].last) and kept[-1].key != "plain"
+        if not kept or match.last > kept[-1].last or same:
             kept.append(match)
     return kept
 
@@ -135,13 +186,14 @@ def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) 
             if _cut(words, at_word, cue.first, active, last_mention, or_left):
                 active = None
             at_word = cue.first
-            if cue.key == "stop":
+            if cue.key in ("stop", "except"):
                 active = None
             elif cue.key.endswith(("_before", "_next")) or cue.key == "either":
                 held = (
                     active is not None
                     and active.key == "negated_before"
-                    and cue.key.startswith(("uncertain", "either", "ignored"))
+                    and cue.key.startswith(("uncertain", "either", "ignored", "earlier"))
+                    and "not" not in words[cue.first : cue.last]
                 )
                 if held and commas[cue.first] == commas[max(last_mention, active.last)]:
                     continue
@@ -165,6 +217,7 @@ def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match])
     words = tokens.words
     found: list[Match | None] = [None] * len(mentions)
     active: Match | None = None
+    used = False  # a mention stands before the active cue already
     at_cue = len(cues) - 1
     end = len(words)
     or_left = _or_ahead(words)
@@ -173,9 +226,15 @@ def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match])
         while at_cue >= 0 and cues[at_cue].first >= mention.last:
             cue = cues[at_cue]
             at_cue -= 1
+            if cue.key in _NOW and active is not None and (not used or words[cue.first] not in _VERBS):
+                continue  # "had increased and is not seen": the later word holds
             if cue.key.endswith("_after") or cue.key == "either":
-                active, end = cue, cue.first
-            elif cue.key == "stop" or cue.key.endswith("_before"):
+                active, end, used = cue, cue.first, False
+                if words[end - 1 : end] == [":"]:
+                    end -= 1  # an answer
+            elif cue.key in ("stop", "except") or (
+                cue.key.endswith("_before") and (active is None or active.first != cue.first)
+            ):
                 active = None
         if active is not None:
             if _cut(words, mention.last, end, active, mention.last, or_left):
@@ -184,7 +243,7 @@ def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match])
                 found[i], active = active, None
             else:
                 found[i] = active
-            end = mention.first
+            end, used = mention.first, True
     return found
 
 
@@ -206,7 +265,7 @@ def _cut(
         word, following = words[k], words[k + 1]
         if word == "with" and last_mention >= 0 and active.key == "negated_before":
             return True
-        if word in (":", "which", "while", "whereas"):
+        if word in (":", ";", "which", "while", "whereas"):
             return True
         if word not in (",", "and"):
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import yaml
 
 from common.text.context import IGNORED, NEGATIVE, POSITIVE, UNCERTAIN, Assertion, assess
 from common.text.phrases import Match, PhraseMatcher, Tokens
+from common.text.plain_text import PlainText, has_text, is_english
 from common.text.sections import split_sections
-from common.text.sentences import split_sentences
+from common.text.sentences import split_sentences, statement_starts
 
 __all__ = ["ASIDE", "Evidence", "FindingReader"]
 
@@ -28,6 +29,7 @@ _ASIDE = re.compile(
     "indicat|histor|hx|clinical|reason|techn|compar|prior|exam|recommend|notif|pfi|protocol|complaint", re.I
 )
 VALUES = {POSITIVE: 1.0, NEGATIVE: 0.0, UNCERTAIN: -1.0}
+_HYPHEN = re.compile(r"([^\W\d_]{2,})-[^\S\n]*\n?[^\S\n]*([^\W\d_]{2,})")
 _HERE = Path(__file__).parent
 
 
@@ -75,25 +77,60 @@ class FindingReader:
         """Return the evidence in a report, in its order; sections that say what was asked or done are left out.
 
         Args:
-            report: any text, with or without headers.
+            report: any text, with or without headers; nothing is found where it says nothing or is not in English.
         """
-        found: list[Evidence] = []
-        for start, end in _told(report):
-            for sentence in split_sentences(report[start:end]):
-                found += self.read_sentence(report, sentence.text, start + sentence.start)
-        return found
+        return [item for sentence in self.sentences(report, _told) for item in sentence]
 
-    def read_sentence(self, report: str, text: str, start: int) -> Iterator[Evidence]:
-        """Yield the evidence in one sentence, which begins at character ``start`` of the report."""
-        tokens = Tokens(text, start)
+    def sentences(
+        self, report: str, told: Callable[[str], list[tuple[int, int]]], stops: str = ""
+    ) -> Iterator[list[Evidence]]:
+        """Yield the evidence in each sentence that has any.
+
+        Args:
+            report: any text.
+            told: gives the parts of a text that say what the image shows.
+            stops: signs that part statements in these reports, besides those of all.
+        """
+        if not has_text(report) or not is_english(report):
+            return
+        plain = PlainText(report)
+        if "-" in plain.text:
+            plain.replace(_HYPHEN, self._joined)
+        text = plain.text.translate(str.maketrans(dict.fromkeys(stops, ";"))) if stops else plain.text
+        for start, end in told(text):
+            for sentence in split_sentences(text[start:end]):
+                found = self._read(plain, report, text, start + sentence.start, start + sentence.end)
+                if found:
+                    yield found
+
+    def _joined(self, match: re.Match[str]) -> str | None:
+        """One word, where a hyphen broke one that the lexicon knows: "pneumo-thorax", but not "mass-like"."""
+        word = match[1] + match[2]
+        return word if self.matcher.knows(word.lower(), len(match[1])) else None
+
+    def _read(self, plain: PlainText, report: str, text: str, start: int, end: int) -> list[Evidence]:
+        """The evidence in `text[start:end]`, a sentence."""
+        tokens = Tokens(text[start:end], start)
         mentions, cues = _sort(self.matcher.find(tokens))
-        for assertion in assess(tokens, mentions, cues):
+        if not mentions:
+            return []
+        if cues:
+            spans = [(tokens.spans[m.first][0], tokens.spans[m.last - 1][1]) for m in mentions]
+            for stop, following in statement_starts(text, start, end, plain.width):
+                if spans[0][1] <= stop and not any(first < stop < last for first, last in spans):
+                    rest = self._read(plain, report, text, following, end)
+                    return self._read(plain, report, text, start, stop) + rest
+        places = [mention for mention in mentions if mention.key[0] == "places"]
+        findings = [mention for mention in mentions if mention.key[0] != "places"] if places else mentions
+        said = assess(tokens, findings, cues) + [Assertion(place, POSITIVE, None) for place in places]
+        found = []
+        for assertion in sorted(said, key=lambda one: one.mention[1:3]) if places else said:
             kind, label = assertion.mention.key
             first, last = assertion.mention.first, assertion.mention.last
-            begin, end = tokens.spans[first][0], tokens.spans[last - 1][1]
-            value = _value(kind, assertion)
+            begin, finish = plain.span(tokens.spans[first][0], tokens.spans[last - 1][1])
             rule = assertion.mention.phrase + (f" <- {assertion.cue.phrase}" if assertion.cue else "")
-            yield Evidence(label, value, begin, end, report[begin:end], rule)
+            found.append(Evidence(label, _value(kind, assertion), begin, finish, report[begin:finish], rule))
+        return found
 
 
 def _told(report: str) -> list[tuple[int, int]]:

@@ -6,7 +6,8 @@
     ^ word, word $  the first word, the last word of a sentence
     {name}          the group of that name in the lexicon's `words`
 
-Words are lower case; a hyphen parts words as a blank does, commas, colons, slashes and brackets are words of their own.
+Words are lower case; a hyphen parts words as a blank does, commas, colons, slashes and brackets are words of their own,
+"isn't" is "is not", "(-)" and "(+)" are "negative" and "positive".
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from typing import NamedTuple
 
 __all__ = ["Match", "PhraseMatcher", "Tokens"]
 
-_TOKEN = re.compile(r"[^\W_]+|[,:()/&?+%]")
+_TOKEN = re.compile(r"[^\W_]+|[,:;()/&?+%]")
+# "isn't" is two words; "(-)" and "(+)" are answers.
+_SHORT_FORMS = re.compile(rf"[^\W_]+(?=n't(?![^\W_]))|n't(?![^\W_])|\([-+]\)|{_TOKEN.pattern}")
+_LONG_FORMS = {"n't": "not", "ca": "can", "wo": "will", "(-)": "negative", "(+)": "positive"}
 _PHRASE = re.compile(r"\s*(?:(\{\w+\})|(\.\.\d+)|([(|)])|([^\s(){}|?*]+\*?)|(\?))")
 _GAP = r"(?: [^\W_]+){0,%s}?"
 _STEM = 3
@@ -40,8 +44,12 @@ class Tokens:
         lowered = text.lower()
         if len(lowered) != len(text):
             lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-        matches = list(_TOKEN.finditer(lowered))
-        self.words = [match[0] for match in matches]
+        if "n't" in lowered or "(-)" in lowered or "(+)" in lowered:
+            matches = list(_SHORT_FORMS.finditer(lowered))
+            self.words = [_LONG_FORMS.get(match[0], match[0]) for match in matches]
+        else:
+            matches = list(_TOKEN.finditer(lowered))
+            self.words = [match[0] for match in matches]
         self.spans = [(start + match.start(), start + match.end()) for match in matches]
 
     @cached_property
@@ -101,6 +109,12 @@ class PhraseMatcher:
                     self._stems[first[:_STEM]].append((first[:-1], entry))
                 else:
                     self._exact[first].append(entry)
+
+    def knows(self, word: str, longer_than: int) -> bool:
+        """Whether a phrase starts with this word, or with so many of its letters and at least one more than given."""
+        if word in self._exact:
+            return True
+        return any(longer_than < len(stem) and word.startswith(stem) for stem, _ in self._stems.get(word[:_STEM], ()))
 
     def find(self, tokens: Tokens) -> list[Match]:
         """Return every phrase at every word, the longest of each key at each word, in order of the words."""

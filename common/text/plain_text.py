@@ -9,6 +9,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import cached_property
 
 __all__ = ["PlainText", "has_text", "is_english"]
 
@@ -99,6 +100,11 @@ class PlainText:
             self.replace(_ESCAPED_BREAK, lambda match: "\n")
         if not self.text.isascii():
             self.replace(_UNSEEN, lambda match: _LIGATURES.get(match[0], ""))
+
+    @cached_property
+    def width(self) -> int:
+        """Characters of the longest line."""
+        return max(map(len, self.text.split("\n")))
 
     def replace(self, pattern: re.Pattern[str], new: Callable[[re.Match[str]], str | None]) -> None:
         """Put other text in place of what a pattern finds; None leaves it."""

@@ -1,7 +1,7 @@
 """Sentences of a report, with where they stand.
 
 Report text breaks the rules of prose: list numbers, blank lines and bullets end a sentence, a line that was wrapped
-does not, and a decimal point or an abbreviation never does.
+does not, and a decimal point or an abbreviation never does. A heading and its answer are one: "Effusion? No."
 """
 
 from __future__ import annotations
@@ -11,20 +11,52 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-__all__ = ["Sentence", "split_sentences"]
+__all__ = ["Sentence", "split_sentences", "statement_starts"]
 
 _ABBREVIATION = r"(?<!\b[Dd]r)(?<!\b[Mm]r)(?<!\b[Mm]rs)(?<!\b[Pp]rof)(?<!\bvs)(?<!\bapprox)(?<!\bi\.e)(?<!\be\.g)"
+_ANSWER = r"""
+    \s*[-=>]*\s*(?:
+        (?:(?:none|nil|absent|negative|present|positive|yes)(?:\ (?:seen|noted|identified|present|detected|visible))?
+            |not\ (?:seen|present|identified|visible|noted|detected)|no\ evidence)\b(?=\s*(?:[.,;!]|\Z|\n))
+        |no\b(?=\s*(?:[.,;!]|\Z))
+    )"""
+"""All that a line or sentence says which answers the heading or question before it."""
 _END = re.compile(
     rf"""
-    {_ABBREVIATION}[.!?]+(?=["')\]]*(?:\s|$)|[A-Z])   # a stop before a blank, or glued to the next capital
-    | \n[ \t]*(?:\n\s*)+                              # a blank line
-    | \n(?=[ \t]*(?:[-*•·+]|\(?\d{{1,2}}[.)])[ \t])     # a line that starts with a bullet or a number
-    | (?:(?<=^)|(?<=\s))\d{{1,2}}[.)](?=\s)             # a list number
+    {_ABBREVIATION}[.!?]+(?=["')\]]*(?:\s|$)|[A-Z])(?!(?i:{_ANSWER}))   # a stop before a blank, or glued to a capital
+    | (?<=[a-z]{{3}})\.(?=[a-z]{{2}})                   # a stop glued to the next sentence
+    | (?<!:)\n[ \t]*(?:\n\s*)+                         # a blank line
+    | \n(?=[ \t]*(?:[-*+]|\(?\d{{1,2}}[.)])[ \t])       # a line that starts with a bullet or a number
+    | (?:(?<=^)|(?<=\s))\(?\d{{1,2}}(?:[.)](?=\s)|\.(?=[a-z]))   # a list number
     | \n(?=[ \t]*[A-Z][A-Za-z ]{{2,30}}:)               # a line that starts with a header
-    | ;
+    | [•·●▪◦‣■□➢►✓|]
+    | ;(?!\s*(?:\w+\ ){{0,2}}(?:on|at|in)\ the\ (?:left|right)\b)   # not before what tells of the other side
     """,
     re.VERBOSE,
 )
+_UNMARKED = re.compile(
+    r"[ \t]*(?P<line>\n)[ \t]*(?:[-*+][ \t]+)?|[ \t]+(?P<bullet>[-*+])[ \t]+|(?<=[a-z)\]])[ \t]+(?=[A-Z][a-z])"
+)
+_WORD_BEFORE = re.compile(r"([^\W\d_]+)\W{0,3}\Z")
+_WORD = re.compile(r"[^\W_]+")
+_GOES_ON = frozenset(
+    "or and nor of in on at to by with for from as is are was were be been has have had which that than but who seen "
+    "noted identified present visualized detected demonstrated resolved cleared".split()
+)
+"""A line that starts so belongs to the one above."""
+_OPEN = frozenset(
+    "no not nor or and of in on at to by with without for from as the a an this that is are was were be been has have "
+    "had which than any new possible probable likely left right both bilateral focal acute definite evidence there due "
+    "small mild moderate large trace tiny minimal pleural pulmonary".split()
+)
+"""A statement does not end so."""
+_OPENS = frozenset(
+    "no not there the this these heart lungs lung left right both bilateral normal clear stable unchanged new small "
+    "mild moderate large trace tiny minimal severe slight subtle patchy persistent interval increased decreased "
+    "possible probable likely cardiac mediastinal pleural".split()
+)
+"""Words that open a statement."""
+_ANSWER_LINE = re.compile(_ANSWER, re.VERBOSE | re.IGNORECASE)
 _SHORT_LINE = 50
 """A line that ends before this column and is followed by a capital was ended on purpose, not wrapped."""
 
@@ -65,6 +97,38 @@ def split_sentences(report: str) -> list[Sentence]:
     return found
 
 
+def statement_starts(text: str, start: int, end: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield where a sentence may go over to another statement without a stop: at lower-case lines, bullets, capitals.
+
+    Args:
+        text: of the report.
+        start: the first character of the sentence.
+        end: the one after its last.
+        width: characters of the longest line of the report; the first word of a wrapped line would not have fitted.
+
+    Yields:
+        End of the one and start of the other. Whether the one says something is not looked at.
+    """
+    first = text[start : start + 1]
+    for match in _UNMARKED.finditer(text, start, end):
+        before = _WORD_BEFORE.search(text, max(start, match.start() - 40), match.start())
+        following = _WORD.match(text, match.end(), end)
+        if before is None or following is None or before[1].lower() in _OPEN or text[match.start() - 1] in ",/:(-":
+            continue
+        word = following[0].lower()
+        if word in _GOES_ON or _ANSWER_LINE.match(text, match.end(), end):
+            continue
+        if match["line"]:
+            line = match.start() - text.rfind("\n", 0, match.start()) - 1
+            yes = line + 1 + len(word) <= width or (line < _SHORT_LINE and word in _OPENS)
+        elif match["bullet"]:
+            yes = match["bullet"] != "-" or first == "-"
+        else:
+            yes = before[1].islower()
+        if yes:
+            yield match.start(), match.end()
+
+
 def _cuts(report: str) -> Iterator[tuple[int, int]]:
     """End of each piece and start of the next."""
     line_start = 0
@@ -81,6 +145,8 @@ def _cuts(report: str) -> Iterator[tuple[int, int]]:
 
 
 def _ended(report: str, start: int, end: int) -> bool:
-    """Whether the line was ended on purpose."""
+    """Whether the line was ended on purpose, and no answer to it follows."""
     following = report[end + 1 : end + 2]
-    return end - start < _SHORT_LINE and following.isupper() and report[end - 1 : end] not in (",", "")
+    if end - start >= _SHORT_LINE or not following.isupper() or report[end - 1 : end] in (",", ""):
+        return False
+    return report[start:end].rstrip()[-1:] != ":" and not _ANSWER_LINE.match(report, end + 1)

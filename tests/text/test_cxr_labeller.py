@@ -239,5 +239,5 @@ def test_every_part_of_a_lexicon_is_of_a_known_kind(name):
     if name == "context_lexicon.yaml":
         assert set(parts) - {"words"} == set(context.CUES)
     else:
-        assert set(parts) <= {"present", "normal", "not_this", "cues", "words"}
+        assert set(parts) <= {"present", "normal", "not_this", "places", "cues", "words"}
         assert set(parts.get("cues", {})) <= set(context.CUES)
