@@ -35,12 +35,13 @@ def label_cxr(report: str) -> dict[str, float | None]:
         something, in English, and nothing but devices is there or uncertain, and None otherwise.
     """
     values: dict[str, set[float | None]] = {label: set() for label in CHEXPERT_LABELS}
-    for item in explain_cxr(report):
+    items = explain_cxr(report)
+    for item in items:
         values[item.label].add(item.value)
     labels = {label: next((v for v in (1.0, -1.0, 0.0) if v in found), None) for label, found in values.items()}
     others = (labels[label] for label in CHEXPERT_LABELS if label not in ("No Finding", "Support Devices"))
     found = any(value in (1.0, -1.0) for value in others)
-    labels["No Finding"] = None if found or not (has_text(report) and is_english(report)) else 1.0
+    labels["No Finding"] = None if found or not (items or (has_text(report) and is_english(report))) else 1.0
     return labels
 
 

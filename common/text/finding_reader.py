@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -29,7 +28,9 @@ _ASIDE = re.compile(
     "indicat|histor|hx|clinical|reason|techn|compar|prior|exam|recommend|notif|pfi|protocol|complaint", re.I
 )
 VALUES = {POSITIVE: 1.0, NEGATIVE: 0.0, UNCERTAIN: -1.0}
-_HYPHEN = re.compile(r"([^\W\d_]{2,})-[^\S\n]*\n?[^\S\n]*([^\W\d_]{2,})")
+_HYPHEN = re.compile(r"-(?<=[^\W\d_]{2}-)[^\S\n]*\n?[^\S\n]*(?=[^\W\d_]{2})")
+_LAST_WORD = re.compile(r"[^\W\d_]+\Z")
+_FIRST_WORD = re.compile(r"[^\W\d_]+")
 _HERE = Path(__file__).parent
 
 
@@ -66,12 +67,12 @@ class FindingReader:
         files = (_HERE / lexicon, _HERE / "context_lexicon.yaml")
         findings, cues = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)
         words = cues.pop("words", {}) | findings.pop("words", {})
-        phrases: list[tuple[Any, str]] = []
-        for table in (cues, findings.pop("cues", {})):
-            phrases += [(kind, text) for kind, texts in table.items() for text in texts]
-        for kind, labels in findings.items():
-            phrases += [((kind, label), text) for label, texts in labels.items() for text in texts]
-        self.matcher = PhraseMatcher(phrases, words)
+        tables = (cues, findings.pop("cues", {}))
+        self.cues = PhraseMatcher(((key, p) for table in tables for key, texts in table.items() for p in texts), words)
+        self.findings = PhraseMatcher(
+            (((kind, label), p) for kind, labels in findings.items() for label, texts in labels.items() for p in texts),
+            words,
+        )
 
     def read(self, report: str) -> list[Evidence]:
         """Return the evidence in a report, in its order; sections that say what was asked or done are left out.
@@ -104,30 +105,30 @@ class FindingReader:
                     yield found
 
     def _joined(self, match: re.Match[str]) -> str | None:
-        """One word, where a hyphen broke one that the lexicon knows: "pneumo-thorax", but not "mass-like"."""
-        word = match[1] + match[2]
-        return word if self.matcher.knows(word.lower(), len(match[1])) else None
+        """Nothing, where a hyphen broke a word that the lexicon knows: "pneumo-thorax", but not "mass-like"."""
+        before = _LAST_WORD.search(match.string, max(0, match.start() - 40), match.start())[0]
+        word = before + _FIRST_WORD.match(match.string, match.end())[0]
+        return "" if self.findings.knows(word.lower(), len(before)) else None
 
     def _read(self, plain: PlainText, report: str, text: str, start: int, end: int) -> list[Evidence]:
         """The evidence in `text[start:end]`, a sentence."""
         tokens = Tokens(text[start:end], start)
-        mentions, cues = _sort(self.matcher.find(tokens))
+        mentions = _mentions(self.findings.find(tokens))
         if not mentions:
             return []
-        if cues:
-            spans = [(tokens.spans[m.first][0], tokens.spans[m.last - 1][1]) for m in mentions]
-            for stop, following in statement_starts(text, start, end, plain.width):
-                if spans[0][1] <= stop and not any(first < stop < last for first, last in spans):
-                    rest = self._read(plain, report, text, following, end)
-                    return self._read(plain, report, text, start, stop) + rest
+        cues = self.cues.find(tokens)
+        for stop, following in statement_starts(text, start, end, plain) if cues else ():
+            spans = [tokens.span(mention.first, mention.last) for mention in mentions]
+            if spans[0][1] <= stop and not any(first < stop < last for first, last in spans):
+                rest = self._read(plain, report, text, following, end)
+                return self._read(plain, report, text, start, stop) + rest
         places = [mention for mention in mentions if mention.key[0] == "places"]
         findings = [mention for mention in mentions if mention.key[0] != "places"] if places else mentions
         said = assess(tokens, findings, cues) + [Assertion(place, POSITIVE, None) for place in places]
         found = []
         for assertion in sorted(said, key=lambda one: one.mention[1:3]) if places else said:
             kind, label = assertion.mention.key
-            first, last = assertion.mention.first, assertion.mention.last
-            begin, finish = plain.span(tokens.spans[first][0], tokens.spans[last - 1][1])
+            begin, finish = plain.span(*tokens.span(assertion.mention.first, assertion.mention.last))
             rule = assertion.mention.phrase + (f" <- {assertion.cue.phrase}" if assertion.cue else "")
             found.append(Evidence(label, _value(kind, assertion), begin, finish, report[begin:finish], rule))
         return found
@@ -147,13 +148,13 @@ def _value(kind: str, assertion: Assertion) -> float | None:
     return None if assertion.status == IGNORED else VALUES[assertion.status]
 
 
-def _sort(matches: Sequence[Match]) -> tuple[list[Match], list[Match]]:
-    """Mentions, without those inside a longer one of their label or inside what is none; and cues."""
-    cues = [match for match in matches if isinstance(match.key, str)]
+def _mentions(matches: Sequence[Match]) -> list[Match]:
+    """What is mentioned, without what lies inside a longer phrase of its label or inside what is none."""
+    if len(matches) < 2:
+        return [match for match in matches if match.key[0] != "not_this"]
     by_label: dict[str, list[Match]] = defaultdict(list)
     for match in matches:
-        if not isinstance(match.key, str):
-            by_label[match.key[1]].append(match)
+        by_label[match.key[1]].append(match)
     mentions = []
     for group in by_label.values():
         reach = -1
@@ -163,4 +164,4 @@ def _sort(matches: Sequence[Match]) -> tuple[list[Match], list[Match]]:
                 if match.key[0] != "not_this":
                     mentions.append(match)
     mentions.sort(key=lambda match: (match.first, match.last))
-    return mentions, cues
+    return mentions

@@ -13,10 +13,8 @@ Words are lower case; a hyphen parts words as a blank does, commas, colons, slas
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from functools import cached_property
 from typing import NamedTuple
 
 __all__ = ["Match", "PhraseMatcher", "Tokens"]
@@ -28,6 +26,8 @@ _LONG_FORMS = {"n't": "not", "ca": "can", "wo": "will", "(-)": "negative", "(+)"
 _PHRASE = re.compile(r"\s*(?:(\{\w+\})|(\.\.\d+)|([(|)])|([^\s(){}|?*]+\*?)|(\?))")
 _GAP = r"(?: [^\W_]+){0,%s}?"
 _STEM = 3
+_WORDS_KEPT = 20_000
+"""Words whose phrases are remembered."""
 
 
 class Tokens:
@@ -35,7 +35,7 @@ class Tokens:
 
     Attributes:
         words: lower-case words and punctuation marks.
-        spans: where each stands in the report.
+        line: the words with one blank before each and one after the last.
     """
 
     def __init__(self, text: str, start: int = 0) -> None:
@@ -50,21 +50,17 @@ class Tokens:
         else:
             matches = list(_TOKEN.finditer(lowered))
             self.words = [match[0] for match in matches]
-        self.spans = [(start + match.start(), start + match.end()) for match in matches]
+        self.line = f" {' '.join(self.words)} "
+        self._matches, self._start = matches, start
 
-    @cached_property
-    def line(self) -> str:
-        """The words with one blank before each and one after the last."""
-        return f" {' '.join(self.words)} "
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each word stands in the report."""
+        return [self.span(k, k + 1) for k in range(len(self.words))]
 
-    @cached_property
-    def places(self) -> list[int]:
-        """Where in `line` the blank before each word stands, and where the line ends."""
-        places, place = [], 0
-        for word in self.words:
-            places.append(place)
-            place += len(word) + 1
-        return [*places, place]
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Where the words from `first` to the one before `last` stand in the report."""
+        return self._start + self._matches[first].start(), self._start + self._matches[last - 1].end()
 
 
 class Match(NamedTuple):
@@ -101,6 +97,7 @@ class PhraseMatcher:
         self._words = {name: "|".join(group) for name, group in (words or {}).items()}
         self._exact: dict[str, list[tuple]] = defaultdict(list)
         self._stems: dict[str, list[tuple]] = defaultdict(list)
+        self._at_word: dict[str, tuple] = {}
         for key, phrase in phrases:
             parser = _Parser(phrase, self._words)
             entry = (key, re.compile(parser.pattern + r"(?= )").match, phrase)
@@ -118,25 +115,35 @@ class PhraseMatcher:
 
     def find(self, tokens: Tokens) -> list[Match]:
         """Return every phrase at every word, the longest of each key at each word, in order of the words."""
-        exact, stems = self._exact, self._stems
-        line, places = tokens.line, tokens.places
+        at_word, line = self._at_word, tokens.line
         found: list[Match] = []
+        place = 0
         for index, word in enumerate(tokens.words):
-            entries = exact.get(word, ())
-            by_stem = stems.get(word[:_STEM])
-            if by_stem:
-                entries = [*entries, *(entry for stem, entry in by_stem if word.startswith(stem))]
-            if not entries:
-                continue
-            longest: dict[Hashable, Match] = {}
-            place = places[index]
-            for key, pattern, phrase in entries:
-                match = pattern(line, place)
-                if match:
-                    last = bisect_left(places, match.end(), index)
-                    if key not in longest or longest[key].last < last:
-                        longest[key] = Match(key, index, last, phrase)
-            found += longest.values()
+            entries = at_word.get(word)
+            if entries is None:
+                entries = self._entries(word)
+            if entries and (entries[0] is None or entries[0](line, place)):
+                longest: dict[Hashable, Match] = {}
+                for key, pattern, phrase in entries[1]:
+                    match = pattern(line, place)
+                    if match:
+                        last = index + match[0].count(" ")
+                        if key not in longest or longest[key].last < last:
+                            longest[key] = Match(key, index, last, phrase)
+                found += longest.values()
+            place += len(word) + 1
+        return found
+
+    def _entries(self, word: str) -> tuple:
+        """The phrases that may start with a word, after one pattern of them all that rules most words out at once."""
+        entries = list(self._exact.get(word, ()))
+        entries += (entry for stem, entry in self._stems.get(word[:_STEM], ()) if word.startswith(stem))
+        found = (None, entries) if entries else ()
+        if len(entries) > 2:
+            found = re.compile("|".join(match.__self__.pattern for _, match, _ in entries)).match, entries
+        if len(self._at_word) > _WORDS_KEPT:
+            self._at_word.clear()
+        self._at_word[word] = found
         return found
 
 

@@ -40,6 +40,7 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 _LATIN = re.compile("[a-z\u00c0-\u024f\u1e00-\u1eff]")
 _HEADING = re.compile(r"\A\W*(?:findings?|impressions?|conclusions?|report|text|narrative)\s*:", re.IGNORECASE)
 _LONGEST_NOTHING = 200
+_BEGINNING = 500
 _NOTHING = frozenset(
     "|a|n a|na|nan|nat|none|nil|null|no|blank|empty|missing|unknown|unavailable|undefined|pending|void|x|xx|xxx|xxxx|"
     "see above|see report|see findings|not applicable|not given|not available|not provided|not specified|not stated|"
@@ -154,7 +155,7 @@ def is_english(report: str) -> bool:
         report: its text.
     """
     lowered = report.lower()
-    words = set(lowered.split())
+    words = set(lowered[:_BEGINNING].split())
     if len(words & _ENGLISH) > len(words & _FOREIGN) + 1:
         return True
     found = _LETTERS.findall(lowered)

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+from common.text.plain_text import PlainText
+
 __all__ = ["Sentence", "split_sentences", "statement_starts"]
 
-_ABBREVIATION = r"(?<!\b[Dd]r)(?<!\b[Mm]r)(?<!\b[Mm]rs)(?<!\b[Pp]rof)(?<!\bvs)(?<!\bapprox)(?<!\bi\.e)(?<!\be\.g)"
 _ANSWER = r"""
     \s*[-=>]*\s*(?:
         (?:(?:none|nil|absent|negative|present|positive|yes)(?:\ (?:seen|noted|identified|present|detected|visible))?
@@ -23,21 +24,30 @@ _ANSWER = r"""
 """All that a line or sentence says which answers the heading or question before it."""
 _END = re.compile(
     rf"""
-    {_ABBREVIATION}[.!?]+(?=["')\]]*(?:\s|$)|[A-Z])(?!(?i:{_ANSWER}))   # a stop before a blank, or glued to a capital
-    | (?<=[a-z]{{3}})\.(?=[a-z]{{2}})                   # a stop glued to the next sentence
-    | (?<!:)\n[ \t]*(?:\n\s*)+                         # a blank line
-    | \n(?=[ \t]*(?:[-*+]|\(?\d{{1,2}}[.)])[ \t])       # a line that starts with a bullet or a number
-    | (?:(?<=^)|(?<=\s))\(?\d{{1,2}}(?:[.)](?=\s)|\.(?=[a-z]))   # a list number
-    | \n(?=[ \t]*[A-Z][A-Za-z ]{{2,30}}:)               # a line that starts with a header
-    | [•·●▪◦‣■□➢►✓|]
-    | ;(?!\s*(?:\w+\ ){{0,2}}(?:on|at|in)\ the\ (?:left|right)\b)   # not before what tells of the other side
+    [.!?;\n\d(•●▪◦‣■□➢►✓|](?:   # a set of signs at the beginning makes the search fast
+        (?<=[.!?])(?<!\b[Dd]r.)(?<!\b[Mm]r.)(?<!\b[Mm]rs.)(?<!\b[Pp]rof.)(?<!\bvs.)(?<!\bapprox.)(?<!\bi\.e.)(?<!\be\.g.)
+            [.!?]*(?=["')\]]*(?:\s|$)|[A-Z])(?!(?i:{_ANSWER}))   # a stop before a blank, or glued to a capital
+        | (?<=[a-z]{{3}}\.)(?=[a-z]{{2}})             # a stop glued to the next sentence
+        | (?<=\n)(?<!:\n)[ \t]*(?:\n\s*)+             # a blank line
+        | (?<=\n)(?=[ \t]*(?:[-*+]|\(?\d{{1,2}}[.)])[ \t])   # a line that starts with a bullet or a number
+        | (?<=\n)(?=[ \t]*[A-Z][A-Za-z ]{{2,30}}:)    # a line that starts with a header
+        | (?:(?<=\()(?<!\S\()\d{{1,2}}|(?<=\d)(?<!\S\d)\d?)(?:[.)](?=\s)|\.(?=[a-z]))   # a list number
+        | (?<=[•●▪◦‣■□➢►✓|])
+        | (?<=;)(?!\s*(?:\w+\ ){{0,2}}(?:on|at|in)\ the\ (?:left|right)\b)   # not before what tells of the other side
+    )
     """,
     re.VERBOSE,
 )
 _UNMARKED = re.compile(
-    r"[ \t]*(?P<line>\n)[ \t]*(?:[-*+][ \t]+)?|[ \t]+(?P<bullet>[-*+])[ \t]+|(?<=[a-z)\]])[ \t]+(?=[A-Z][a-z])"
+    r"""
+    [A-Z\n*+-](?:   # a set of signs at the beginning makes the search fast
+        (?<=\n)[ \t]*(?P<line>(?:[-*+][ \t]+)?)
+        | (?<=[ \t].)(?:(?<=[-*+])(?P<bullet>[ \t]+)|(?<=[A-Z])(?=[a-z]))
+    )
+    """,
+    re.VERBOSE,
 )
-_WORD_BEFORE = re.compile(r"([^\W\d_]+)\W{0,3}\Z")
+_WORD_BEFORE = re.compile(r"([^\W\d_]+)[ \t)\].']{0,5}\Z")
 _WORD = re.compile(r"[^\W_]+")
 _GOES_ON = frozenset(
     "or and nor of in on at to by with for from as is are was were be been has have had which that than but who seen "
@@ -97,36 +107,42 @@ def split_sentences(report: str) -> list[Sentence]:
     return found
 
 
-def statement_starts(text: str, start: int, end: int, width: int) -> Iterator[tuple[int, int]]:
+def statement_starts(text: str, start: int, end: int, plain: PlainText) -> Iterator[tuple[int, int]]:
     """Yield where a sentence may go over to another statement without a stop: at lower-case lines, bullets, capitals.
 
     Args:
         text: of the report.
         start: the first character of the sentence.
         end: the one after its last.
-        width: characters of the longest line of the report; the first word of a wrapped line would not have fitted.
+        plain: whose longest line says how wide the page is: the first word of a wrapped line would not have fitted.
 
     Yields:
         End of the one and start of the other. Whether the one says something is not looked at.
     """
-    first = text[start : start + 1]
-    for match in _UNMARKED.finditer(text, start, end):
+    for match in _UNMARKED.finditer(text, start + 1, end):
+        is_line, is_bullet = match["line"] is not None, match["bullet"] is not None
+        following = match.end() if is_line or is_bullet else match.start()
         before = _WORD_BEFORE.search(text, max(start, match.start() - 40), match.start())
-        following = _WORD.match(text, match.end(), end)
-        if before is None or following is None or before[1].lower() in _OPEN or text[match.start() - 1] in ",/:(-":
+        opening = _WORD.match(text, following, end)
+        if (
+            before is None
+            or opening is None
+            or before[1].lower() in _OPEN
+            or before[0][len(before[1]) :].strip(" \t)].'")
+        ):
             continue
-        word = following[0].lower()
-        if word in _GOES_ON or _ANSWER_LINE.match(text, match.end(), end):
+        word = opening[0].lower()
+        if word in _GOES_ON or _ANSWER_LINE.match(text, following, end):
             continue
-        if match["line"]:
+        if is_line:
             line = match.start() - text.rfind("\n", 0, match.start()) - 1
-            yes = line + 1 + len(word) <= width or (line < _SHORT_LINE and word in _OPENS)
-        elif match["bullet"]:
-            yes = match["bullet"] != "-" or first == "-"
+            begins = (line < _SHORT_LINE and word in _OPENS) or line + 1 + len(word) <= plain.width
+        elif is_bullet:
+            begins = text[match.start()] == "*" or text[start] == text[match.start()]
         else:
-            yes = before[1].islower()
-        if yes:
-            yield match.start(), match.end()
+            begins = before[1].islower()
+        if begins:
+            yield match.start(), following
 
 
 def _cuts(report: str) -> Iterator[tuple[int, int]]:
