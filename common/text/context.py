@@ -218,6 +218,8 @@ def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match])
     found: list[Match | None] = [None] * len(mentions)
     active: Match | None = None
     used = False  # a mention stands before the active cue already
+    forwards = {(cue.first, cue.last) for cue in cues if cue.key.endswith("_before")}
+    both_ways = {(cue.first, cue.last) for cue in cues if cue.key.endswith("_after")} & forwards
     at_cue = len(cues) - 1
     end = len(words)
     or_left = _or_ahead(words)
@@ -228,13 +230,16 @@ def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match])
             at_cue -= 1
             if cue.key in _NOW and active is not None and (not used or words[cue.first] not in _VERBS):
                 continue  # "had increased and is not seen": the later word holds
-            if cue.key.endswith("_after") or cue.key == "either":
+            is_after = cue.key.endswith("_after") or cue.key == "either"
+            if (cue.first, cue.last) in both_ways:  # "less likely X", "X less likely"
+                is_after = i + 1 == len(mentions) or mentions[i + 1].first > cue.last + 2
+                if is_after and not cue.key.endswith("_after"):
+                    continue
+            if is_after:
                 active, end, used = cue, cue.first, False
                 if words[end - 1 : end] == [":"]:
                     end -= 1  # an answer
-            elif cue.key in ("stop", "except") or (
-                cue.key.endswith("_before") and (active is None or active.first != cue.first)
-            ):
+            elif cue.key in ("stop", "except") or cue.key.endswith(("_before", "_after")):
                 active = None
         if active is not None:
             if _cut(words, mention.last, end, active, mention.last, or_left):

@@ -27,7 +27,8 @@ def texts(report: str) -> list[str]:
         ("no effusion,\nEdema or mass", ["no effusion,\nEdema or mass"]),
         ("No effusion; cardiomegaly", ["No effusion", "cardiomegaly"]),
         ("Findings in brief\nIMPRESSION: none", ["Findings in brief", "IMPRESSION: none"]),
-        ("Is there effusion? No!", ["Is there effusion", "No"]),
+        ("Is there effusion? No!", ["Is there effusion? No"]),
+        ("Is there effusion? It is small.", ["Is there effusion", "It is small"]),
     ],
 )
 def test_sentences(report: str, sentences: list[str] | None) -> None:
