@@ -193,7 +193,7 @@ def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) 
                     active is not None
                     and active.key == "negated_before"
                     and cue.key.startswith(("uncertain", "either", "ignored", "earlier"))
-                    and "not" not in words[cue.first : cue.last]
+                    and _NOT.isdisjoint(words[cue.first : cue.last])
                 )
                 if held and commas[cue.first] == commas[max(last_mention, active.last)]:
                     continue
@@ -242,7 +242,9 @@ def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match])
             elif cue.key in ("stop", "except") or cue.key.endswith(("_before", "_after")):
                 active = None
         if active is not None:
-            if _cut(words, mention.last, end, active, mention.last, or_left):
+            # what follows "X:" is said of X, if it is short
+            start = mention.last + (words[mention.last : mention.last + 1] == [":"] and end - mention.last < 4)
+            if _cut(words, start, end, active, mention.last, or_left):
                 active = None
             elif active.key == "either":
                 found[i], active = active, None
@@ -272,7 +274,7 @@ def _cut(
             return True
         if word in (":", ";", "which", "while", "whereas"):
             return True
-        if word not in (",", "and"):
+        if word not in (",", "and", "/"):
             continue
         if word == "," and following in ("and", "or", "nor"):
             continue

@@ -117,9 +117,10 @@ class FindingReader:
         if not mentions:
             return []
         cues = self.cues.find(tokens)
-        for stop, following in statement_starts(text, start, end, plain) if cues else ():
+        for stop, following, is_sure in statement_starts(text, start, end, plain) if cues else ():
             spans = [tokens.span(mention.first, mention.last) for mention in mentions]
-            if spans[0][1] <= stop and not any(first < stop < last for first, last in spans):
+            starts = is_sure or any(first == following for first, _ in spans)
+            if starts and spans[0][1] <= stop and not any(first < stop < last for first, last in spans):
                 rest = self._read(plain, report, text, following, end)
                 return self._read(plain, report, text, start, stop) + rest
         places = [mention for mention in mentions if mention.key[0] == "places"]

@@ -21,8 +21,11 @@ __all__ = ["Match", "PhraseMatcher", "Tokens"]
 
 _TOKEN = re.compile(r"[^\W_]+|[,:;()/&?+%]")
 # "isn't" is two words; "(-)" and "(+)" are answers.
-_SHORT_FORMS = re.compile(rf"[^\W_]+(?=n't(?![^\W_]))|n't(?![^\W_])|\([-+]\)|{_TOKEN.pattern}")
-_LONG_FORMS = {"n't": "not", "ca": "can", "wo": "will", "(-)": "negative", "(+)": "positive"}
+_SHORT_FORMS = re.compile(rf"[^\W_]+(?=n't(?![^\W_]))|n't(?![^\W_])|\( ?[-+] ?\)|[-+]ve(?![^\W_])|{_TOKEN.pattern}")
+_LONG_FORMS = {"n't": "not", "ca": "can", "wo": "will", "-ve": "negative", "+ve": "positive"}
+_LONG_FORMS |= {f"({a}-{b})": "negative" for a in ("", " ") for b in ("", " ")}
+_LONG_FORMS |= {f"({a}+{b})": "positive" for a in ("", " ") for b in ("", " ")}
+_HAS_SHORT_FORM = ("n't", "(-", "(+", "( -", "( +", "-ve", "+ve")
 _PHRASE = re.compile(r"\s*(?:(\{\w+\})|(\.\.\d+)|([(|)])|([^\s(){}|?*]+\*?)|(\?))")
 _GAP = r"(?: [^\W_]+){0,%s}?"
 _STEM = 3
@@ -44,7 +47,7 @@ class Tokens:
         lowered = text.lower()
         if len(lowered) != len(text):
             lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-        if "n't" in lowered or "(-)" in lowered or "(+)" in lowered:
+        if any(sign in lowered for sign in _HAS_SHORT_FORM):
             matches = list(_SHORT_FORMS.finditer(lowered))
             self.words = [_LONG_FORMS.get(match[0], match[0]) for match in matches]
         else:

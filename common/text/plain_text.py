@@ -38,7 +38,7 @@ _TAG = re.compile(
 _ODD = ("&", "<", "\\", "\t", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _LATIN = re.compile("[a-z\u00c0-\u024f\u1e00-\u1eff]")
-_HEADING = re.compile(r"\A\W*(?:findings?|impressions?|conclusions?|report|text|narrative)\s*:", re.IGNORECASE)
+_HEADING = re.compile(r"\b(?:findings?|impressions?|conclusions?|report|text|narrative)\s*:", re.IGNORECASE)
 _LONGEST_NOTHING = 200
 _BEGINNING = 500
 _NOTHING = frozenset(
@@ -61,7 +61,7 @@ _FOREIGN = frozenset(
     # Spanish, Portuguese, Italian, French, Romanian
     "el los las del que una uno unos con hay se es son derrame derrames pulmonar pulmonares izquierdo derecho "
     "derecha cardiomegalia neumotorax neumonia silueta corazon normales observa observan aprecia aprecian evidencia "
-    "pulmones y os das dos nas em um uma sem com nao pneumotorax direito direita esquerdo esquerda pulmao pulmoes "
+    "pulmones os das dos nas em um uma sem com nao pneumotorax direito direita esquerdo esquerda pulmao pulmoes "
     "coracao consolidacao il lo gli di della dei delle nel nella sono senza nessun nessuno versamento pneumotorace "
     "polmonare polmonari polmoni sinistro sinistra destro destra cuore ed assenza le les du aux une et est sont pas "
     "sans avec dans epanchement gauche droit droite poumon poumons coeur cardiomegalie fara nu sunt "
@@ -71,7 +71,7 @@ _FOREIGN = frozenset(
     "hart longen pleuravocht rechter linker voor och ingen inga inte med utan hjarta og ikke uten uden pleuravaeske "
     "hjerte lungene eller av "
     # Turkish, Polish, Czech, Hungarian, Finnish, Indonesian, Vietnamese
-    "ve bir yok izlenmedi izlendi saptanmadi saptanmamistir izlenmektedir mevcuttur plevral efuzyon akciger sag sol "
+    "bir yok izlenmedi izlendi saptanmadi saptanmamistir izlenmektedir mevcuttur plevral efuzyon akciger sag sol "
     "kalp nie jest oraz brak bez plynu lewej prawej pluc serce je neni vlevo vpravo srdce nem es van jobb bal "
     "tudo ei eika keuhko tidak ada dan paru jantung khong tran dich mang phoi".split()
 )
@@ -144,8 +144,9 @@ def has_text(report: str | None) -> bool:
         return False
     if len(report) > _LONGEST_NOTHING:
         return True
-    lines = (_HEADING.sub("", line) for line in PlainText(report.replace("<", " ").replace(">", " ")).text.split("\n"))
-    return not all(" ".join(_LETTERS.findall(line.lower())) in _NOTHING for line in lines)
+    text = PlainText(report.replace("<", " ").replace(">", " ")).text
+    lines = _HEADING.sub("\n", text).lower().split("\n")
+    return not all(" ".join(_LETTERS.findall(line)) in _NOTHING for line in lines)
 
 
 def is_english(report: str) -> bool:

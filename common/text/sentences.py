@@ -22,16 +22,21 @@ _ANSWER = r"""
         |no\b(?=\s*(?:[.,;!]|\Z))
     )"""
 """All that a line or sentence says which answers the heading or question before it."""
+_ELLIPSIS = r"""
+    \s*(?:a\ )?(?:small|trace|tiny|minimal|mild|moderate|large|present)\ (?:amount\ )?
+    (?:on|at|in)\ the\ (?:left|right)\b"""
+"""Says of the other side what the sentence before was about."""
 _END = re.compile(
     rf"""
-    [.!?;\n\d(•●▪◦‣■□➢►✓|](?:   # a set of signs at the beginning makes the search fast
-        (?<=[.!?])(?<!\b[Dd]r.)(?<!\b[Mm]r.)(?<!\b[Mm]rs.)(?<!\b[Pp]rof.)(?<!\bvs.)(?<!\bapprox.)(?<!\bi\.e.)(?<!\be\.g.)
-            [.!?]*(?=["')\]]*(?:\s|$)|[A-Z])(?!(?i:{_ANSWER}))   # a stop before a blank, or glued to a capital
+    [.!?;\n\d()•●▪◦‣■□➢►✓|](?:   # a set of signs at the beginning makes the search fast
+        (?<=[.!?])(?<!\b[Dd]r.)(?<!\b[Mm]r.)(?<!\b[Mm]rs.)(?<!\b[Pp]rof.)(?<!\bvs.)(?<!\bapprox.)
+            (?<!\bi\.e.)(?<!\be\.g.)[.!?]*(?=["')\]]*(?:\s|$)|[A-Z])(?!(?i:{_ANSWER}|{_ELLIPSIS}))   # a stop before a blank or capital
         | (?<=[a-z]{{3}}\.)(?=[a-z]{{2}})             # a stop glued to the next sentence
         | (?<=\n)(?<!:\n)[ \t]*(?:\n\s*)+             # a blank line
-        | (?<=\n)(?=[ \t]*(?:[-*+]|\(?\d{{1,2}}[.)])[ \t])   # a line that starts with a bullet or a number
+        | (?<=\n)(?=[ \t]*(?:[-*+>]|\(?\d{{1,2}}[.)-]|\(?[a-h]\))[ \t]*[^\W\d])   # a bulleted line
         | (?<=\n)(?=[ \t]*[A-Z][A-Za-z ]{{2,30}}:)    # a line that starts with a header
-        | (?:(?<=\()(?<!\S\()\d{{1,2}}|(?<=\d)(?<!\S\d)\d?)(?:[.)](?=\s)|\.(?=[a-z]))   # a list number
+        | (?:(?<=\()(?<!\S\()\d{{1,2}}|(?<=\d)(?<!\S\d)\d?)(?:[.)](?=\s)|[.)](?=[a-z])|-(?=\ [^\W\d]))   # a list number
+        | (?<=[\s(][a-h]\))(?=\s*[^\W\d])             # a list letter
         | (?<=[•●▪◦‣■□➢►✓|])
         | (?<=;)(?!\s*(?:\w+\ ){{0,2}}(?:on|at|in)\ the\ (?:left|right)\b)   # not before what tells of the other side
     )
@@ -60,13 +65,15 @@ _OPEN = frozenset(
     "small mild moderate large trace tiny minimal pleural pulmonary".split()
 )
 """A statement does not end so."""
+_OR = re.compile(r"\b(?:or|nor)\b")
+_GLUE = ("no", "not", "there", "the", "this", "these")
 _OPENS = frozenset(
     "no not there the this these heart lungs lung left right both bilateral normal clear stable unchanged new small "
     "mild moderate large trace tiny minimal severe slight subtle patchy persistent interval increased decreased "
     "possible probable likely cardiac mediastinal pleural".split()
 )
 """Words that open a statement."""
-_ANSWER_LINE = re.compile(_ANSWER, re.VERBOSE | re.IGNORECASE)
+_ANSWER_LINE = re.compile(f"{_ANSWER}|{_ELLIPSIS}", re.VERBOSE | re.IGNORECASE)
 _SHORT_LINE = 50
 """A line that ends before this column and is followed by a capital was ended on purpose, not wrapped."""
 
@@ -107,7 +114,7 @@ def split_sentences(report: str) -> list[Sentence]:
     return found
 
 
-def statement_starts(text: str, start: int, end: int, plain: PlainText) -> Iterator[tuple[int, int]]:
+def statement_starts(text: str, start: int, end: int, plain: PlainText) -> Iterator[tuple[int, int, bool]]:
     """Yield where a sentence may go over to another statement without a stop: at lower-case lines, bullets, capitals.
 
     Args:
@@ -117,7 +124,8 @@ def statement_starts(text: str, start: int, end: int, plain: PlainText) -> Itera
         plain: whose longest line says how wide the page is: the first word of a wrapped line would not have fitted.
 
     Yields:
-        End of the one and start of the other. Whether the one says something is not looked at.
+        End of the one, start of the other, and False where it is another statement only if it begins with a finding.
+        Whether the one says something is not looked at.
     """
     for match in _UNMARKED.finditer(text, start + 1, end):
         is_line, is_bullet = match["line"] is not None, match["bullet"] is not None
@@ -137,12 +145,16 @@ def statement_starts(text: str, start: int, end: int, plain: PlainText) -> Itera
         if is_line:
             line = match.start() - text.rfind("\n", 0, match.start()) - 1
             begins = (line < _SHORT_LINE and word in _OPENS) or line + 1 + len(word) <= plain.width
+            if not begins and line < _SHORT_LINE:
+                stop = text.find("\n", following, end)
+                begins = None if _OR.search(text, following, stop if stop >= 0 else end) is None else False
         elif is_bullet:
-            begins = text[match.start()] == "*" or text[start] == text[match.start()]
+            own = text[match.start()] == "*" or text[start] == text[match.start()]
+            begins = own or (word in _OPENS and word not in _GLUE)
         else:
             begins = before[1].islower()
-        if begins:
-            yield match.start(), following
+        if begins is not False:
+            yield match.start(), following, begins is True
 
 
 def _cuts(report: str) -> Iterator[tuple[int, int]]:
