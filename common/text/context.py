@@ -80,8 +80,9 @@ def assess(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> 
     cues = [cue for cue in _outermost(_apart(tokens.words, mentions, cues)) if cue.key != "plain"]
     if not cues:
         return [Assertion(mention, POSITIVE, None) for mention in mentions]
-    before = _forwards(tokens, mentions, cues)
-    after = _backwards(tokens, mentions, cues)
+    or_left = _or_ahead(tokens.words)
+    before = _forwards(tokens.words, or_left, mentions, cues)
+    after = _backwards(tokens.words, or_left, mentions, cues)
     inside = _within(mentions, cues)
     found = [Assertion(mention, *_strongest(inside[i], before[i], after[i])) for i, mention in enumerate(mentions)]
     if any(cue.key in ("except", "elsewhere_after") for cue in cues):
@@ -170,14 +171,14 @@ def _within(mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | No
     return found
 
 
-def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | None]:
-    words = tokens.words
+def _forwards(
+    words: Sequence[str], or_left: Sequence[int], mentions: Sequence[Match], cues: Sequence[Match]
+) -> list[Match | None]:
     found: list[Match | None] = [None] * len(mentions)
     active: Match | None = None
     next_only = False  # the active cue holds for the next finding and what is joined to it
     last_mention = -1  # where the last mention under the active cue ended
     at_cue = at_word = 0
-    or_left = _or_ahead(words)
     commas = [0, *accumulate(word in (",", "and", ":", "(") for word in words)]
     for at_mention, mention in enumerate(mentions):
         while at_cue < len(cues) and cues[at_cue].first <= mention.first:
@@ -213,8 +214,9 @@ def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) 
     return found
 
 
-def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | None]:
-    words = tokens.words
+def _backwards(
+    words: Sequence[str], or_left: Sequence[int], mentions: Sequence[Match], cues: Sequence[Match]
+) -> list[Match | None]:
     found: list[Match | None] = [None] * len(mentions)
     active: Match | None = None
     used = False  # a mention stands before the active cue already
@@ -222,7 +224,6 @@ def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match])
     both_ways = {(cue.first, cue.last) for cue in cues if cue.key.endswith("_after")} & forwards
     at_cue = len(cues) - 1
     end = len(words)
-    or_left = _or_ahead(words)
     for i in range(len(mentions) - 1, -1, -1):
         mention = mentions[i]
         while at_cue >= 0 and cues[at_cue].first >= mention.last:

@@ -25,7 +25,7 @@ _SHORT_FORMS = re.compile(rf"[^\W_]+(?=n't(?![^\W_]))|n't(?![^\W_])|\( ?[-+] ?\)
 _LONG_FORMS = {"n't": "not", "ca": "can", "wo": "will", "-ve": "negative", "+ve": "positive"}
 _LONG_FORMS |= {f"({a}-{b})": "negative" for a in ("", " ") for b in ("", " ")}
 _LONG_FORMS |= {f"({a}+{b})": "positive" for a in ("", " ") for b in ("", " ")}
-_HAS_SHORT_FORM = ("n't", "(-", "(+", "( -", "( +", "-ve", "+ve")
+_SIGN = re.compile(r"\( ?[-+] ?\)")
 _PHRASE = re.compile(r"\s*(?:(\{\w+\})|(\.\.\d+)|([(|)])|([^\s(){}|?*]+\*?)|(\?))")
 _GAP = r"(?: [^\W_]+){0,%s}?"
 _STEM = 3
@@ -47,7 +47,7 @@ class Tokens:
         lowered = text.lower()
         if len(lowered) != len(text):
             lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-        if any(sign in lowered for sign in _HAS_SHORT_FORM):
+        if "n't" in lowered or "-ve" in lowered or "+ve" in lowered or ("(" in lowered and _SIGN.search(lowered)):
             matches = list(_SHORT_FORMS.finditer(lowered))
             self.words = [_LONG_FORMS.get(match[0], match[0]) for match in matches]
         else:
@@ -142,7 +142,7 @@ class PhraseMatcher:
         entries = list(self._exact.get(word, ()))
         entries += (entry for stem, entry in self._stems.get(word[:_STEM], ()) if word.startswith(stem))
         found = (None, entries) if entries else ()
-        if len(entries) > 2:
+        if len(entries) > 4:
             found = re.compile("|".join(match.__self__.pattern for _, match, _ in entries)).match, entries
         if len(self._at_word) > _WORDS_KEPT:
             self._at_word.clear()

@@ -30,7 +30,8 @@ _END = re.compile(
     rf"""
     [.!?;\n\d()•●▪◦‣■□➢►✓|](?:   # a set of signs at the beginning makes the search fast
         (?<=[.!?])(?<!\b[Dd]r.)(?<!\b[Mm]r.)(?<!\b[Mm]rs.)(?<!\b[Pp]rof.)(?<!\bvs.)(?<!\bapprox.)
-            (?<!\bi\.e.)(?<!\be\.g.)[.!?]*(?=["')\]]*(?:\s|$)|[A-Z])(?!(?i:{_ANSWER}|{_ELLIPSIS}))   # a stop before a blank or capital
+            (?<!\bi\.e.)(?<!\be\.g.)[.!?]*(?=["')\]]*(?:\s|$)|[A-Z])
+            (?!(?i:{_ANSWER}|{_ELLIPSIS}))            # a stop before a blank, or glued to a capital
         | (?<=[a-z]{{3}}\.)(?=[a-z]{{2}})             # a stop glued to the next sentence
         | (?<=\n)(?<!:\n)[ \t]*(?:\n\s*)+             # a blank line
         | (?<=\n)(?=[ \t]*(?:[-*+>]|\(?\d{{1,2}}[.)-]|\(?[a-h]\))[ \t]*[^\W\d])   # a bulleted line
