@@ -13,13 +13,13 @@ from functools import cached_property
 
 __all__ = ["PlainText", "has_text", "is_english"]
 
-# Seen as plain blanks, newlines, colons and dashes, each in its place.
-_SAME_PLACE = str.maketrans(
+# Seen as plain blanks, newlines, colons, dashes and apostrophes, each in its place.
+_BLANKS = (
     dict.fromkeys("\t\u00a0\u1680\u202f\u205f\u3000\ufeff", " ")
     | {chr(code): " " for code in range(0x2000, 0x200B)}
     | dict.fromkeys("\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", "\n")
-    | {"\uff1a": ":", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2019": "'", "\u02bc": "'"}
 )
+_SIGNS = {"\uff1a": ":", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2019": "'", "\u02bc": "'"}
 # Soft hyphens, joiners, marks of direction; and ligatures, as text copied from PDF has them.
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufb00-\ufb06]")
 _LIGATURES = dict(zip("\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06", "ff fi fl ffi ffl st st".split(), strict=True))
@@ -32,10 +32,10 @@ _LINE_TAGS = (
 _WORD_TAGS = "a|abbr|b|big|center|cite|code|em|font|i|mark|s|small|span|strong|sub|sup|tt|u"
 _TAG = re.compile(
     r"<!--.*?-->|<!doctype[^<>]*>|<(?P<hidden>style|script)\b[^<>]*>.*?</(?P=hidden)\s*>"
-    rf"|</?(?:(?P<line>{_LINE_TAGS})|(?P<cell>td|th)|{_WORD_TAGS})(?:\s[^<>]*)?/?>",
+    rf"|</?(?:(?P<line>{_LINE_TAGS})|(?P<cell>td|th)|{_WORD_TAGS})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
     re.IGNORECASE | re.DOTALL,
 )
-_ODD = ("&", "<", "\\", "\t", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e")
+_ODD = re.compile(r"[&<\\\t\r\x0b\x0c\x1c-\x1e]")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _LATIN = re.compile("[a-z\u00c0-\u024f\u1e00-\u1eff]")
 _HEADING = re.compile(r"\b(?:findings?|impressions?|conclusions?|report|text|narrative)\s*:", re.IGNORECASE)
@@ -86,15 +86,16 @@ class PlainText:
             newline, colon, dash and apostrophe.
     """
 
-    def __init__(self, report: str) -> None:
-        """Read the text of a report."""
+    def __init__(self, report: str, signs: bool = True) -> None:
+        """Read the text of a report; unless ``signs``, its own colons, dashes and apostrophes stay as they are."""
         self.text = report
         self._spans: list[tuple[int, int]] | None = None  # of each character in the report, None where none moved
-        if report.isascii() and not any(sign in report for sign in _ODD):
+        if report.isascii() and not _ODD.search(report):
             return
-        self.text = report.replace("\r\n", " \n").translate(_SAME_PLACE)
+        table = str.maketrans(_BLANKS | _SIGNS if signs else _BLANKS)
+        self.text = report.replace("\r\n", " \n").translate(table)
         for _ in range(2 * ("&" in report)):  # twice, as text is often escaped twice
-            self.replace(_ENTITY, lambda match: html.unescape(match[0]).translate(_SAME_PLACE))
+            self.replace(_ENTITY, lambda match: html.unescape(match[0]).translate(table))
         if "<" in self.text:
             self.replace(_TAG, lambda match: "\n" if match["line"] else " " if match["cell"] else "")
         if "\\" in report:
