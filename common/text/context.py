@@ -35,6 +35,10 @@ CUES = {
 POSITIVE, NEGATIVE, UNCERTAIN, IGNORED = "positive", "negative", "uncertain", "ignored"
 
 _STATUS = {"negated": NEGATIVE, "uncertain": UNCERTAIN, "ignored": IGNORED, "either": UNCERTAIN, "earlier": IGNORED}
+_ORGANS = frozenset(
+    "adrenal adrenals liver spleen thyroid kidneys kidney pancreas gallbladder bones mediastinum hila trachea aorta "
+    "pleura".split()
+)
 _NOW = ("now_after", "elsewhere_after")
 _NOT = frozenset("no not none nil never absent resolved cleared without nor neither".split())
 _VERBS = frozenset("is are was were has have appears appear remains remain demonstrates shows there".split())
@@ -78,6 +82,7 @@ def assess(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> 
     if not mentions:
         return []
     cues = [cue for cue in _outermost(_apart(tokens.words, mentions, cues)) if cue.key != "plain"]
+    cues = _one_way(tokens.words, mentions, cues)
     if not cues:
         return [Assertion(mention, POSITIVE, None) for mention in mentions]
     or_left = _or_ahead(tokens.words)
@@ -122,7 +127,7 @@ def _reverse(words: Sequence[str], found: list[Assertion], cues: Sequence[Match]
         if cue.key not in ("except", "elsewhere_after") or last < 0 or found[last].status not in (NEGATIVE, IGNORED):
             continue
         if cue.key == "elsewhere_after":
-            if not _NOT.isdisjoint(words[cue.first : cue.last]):
+            if " not " not in cue.phrase and not _NOT.isdisjoint(words[cue.first : cue.last]):
                 continue
             status = POSITIVE
         else:
@@ -145,6 +150,24 @@ def _apart(words: Sequence[str], mentions: Sequence[Match], cues: Sequence[Match
         if cue.key in ("plain", "now_after") and not _NOT.isdisjoint(words[cue.first : cue.last]):
             last = bisect_left(starts, cue.last)
             if any(mention.last > cue.first for mention in mentions[max(0, last - 3) : last]):
+                continue
+        kept.append(cue)
+    return kept
+
+
+def _one_way(words: Sequence[str], mentions: Sequence[Match], cues: list[Match]) -> list[Match]:
+    """Of a cue that can stand before and after ("less likely X", "X less likely"), keep what it is here."""
+    places = {(cue.first, cue.last) for cue in cues if cue.key.endswith("_after")}
+    places &= {(cue.first, cue.last) for cue in cues if cue.key.endswith("_before")}
+    if not places:
+        return cues
+    starts = [mention.first for mention in mentions]
+    kept = []
+    for cue in cues:
+        if (cue.first, cue.last) in places:
+            at = bisect_left(starts, cue.last)
+            is_near = at < len(starts) and starts[at] <= cue.last + 2 and words[cue.last] not in (",", ";")
+            if not cue.key.endswith("_before" if is_near or not at else "_after"):
                 continue
         kept.append(cue)
     return kept
@@ -220,8 +243,6 @@ def _backwards(
     found: list[Match | None] = [None] * len(mentions)
     active: Match | None = None
     used = False  # a mention stands before the active cue already
-    forwards = {(cue.first, cue.last) for cue in cues if cue.key.endswith("_before")}
-    both_ways = {(cue.first, cue.last) for cue in cues if cue.key.endswith("_after")} & forwards
     at_cue = len(cues) - 1
     end = len(words)
     for i in range(len(mentions) - 1, -1, -1):
@@ -231,16 +252,11 @@ def _backwards(
             at_cue -= 1
             if cue.key in _NOW and active is not None and (not used or words[cue.first] not in _VERBS):
                 continue  # "had increased and is not seen": the later word holds
-            is_after = cue.key.endswith("_after") or cue.key == "either"
-            if (cue.first, cue.last) in both_ways:  # "less likely X", "X less likely"
-                is_after = i + 1 == len(mentions) or mentions[i + 1].first > cue.last + 2
-                if is_after and not cue.key.endswith("_after"):
-                    continue
-            if is_after:
+            if cue.key.endswith("_after") or cue.key == "either":
                 active, end, used = cue, cue.first, False
-                if words[end - 1 : end] == [":"]:
-                    end -= 1  # an answer
-            elif cue.key in ("stop", "except") or cue.key.endswith(("_before", "_after")):
+                if words[end - 1 : end] in ([":"], ["which"]):
+                    end -= 1  # an answer, or said of what stands before
+            elif cue.key in ("stop", "except") or (cue.key.endswith("_before") and cue.key != "earlier_before"):
                 active = None
         if active is not None:
             # what follows "X:" is said of X, if it is short
@@ -273,6 +289,8 @@ def _cut(
         word, following = words[k], words[k + 1]
         if word == "with" and last_mention >= 0 and active.key == "negated_before":
             return True
+        if word == ":" and k == active.last:
+            continue  # "No: X, Y"
         if word in (":", ";", "which", "while", "whereas"):
             return True
         if word not in (",", "and", "/"):
@@ -284,6 +302,8 @@ def _cut(
         has_verb = not _VERBS.isdisjoint(segment[:cut])
         if following == "lung" and not _LUNG_FINDINGS.isdisjoint(segment[1:2]):  # "lung nodule or X is not seen"
             continue
+        if following in _ORGANS and not _VERBS.isdisjoint(words[k + 2 : k + 4]) and words[k + 2] not in _LUNG_FINDINGS:
+            return True
         if following == "there" or (following in _STARTERS and has_verb):
             return True
         listed = active.key.endswith("_after")  # "effusion and small nodules are not seen" is one list

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +112,10 @@ class FindingReader:
 
     def _read(self, plain: PlainText, report: str, text: str, start: int, end: int) -> list[Evidence]:
         """The evidence in `text[start:end]`, a sentence."""
-        tokens = Tokens(text[start:end], start)
+        tokens = Tokens(text[start : end + (text[end : end + 1] == "?")], start)
         mentions = _mentions(self.findings.find(tokens))
+        if len(mentions) > 1 and ":" in tokens.words:
+            mentions = _without_headings(tokens.words, mentions)
         if not mentions:
             return []
         cues = self.cues.find(tokens)
@@ -166,3 +168,14 @@ def _mentions(matches: Sequence[Match]) -> list[Match]:
                     mentions.append(match)
     mentions.sort(key=lambda match: (match.first, match.last))
     return mentions
+
+
+def _without_headings(words: Sequence[str], mentions: Sequence[Match]) -> list[Match]:
+    """Leave out what only heads a statement that names it again: "Effusion: no effusion"."""
+    later: set[Hashable] = set()
+    kept = []
+    for mention in reversed(mentions):
+        if words[mention.last : mention.last + 1] != [":"] or mention.key not in later:
+            kept.append(mention)
+        later.add(mention.key)
+    return kept[::-1]

@@ -7,7 +7,7 @@
     {name}          the group of that name in the lexicon's `words`
 
 Words are lower case; a hyphen parts words as a blank does, commas, colons, slashes and brackets are words of their own,
-"isn't" is "is not", "(-)" and "(+)" are "negative" and "positive".
+"isn't" is "is not", "(-)" and "(+)" are "negative" and "positive", "[ ]" and "[x]" are "unchecked" and "checked".
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from typing import NamedTuple
 __all__ = ["Match", "PhraseMatcher", "Tokens"]
 
 _TOKEN = re.compile(r"[^\W_]+|[,:;()/&?+%]")
-# "isn't" is two words; "(-)" and "(+)" are answers.
-_SHORT_FORMS = re.compile(rf"[^\W_]+(?=n't(?![^\W_]))|n't(?![^\W_])|\( ?[-+] ?\)|[-+]ve(?![^\W_])|{_TOKEN.pattern}")
+# "isn't" is two words; "(-)", "(+)", "[ ]" and "[x]" are answers.
+_SHORT_FORMS = re.compile(
+    r"[^\W_]+(?=n't(?![^\W_]))|n't(?![^\W_])|\( ?[-+] ?\)|\[[ x]?\]|[\u2610-\u2612]|[-+]ve(?![^\W_])|" + _TOKEN.pattern
+)
 _LONG_FORMS = {"n't": "not", "ca": "can", "wo": "will", "-ve": "negative", "+ve": "positive"}
-_LONG_FORMS |= {f"({a}-{b})": "negative" for a in ("", " ") for b in ("", " ")}
+_LONG_FORMS |= {"[ ]": "unchecked", "[]": "unchecked", "\u2610": "unchecked"} | dict.fromkeys("\u2611\u2612", "checked")
+_LONG_FORMS |= {"[x]": "checked"} | {f"({a}-{b})": "negative" for a in ("", " ") for b in ("", " ")}
 _LONG_FORMS |= {f"({a}+{b})": "positive" for a in ("", " ") for b in ("", " ")}
-_SIGN = re.compile(r"\( ?[-+] ?\)")
+_SIGN = re.compile(r"[(\[\u2610-\u2612](?:(?<=\() ?[-+] ?\)|(?<=\[)[ x]?\]|(?<=[\u2610-\u2612]))")
 _PHRASE = re.compile(r"\s*(?:(\{\w+\})|(\.\.\d+)|([(|)])|([^\s(){}|?*]+\*?)|(\?))")
 _GAP = r"(?: [^\W_]+){0,%s}?"
 _STEM = 3
@@ -47,7 +50,7 @@ class Tokens:
         lowered = text.lower()
         if len(lowered) != len(text):
             lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-        if "n't" in lowered or "-ve" in lowered or "+ve" in lowered or ("(" in lowered and _SIGN.search(lowered)):
+        if "n't" in lowered or "-ve" in lowered or "+ve" in lowered or _SIGN.search(lowered):
             matches = list(_SHORT_FORMS.finditer(lowered))
             self.words = [_LONG_FORMS.get(match[0], match[0]) for match in matches]
         else:

@@ -53,6 +53,8 @@ _UNMARKED = re.compile(
     """,
     re.VERBOSE,
 )
+_ANSWERED = re.compile(r"[:?]\s*(?:no|yes|none|nil|absent|present)\W{1,3}\Z", re.IGNORECASE)
+_HEADED = re.compile(r"[A-Z][A-Za-z/ ]{2,30}[:?]")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+)[ \t)\].']{0,5}\Z")
 _WORD = re.compile(r"[^\W_]+")
 _GOES_ON = frozenset(
@@ -133,22 +135,21 @@ def statement_starts(text: str, start: int, end: int, plain: PlainText) -> Itera
         following = match.end() if is_line or is_bullet else match.start()
         before = _WORD_BEFORE.search(text, max(start, match.start() - 40), match.start())
         opening = _WORD.match(text, following, end)
-        if (
-            before is None
-            or opening is None
-            or before[1].lower() in _OPEN
-            or before[0][len(before[1]) :].strip(" \t)].'")
-        ):
+        if before is None or opening is None:
             continue
         word = opening[0].lower()
-        if word in _GOES_ON or _ANSWER_LINE.match(text, following, end):
+        if _HEADED.match(text, following, end) and _ANSWERED.search(text, start, match.start()):
+            yield match.start(), following, True  # "X: no Y: no"
+            continue
+        if before[1].lower() in _OPEN or word in _GOES_ON or _ANSWER_LINE.match(text, following, end):
             continue
         if is_line:
             line = match.start() - text.rfind("\n", 0, match.start()) - 1
-            begins = (line < _SHORT_LINE and word in _OPENS) or line + 1 + len(word) <= plain.width
-            if not begins and line < _SHORT_LINE:
+            begins = line < _SHORT_LINE and word in _OPENS
+            if not begins:
                 stop = text.find("\n", following, end)
-                begins = None if _OR.search(text, following, stop if stop >= 0 else end) is None else False
+                fits = line + 1 + len(word) <= plain.width or (None if line < _SHORT_LINE else False)
+                begins = False if _OR.search(text, following, stop if stop >= 0 else end) else fits
         elif is_bullet:
             own = text[match.start()] == "*" or text[start] == text[match.start()]
             begins = own or (word in _OPENS and word not in _GLUE)
