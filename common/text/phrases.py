@@ -32,6 +32,7 @@ _SIGN = re.compile(r"[(\[\u2610-\u2612](?:(?<=\() ?[-+] ?\)|(?<=\[)[ x]?\]|(?<=[
 _PHRASE = re.compile(r"\s*(?:(\{\w+\})|(\.\.\d+)|([(|)])|([^\s(){}|?*]+\*?)|(\?))")
 _GAP = r"(?: [^\W_]+){0,%s}?"
 _STEM = 3
+_MANY = 4  # phrases at a word, so that one pattern before them pays
 _WORDS_KEPT = 20_000
 """Words whose phrases are remembered."""
 
@@ -112,6 +113,9 @@ class PhraseMatcher:
                     self._stems[first[:_STEM]].append((first[:-1], entry))
                 else:
                     self._exact[first].append(entry)
+        for word, entries in self._exact.items():
+            if len(entries) > _MANY:
+                self._entries(word)
 
     def knows(self, word: str, longer_than: int) -> bool:
         """Whether a phrase starts with this word, or with so many of its letters and at least one more than given."""
@@ -145,7 +149,7 @@ class PhraseMatcher:
         entries = list(self._exact.get(word, ()))
         entries += (entry for stem, entry in self._stems.get(word[:_STEM], ()) if word.startswith(stem))
         found = (None, entries) if entries else ()
-        if len(entries) > 4:
+        if len(entries) > _MANY:
             found = re.compile("|".join(match.__self__.pattern for _, match, _ in entries)).match, entries
         if len(self._at_word) > _WORDS_KEPT:
             self._at_word.clear()
