@@ -335,6 +335,11 @@ def kind_cases(suite: str, count: int, seed: int = 0) -> list[KindCase]:
     return list(cases.values())[:count]
 
 
+def is_right(case: KindCase, found: dict[str, float | None]) -> bool:
+    """Whether labels say of a sentence what they should."""
+    return all(found[label] == value for label, value in case.expected.items())
+
+
 def _round(suite: str, rng: random.Random) -> Iterator[KindCase]:
     """Yield one sentence of each template for each labeller."""
     templates = {"MENDED": MENDED_TEMPLATES, "KEPT": KEPT_TEMPLATES}[suite]
