@@ -39,6 +39,8 @@ _ORGANS = frozenset(
     "adrenal adrenals liver spleen thyroid kidneys kidney pancreas gallbladder bones mediastinum hila trachea aorta "
     "pleura".split()
 )
+_SAME_SUBJECT = frozenset("is are was were has have".split())
+"""A verb after "but" speaks of what stands before."""
 _NOW = ("now_after", "elsewhere_after")
 _NOT = frozenset("no not none nil never absent resolved cleared without nor neither".split())
 _VERBS = frozenset("is are was were has have appears appear remains remain demonstrates shows there".split())
@@ -199,6 +201,7 @@ def _forwards(
 ) -> list[Match | None]:
     found: list[Match | None] = [None] * len(mentions)
     active: Match | None = None
+    is_repeated = False  # the active cue stood before the mention before, too
     next_only = False  # the active cue holds for the next finding and what is joined to it
     last_mention = -1  # where the last mention under the active cue ended
     at_cue = at_word = 0
@@ -221,9 +224,16 @@ def _forwards(
                 )
                 if held and commas[cue.first] == commas[max(last_mention, active.last)]:
                     continue
+                both_no = active is not None and active.key == cue.key == "negated_before"
+                is_repeated = both_no and last_mention >= 0 and words[cue.first - 1] == ","
                 active, last_mention, at_word = cue, -1, cue.last
                 next_only = cue.key in ("uncertain_next", "either")
-        if _cut(words, at_word, mention.first, active, last_mention, or_left):
+        if _cut(words, at_word, mention.first, active, last_mention, or_left) or (
+            # "no X, no Y, Z"
+            is_repeated
+            and words[last_mention : last_mention + 1] == [","]
+            and or_left[last_mention] >= min(len(words), mention.first + 8)
+        ):
             active = None
         at_word = max(at_word, mention.first)
         if active is not None and next_only and last_mention >= 0:
@@ -254,8 +264,10 @@ def _backwards(
                 continue  # "had increased and is not seen": the later word holds
             if cue.key.endswith("_after") or cue.key == "either":
                 active, end, used = cue, cue.first, False
-                if words[end - 1 : end] in ([":"], ["which"]):
+                if words[end - 1 : end] in ([":"], [";"], ["which"]):
                     end -= 1  # an answer, or said of what stands before
+            elif cue.key == "stop" and _SAME_SUBJECT.issuperset(words[cue.last : cue.last + 1]):
+                continue  # "was seen before but is not seen now"
             elif cue.key in ("stop", "except") or (cue.key.endswith("_before") and cue.key != "earlier_before"):
                 active = None
         if active is not None:
@@ -304,6 +316,8 @@ def _cut(
             continue
         if following in _ORGANS and not _VERBS.isdisjoint(words[k + 2 : k + 4]) and words[k + 2] not in _LUNG_FINDINGS:
             return True
+        if following in ("a", "an"):  # "no X and a small Y"
+            following = words[k + 2] if k + 2 < len(words) else ""
         if following == "there" or (following in _STARTERS and has_verb):
             return True
         listed = active.key.endswith("_after")  # "effusion and small nodules are not seen" is one list

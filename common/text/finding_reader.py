@@ -29,6 +29,7 @@ _ASIDE = re.compile(
 )
 VALUES = {POSITIVE: 1.0, NEGATIVE: 0.0, UNCERTAIN: -1.0}
 _HYPHEN = re.compile(r"-(?<=[^\W\d_]{2}-)[^\S\n]*\n?[^\S\n]*(?=[^\W\d_]{2})")
+_ITEM = re.compile(r"(?:\A|\n)[ \t]*(?:[-*+>\u2022]|\(?\d{1,2}[.)])[ \t]*\S?\Z")
 _LAST_WORD = re.compile(r"[^\W\d_]+\Z")
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
 _HERE = Path(__file__).parent
@@ -98,11 +99,21 @@ class FindingReader:
         if "-" in plain.text:
             plain.replace(_HYPHEN, self._joined)
         text = plain.text.translate(str.maketrans(dict.fromkeys(stops, ";"))) if stops else plain.text
+        lead: Match | None = None  # "No evidence of:", above a list
         for start, end in told(text):
             for sentence in split_sentences(text[start:end]):
-                found = self._read(plain, report, text, start + sentence.start, start + sentence.end)
+                first, last = start + sentence.start, start + sentence.end
+                lead = lead if lead and _ITEM.search(text, max(0, first - 8), first + 1) else None
+                found = self._read(plain, report, text, first, last, lead)
                 if found:
                     yield found
+                elif text[last - 1] == ":":
+                    lead = self._lead(Tokens(sentence.text))
+
+    def _lead(self, tokens: Tokens) -> Match | None:
+        """The cue at the end of a sentence, as it holds for each item of the list below."""
+        cues = [cue for cue in self.cues.find(tokens) if cue.last >= len(tokens.words) - 4]
+        return next((Match(c.key, 0, 0, c.phrase) for c in cues if str(c.key).endswith("_before")), None)
 
     def _joined(self, match: re.Match[str]) -> str | None:
         """Nothing, where a hyphen broke a word that the lexicon knows: "pneumo-thorax", but not "mass-like"."""
@@ -110,7 +121,9 @@ class FindingReader:
         word = before + _FIRST_WORD.match(match.string, match.end())[0]
         return "" if self.findings.knows(word.lower(), len(before)) else None
 
-    def _read(self, plain: PlainText, report: str, text: str, start: int, end: int) -> list[Evidence]:
+    def _read(
+        self, plain: PlainText, report: str, text: str, start: int, end: int, lead: Match | None = None
+    ) -> list[Evidence]:
         """The evidence in `text[start:end]`, a sentence."""
         tokens = Tokens(text[start : end + (text[end : end + 1] == "?")], start)
         mentions = _mentions(self.findings.find(tokens))
@@ -119,6 +132,8 @@ class FindingReader:
         if not mentions:
             return []
         cues = self.cues.find(tokens)
+        if lead and not any(cue.first == 0 for cue in cues):
+            cues.insert(0, lead)
         for stop, following, is_sure in statement_starts(text, start, end, plain) if cues else ():
             spans = [tokens.span(mention.first, mention.last) for mention in mentions]
             starts = is_sure or any(first == following for first, _ in spans)

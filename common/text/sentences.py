@@ -34,12 +34,12 @@ _END = re.compile(
             (?!(?i:{_ANSWER}|{_ELLIPSIS}))            # a stop before a blank, or glued to a capital
         | (?<=[a-z]{{3}}\.)(?=[a-z]{{2}})             # a stop glued to the next sentence
         | (?<=\n)(?<!:\n)[ \t]*(?:\n\s*)+             # a blank line
-        | (?<=\n)(?=[ \t]*(?:[-*+>]|\(?\d{{1,2}}[.)-]|\(?[a-h]\))[ \t]*[^\W\d])   # a bulleted line
-        | (?<=\n)(?=[ \t]*[A-Z][A-Za-z ]{{2,30}}:)    # a line that starts with a header
+        | (?<=\n)(?=[ \t]*(?:[-*+>]|\(?\d{{1,2}}[.)-]|\(?[a-h]\))[ \t]*[^\W\d])(?!(?i:{_ANSWER}))   # a bulleted line
+        | (?<=\n)(?=[ \t]*[A-Za-z][A-Za-z ]{{2,30}}:)    # a line that starts with a header
         | (?:(?<=\()(?<!\S\()\d{{1,2}}|(?<=\d)(?<!\S\d)\d?)(?:[.)](?=\s)|[.)](?=[a-z])|-(?=\ [^\W\d]))   # a list number
         | (?<=[\s(][a-h]\))(?=\s*[^\W\d])             # a list letter
         | (?<=[•●▪◦‣■□➢►✓|])
-        | (?<=;)(?!\s*(?:\w+\ ){{0,2}}(?:on|at|in)\ the\ (?:left|right)\b)   # not before what tells of the other side
+        | (?<=;)(?!(?i:{_ANSWER})|\s*(?:\w+\ ){{0,2}}(?:on|at|in)\ the\ (?:left|right)\b)
     )
     """,
     re.VERBOSE,
