@@ -24,6 +24,7 @@ _PLACES = frozenset((_LUNG, _ELSEWHERE, _SAME))
 _OF_THE_LUNG = " (lung)"
 """Ends the labels of phrases that are also used of other organs."""
 
+_FINE = re.compile(r"[^.;,]{0,30}\b(?:normal|unremarkable|natural|clear|preserved)\b")
 _NEXT_CLAUSE = re.compile(r"[,;]|\band\b")
 _STOPS = '"“”·'
 """What parts the items of an impression, as a semicolon does."""
@@ -88,7 +89,10 @@ def _keep_lung(report: str, read: list[Evidence], place: str, found: list[Eviden
 def _distance(report: str, item: Evidence, place: Evidence) -> tuple[bool, int, str]:
     """Whether a place is in another clause, how many characters it is away, and which it is."""
     start, end = (place.end, item.start) if place.start < item.start else (item.end, place.start)
-    return _NEXT_CLAUSE.search(report, start, max(start, end)) is not None, end - start, place.label
+    is_apart = _NEXT_CLAUSE.search(report, start, max(start, end)) is not None
+    if is_apart and end == place.start and _FINE.match(report, place.end):
+        return True, len(report), _LUNG  # "nodules, liver and spleen are normal"
+    return is_apart, end - start, place.label
 
 
 @cache

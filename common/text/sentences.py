@@ -23,8 +23,8 @@ _ANSWER = r"""
     )"""
 """All that a line or sentence says which answers the heading or question before it."""
 _ELLIPSIS = r"""
-    \s*(?:a\ )?(?:small|trace|tiny|minimal|mild|moderate|large|present)\ (?:amount\ )?
-    (?:on|at|in)\ the\ (?:left|right)\b"""
+    \s*(?:a\ )?(?:small|trace|tiny|minimal|mild|moderate|large|present|persists|remains|unchanged|stable)\ (?:amount\ )?
+    (?:on|at|in)\ (?:the\ )?(?:left|right)\b"""
 """Says of the other side what the sentence before was about."""
 _END = re.compile(
     rf"""
