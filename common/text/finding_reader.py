@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _ASIDE = re.compile(
 )
 VALUES = {POSITIVE: 1.0, NEGATIVE: 0.0, UNCERTAIN: -1.0}
 _HYPHEN = re.compile(r"-(?<=[^\W\d_]{2}-)[^\S\n]*\n?[^\S\n]*(?=[^\W\d_]{2})")
+_LONGEST_LEAD = 100
 _ITEM = re.compile(r"(?:\A|\n)[ \t]*(?:[-*+>\u2022]|\(?\d{1,2}[.)])[ \t]*\S?\Z")
 _LAST_WORD = re.compile(r"[^\W\d_]+\Z")
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
@@ -107,7 +109,7 @@ class FindingReader:
                 found = self._read(plain, report, text, first, last, lead)
                 if found:
                     yield found
-                elif text[last - 1] == ":":
+                elif text[last - 1] == ":" and last - first < _LONGEST_LEAD:
                     lead = self._lead(Tokens(sentence.text))
 
     def _lead(self, tokens: Tokens) -> Match | None:
@@ -122,9 +124,9 @@ class FindingReader:
         return "" if self.findings.knows(word.lower(), len(before)) else None
 
     def _read(
-        self, plain: PlainText, report: str, text: str, start: int, end: int, lead: Match | None = None
+        self, plain: PlainText, report: str, text: str, start: int, end: int, lead: Match | None, is_whole: bool = True
     ) -> list[Evidence]:
-        """The evidence in `text[start:end]`, a sentence."""
+        """The evidence in `text[start:end]`, a sentence, or one of several statements in it."""
         tokens = Tokens(text[start : end + (text[end : end + 1] == "?")], start)
         mentions = _mentions(self.findings.find(tokens))
         if len(mentions) > 1 and ":" in tokens.words:
@@ -134,12 +136,13 @@ class FindingReader:
         cues = self.cues.find(tokens)
         if lead and not any(cue.first == 0 for cue in cues):
             cues.insert(0, lead)
-        for stop, following, is_sure in statement_starts(text, start, end, plain) if cues else ():
+        if cues and is_whole:
             spans = [tokens.span(mention.first, mention.last) for mention in mentions]
-            starts = is_sure or any(first == following for first, _ in spans)
-            if starts and spans[0][1] <= stop and not any(first < stop < last for first, last in spans):
-                rest = self._read(plain, report, text, following, end)
-                return self._read(plain, report, text, start, stop) + rest
+            pieces = _statements(text, start, end, plain, spans)
+            if len(pieces) > 1:
+                leads = [lead] + [None] * len(pieces)
+                read = (self._read(plain, report, text, *piece, leads[k], False) for k, piece in enumerate(pieces))
+                return [item for found in read for item in found]
         places = [mention for mention in mentions if mention.key[0] == "places"]
         findings = [mention for mention in mentions if mention.key[0] != "places"] if places else mentions
         said = assess(tokens, findings, cues) + [Assertion(place, POSITIVE, None) for place in places]
@@ -150,6 +153,23 @@ class FindingReader:
             rule = assertion.mention.phrase + (f" <- {assertion.cue.phrase}" if assertion.cue else "")
             found.append(Evidence(label, _value(kind, assertion), begin, finish, report[begin:finish], rule))
         return found
+
+
+def _statements(
+    text: str, start: int, end: int, plain: PlainText, mentions: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Where the statements of a sentence stand: it is cut where one that names a finding may end, but not amid one."""
+    firsts = [first for first, _ in mentions]
+    pieces = []
+    for stop, following, is_sure in statement_starts(text, start, end, plain):
+        own, after = bisect_left(firsts, start), bisect_left(firsts, stop)
+        names = own < after and any(last <= stop for _, last in mentions[own : own + 3])
+        is_inside = any(last > stop for _, last in mentions[max(own, after - 3) : after])
+        begins = is_sure or firsts[after : after + 1] == [following]
+        if names and begins and not is_inside:
+            pieces.append((start, stop))
+            start = following
+    return [*pieces, (start, end)]
 
 
 def _told(report: str) -> list[tuple[int, int]]:

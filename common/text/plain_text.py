@@ -31,7 +31,8 @@ _LINE_TAGS = (
 ).replace(" ", "|")
 _WORD_TAGS = "a|abbr|b|big|center|cite|code|em|font|i|mark|s|small|span|strong|sub|sup|tt|u"
 _TAG = re.compile(
-    r"<!--.*?-->|<!doctype[^<>]*>|<(?P<hidden>style|script)\b[^<>]*>.*?</(?P=hidden)\s*>"
+    r"<!--(?:(?!<!--).)*?-->|<!doctype[^<>]*>"
+    r"|<(?P<hidden>style|script)\b[^<>]*>(?:(?!<style|<script).)*?</(?P=hidden)\s*>"
     rf"|</?(?:(?P<line>{_LINE_TAGS})|(?P<cell>td|th)|{_WORD_TAGS})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
     re.IGNORECASE | re.DOTALL,
 )
