@@ -270,6 +270,8 @@ def _backwards(
                 continue  # "was seen before but is not seen now"
             elif cue.key in ("stop", "except") or (cue.key.endswith("_before") and cue.key != "earlier_before"):
                 active = None
+        if active is not None and used and not _VERBS.isdisjoint(words[mention.last : end]):
+            active = None  # "X has increased and Y has resolved"
         if active is not None:
             # what follows "X:" is said of X, if it is short
             start = mention.last + (words[mention.last : mention.last + 1] == [":"] and end - mention.last < 4)

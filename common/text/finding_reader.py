@@ -207,10 +207,11 @@ def _mentions(matches: Sequence[Match]) -> list[Match]:
 
 def _without_headings(words: Sequence[str], mentions: Sequence[Match]) -> list[Match]:
     """Leave out what only heads a statement that names it again: "Effusion: no effusion"."""
-    later: set[Hashable] = set()
+    later: dict[Hashable, int] = {}  # where each finding is named next
     kept = []
     for mention in reversed(mentions):
-        if words[mention.last : mention.last + 1] != [":"] or mention.key not in later:
+        statement = words[mention.last : later.get(mention.key, mention.last)]
+        if statement[:1] != [":"] or "," in statement:
             kept.append(mention)
-        later.add(mention.key)
+        later[mention.key] = mention.first
     return kept[::-1]
