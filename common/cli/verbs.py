@@ -168,6 +168,9 @@ def show_labels(result: Result) -> None:
     ]
     print(format_table(rows, ["label", *(value or "blank" for value in values)]))
     print(f"{result['rows']} reports: {', '.join(p for p in (result['out'], result['spans']) if p)}")
+    for name, why in (("without_text", "say nothing"), ("not_english", "are not in English")):
+        if result[name]:
+            print(f"{result[name]} reports {why}: all their labels are blank")
 
 
 def show_json(result: Result) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from common.data.cxr.open_i import REPORTS_CSV, OpenIReport, is_open_i, iter_open_i
 from common.io.bad_input import BadInput, read_text
 from common.io.table import is_table, iter_rows, read_columns
+from common.text.plain_text import has_text
 from common.text.section_headers import SPELLINGS
 from common.text.sections import CONCLUSION_ORDER, Section, split_sections
 
@@ -38,7 +39,6 @@ _CT_RATE_COLUMNS = {
     "Findings_EN": "findings",
     "Impressions_EN": "impression",
 }
-_MISSING = ("", "not given", "not given.", "nan")  # as CT-RATE and pandas write "no text"
 _MIMIC_STUDY = re.compile(r"s\d{8}")
 _NO_REPORT = re.compile(r"(?:licen[cs]e|readme|sha256sums|md5sums|records|changelog|index)\b.*", re.IGNORECASE)
 
@@ -186,7 +186,7 @@ def _rows(
             continue
         line, cells = row
         study = str(number) if study_column is None else cells[study_column].strip().removesuffix(".nii.gz")
-        texts = {name: cells[name] for name in section_of if cells[name].strip().lower() not in _MISSING}
+        texts = {name: cells[name] for name in section_of if has_text(cells[name])}
         if not study:
             yield BadInput(path, f"line {line} has no {study_column}, expected the name of the report")
         elif not texts:

@@ -19,6 +19,7 @@ from common.text.ct_labeller import explain_ct, label_ct
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.cxr_labeller import CHEXPERT_LABELS, explain_cxr, label_cxr
 from common.text.finding_reader import Evidence
+from common.text.plain_text import has_text, is_english
 
 KINDS = {"cxr": (CHEXPERT_LABELS, label_cxr, explain_cxr), "ct": (CT_RATE_LABELS, label_ct, explain_ct)}
 _BETWEEN = "\n\n"
@@ -34,8 +35,9 @@ def label_table(
     """Read which findings the reports of a table state, by rules that explain themselves.
 
     cxr gives the 14 findings of CheXpert as 1.0 (there), 0.0 (said not to be there), -1.0 (uncertain) or blank (not
-    mentioned); ct the 18 of CT-RATE as 1 or 0. The input's columns come first; one with a label's name becomes
-    input_<name>. The input is read row by row and never changed.
+    mentioned); ct the 18 of CT-RATE as 1 or 0. A report that says nothing (blank, "nan", "N/A") or is not in English is
+    counted and all its labels are blank. The input's columns come first; one with a label's name becomes input_<name>.
+    The input is read row by row and never changed.
 
     Args:
         kind: cxr or ct
@@ -45,7 +47,8 @@ def label_table(
         explain: also write OUT.spans.jsonl, with the row, column, characters, value and rule of every mention
 
     Returns:
-        `rows`, `out`, `spans` (a path or None) and `counts`: label -> value -> rows.
+        `rows`, `without_text`, `not_english` (numbers of reports), `out`, `spans` (a path or None) and `counts`:
+        label -> value -> rows.
 
     Raises:
         UsageError: for an unknown kind, no text column, or an output that is the input.
@@ -74,7 +77,7 @@ def label_table(
     out.parent.mkdir(parents=True, exist_ok=True)
     spans = out.with_suffix(".spans.jsonl") if explain else None
     counts: dict[str, Counter[str]] = {name: Counter() for name in labels}
-    rows = 0
+    rows = without_text = not_english = 0
     with ExitStack() as stack:
         file = stack.enter_context(atomic_text(out))
         spans_file = stack.enter_context(atomic_text(spans)) if spans else None
@@ -82,7 +85,9 @@ def label_table(
         writer.writerow([*renamed.values(), *labels])
         for rows, (_, row) in enumerate(read_rows(table, text_columns), 1):
             text = _BETWEEN.join(row[name] for name in text_columns)
-            found = label(text)
+            says, english = has_text(text), is_english(text)
+            without_text, not_english = without_text + (not says), not_english + (says and not english)
+            found = label(text) if says and english else dict.fromkeys(labels)
             values = [_cell(found[name]) for name in labels]
             writer.writerow([*row.values(), *values])
             for name, value in zip(labels, values, strict=True):
@@ -92,6 +97,8 @@ def label_table(
                     spans_file.write(json.dumps({"row": rows} | item, ensure_ascii=False) + "\n")
     return {
         "rows": rows,
+        "without_text": without_text,
+        "not_english": not_english,
         "out": str(out),
         "spans": None if spans is None else str(spans),
         "counts": {name: dict(sorted(count.items())) for name, count in counts.items()},

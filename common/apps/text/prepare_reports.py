@@ -21,6 +21,7 @@ from common.io.output_folder import csv_text, locked, write_text
 from common.io.table import read_rows
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.ct_template import ct_report
+from common.text.plain_text import has_text
 from common.text.template_facts import FindingLike
 
 __all__ = ["prepare_reports"]
@@ -29,7 +30,6 @@ COLUMNS = ("VolumeName", *CT_RATE_REPORT, "source")
 """Of the tables written; `source` is "real" or "template"."""
 
 NOT_GIVEN = "Not given."
-_MISSING = ("", "not given", "not given.", "nan", "none")
 _FILE_OF_SPLIT = {split: f"{word}_reports.csv" for split, word in FOLDERS.values()} | {"test": "test_reports.csv"}
 _LABELS_BESIDE = "labels.csv"
 
@@ -217,4 +217,4 @@ def _person(sex: str | None, age: str | None) -> tuple[str | None, int | None]:
 
 def _text(value: str | None) -> str | None:
     text = (value or "").strip()
-    return None if text.lower() in _MISSING else text
+    return text if has_text(text) else None

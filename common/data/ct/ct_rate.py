@@ -25,13 +25,13 @@ from common.data.ct.volume import CTVolume, case_name, checked_spacing, is_nifti
 from common.io.bad_input import BadInput, read_text
 from common.io.table import read_rows
 from common.text.ct_labels import CT_RATE_LABELS
+from common.text.plain_text import has_text
 
 CT_RATE_REPORT = ("ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN")
 FOLDERS = {"train": ("train", "train"), "valid": ("val", "validation")}
 """Folder -> its split here, and the word that its report and metadata tables are named by."""
 
 _NAME = re.compile(r"((train|valid)_\d+)_([a-z]+)_(\d+)")
-_MISSING_TEXT = ("", "not given", "not given.", "nan")
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _by_scan(rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
 def _text(value: str | None) -> str | None:
     """Report text, None where the table only says that there is none."""
     text = (value or "").strip()
-    return None if text.lower() in _MISSING_TEXT else text
+    return text if has_text(text) else None
 
 
 def _read_no_chest(path: Path) -> set[str]:

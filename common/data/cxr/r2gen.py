@@ -16,6 +16,7 @@ from common.data.cxr.listing import CXRListing, XrayRow, named_files, of_one_spl
 from common.data.splits import SPLITS
 from common.io.bad_input import BadInput, read_text
 from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
+from common.text.plain_text import has_text
 
 __all__ = ["ANNOTATION", "find_r2gen"]
 
@@ -51,7 +52,7 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
                 if name in seen:
                     raise BadInput(annotation, f"entry {name!r} ({split} {number}) has an id that another one has")
                 seen.add(name)
-                if not report.strip():
+                if not has_text(report):
                     raise BadInput(annotation, f"entry {name!r} has an empty report, expected its text")
                 patient, study = _ids(annotation, name, entry)
             except BadInput as problem:
