@@ -17,8 +17,9 @@ from pathlib import Path
 
 from common.data.cxr.listing import LABEL_VALUES, XrayRow, of_one_split
 from common.data.ehr.mimic_iv import parse_study_time
-from common.data.ehr.mimic_tables import TableCounts, find_table, parse_id, stream_rows
+from common.data.ehr.mimic_tables import find_table, parse_id
 from common.io.bad_input import BadInput
+from common.io.table import TableCounts, stream_rows
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
 __all__ = ["LABELLERS", "find_mimic_cxr"]

@@ -70,6 +70,7 @@ def list_mimic(
         "notes_with_redacted_terms": notes_with_terms, "values_after_study_not_used": sum(report.after_study.values()),
         "values_out_of_bounds": sum(report.out_of_bounds.values()), "missing_tables": report.missing_tables,
     }  # fmt: skip
+    listing.facts["left_out"] = report.left_out()
     return listing
 
 
