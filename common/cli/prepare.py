@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from common.apps.run.bundle import UsageError
 from common.cli.parse import Verb
+from common.data.folder_files import others_text
 from common.data.layouts import LAYOUTS
 
 Result = dict[str, Any]
+_MOST_REASONS = 3  # that are printed of a table
 
 
 def prepare_virtual(
@@ -112,9 +115,23 @@ def _told(summary: Result) -> Result:
         print("MIMIC-IV was not found, so notes and clinical values are blank; --ehr names its folders")
     elif "notes" in counts:
         print(f"{counts['notes']} of {counts['studies']} studies have a note")
+    for table, reasons in summary.get("left_out", {}).items():
+        print(f"{table}: {sum(reasons.values())} rows or values left out: {_most(reasons)}")
+    if summary.get("not_used"):
+        print(f"values not used: {_most(summary['not_used'])}")
+    if others_text(summary.get("other_files", {})):
+        print(others_text(summary["other_files"]))
     if counts["excluded"]:
         print(f"{counts['excluded']} left out, with reasons: {summary['excluded']}")
     return summary
+
+
+def _most(reasons: Mapping[str, int]) -> str:
+    """`5 REASON; 2 REASON; 1 for 1 other reasons in prepare.json`, the most frequent ones first."""
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    said, rest = [f"{n} {reason}" for reason, n in ranked[:_MOST_REASONS]], ranked[_MOST_REASONS:]
+    said += [f"{sum(n for _, n in rest)} for {len(rest)} other reasons in prepare.json"] if rest else []
+    return "; ".join(said)
 
 
 def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:

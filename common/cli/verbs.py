@@ -168,6 +168,8 @@ def show_labels(result: Result) -> None:
     ]
     print(format_table(rows, ["label", *(value or "blank" for value in values)]))
     print(f"{result['rows']} reports: {', '.join(p for p in (result['out'], result['spans']) if p)}")
+    if result["excluded"]:
+        print(f"{result['excluded']} rows left out, with reasons: {result['excluded_file']}")
 
 
 def show_json(result: Result) -> None:

@@ -17,14 +17,20 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from PIL import Image
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from common.data.cxr.dicom import shown_pixels
+from common.data.dicom_file import read_dataset
+from common.data.folder_files import HEAD, content_kind
 from common.io.bad_input import BadInput
 
-__all__ = ["MIN_SIDE", "StoredGrey", "XrayImage", "as_unit", "check_xray", "read_grey", "read_xray", "xray_kind"]
+__all__ = [
+    "MIN_SIDE", "XRAY_KINDS", "StoredGrey", "XrayImage", "as_unit", "check_xray", "read_grey", "read_xray", "xray_kind",
+]  # fmt: skip
+
+XRAY_KINDS = ("png", "jpeg", "dicom")
+"""Kinds of files that are read, see `common.data.folder_files.file_kind`."""
 
 MIN_SIDE = 32
 """Pixels; anything smaller is a thumbnail or an icon."""
@@ -130,7 +136,7 @@ def xray_kind(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _kind(path, file.read(132))
+            return _kind(path, file.read(HEAD))
     except OSError as error:
         raise BadInput(path, f"cannot be read ({error.strerror})") from error
 
@@ -167,13 +173,12 @@ def check_xray(path: str | os.PathLike[str], deep: bool = False) -> None:
 def _kind(path: Path, start: bytes) -> str:
     if not start:
         raise BadInput(path, "is empty, expected a PNG, JPEG or DICOM image")
-    if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if start.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if start[128:132] == b"DICM":
-        return "dicom"
-    raise BadInput(path, f"starts with {start[:4]!r}, expected a PNG, JPEG or DICOM image")
+    kind = content_kind(start[:HEAD])
+    if kind in XRAY_KINDS:
+        return kind
+    raise BadInput(
+        path, f"{f'is {kind}' if kind else f'starts with {start[:4]!r}'}, expected a PNG, JPEG or DICOM image"
+    )
 
 
 def _check_header(path: Path, image: Image.Image) -> None:
@@ -234,7 +239,7 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 def _read_dicom(path: Path, data: bytes) -> XrayImage:
     try:
-        ds = pydicom.dcmread(BytesIO(data))
+        ds = read_dataset(data)
         frames, photometric = int(ds.get("NumberOfFrames") or 1), str(ds.get("PhotometricInterpretation", ""))
         if "PixelData" not in ds:
             raise BadInput(path, "is a DICOM file without PixelData, expected an image")

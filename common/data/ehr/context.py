@@ -159,7 +159,7 @@ class ContextReport:
         other_unit: variable -> values taken to be in the unit that the table does not use (Celsius).
         unknown_unit: "variable [unit]" -> values refused.
         not_a_number: variable -> texts where a number was expected, dropped.
-        refused: table -> what was wrong with a value -> how many, those that `out_of_bounds`, `unknown_unit` and `not_a_number` count.
+        refused: table -> what is wrong -> values that `out_of_bounds`, `unknown_unit` and `not_a_number` count.
         excluded: (study_id, reason) of the studies without a context.
         problems: damaged tables, of which only the part before the damage was used.
     """
