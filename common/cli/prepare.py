@@ -97,7 +97,7 @@ def layout_verb(name: str) -> Verb:
         "\nExamples:",
         *(f"    python -m common prepare {name} {words}" for words in examples),
     ])  # fmt: skip
-    return Verb(prepare, f"prepare {name}")
+    return Verb(prepare, f"prepare {name}", resumes=True)
 
 
 def _folders(text: str) -> list[str]:

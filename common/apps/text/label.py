@@ -46,8 +46,8 @@ def label_table(
         explain: also write OUT.spans.jsonl, with the row, column, characters, value and rule of every mention
 
     Returns:
-        `rows` and `excluded` (numbers), `out`, `excluded_file` and `spans` (paths or None), and `counts`: label -> value
-        -> rows.
+        `rows` and `excluded` (numbers), `out`, `excluded_file` and `spans` (paths or None), `counts`: label -> value ->
+        rows.
 
     Raises:
         UsageError: for an unknown kind, no text column, or an output that is the input.
