@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,11 @@ from common.apps.text.score_labels import score_labels
 from common.apps.text.sections import write_sections
 from common.data.cxr.inputs import xray_cases
 from common.data.cxr.mimic_cxr import find_mimic_cxr
-from common.data.ehr.mimic_iv import Study, read_contexts
+from common.data.ehr.mimic_iv import Study, parse_study_time, read_contexts
 from common.data.ehr.mimic_stays import read_emergency_stays
 from common.io.bad_input import BadInput
 from common.io.table import TableCounts, iter_rows, read_columns, read_rows
+from common.text.cxr_labeller import CHEXPERT_LABELS
 from tests.data.ehr.mimic_rows import HADM, NOON, STUDY, SUBJECT, admission, edstay, lab, patient, triage, write_table
 
 CASES = Path(__file__).parents[3] / "shared" / "data" / "cases"
@@ -41,12 +41,10 @@ def test_emergency_stays_whose_admissions_are_floats_stay() -> None:
     root = case("tables/edstays_float_hadm")
     with gzip.open(root / "mimic-cxr-2.0.0-metadata.csv.gz", "rt", newline="") as file:
         rows = list(csv.DictReader(file))
-    times = {row["study_id"]: datetime.strptime(f"{row['StudyDate']} {float(row['StudyTime']):013.6f}", "%Y%m%d %H%M%S.%f")
-             for row in rows}  # fmt: skip
-    studies = [Study(int(row["subject_id"]), int(row["study_id"]), times[row["study_id"]]) for row in rows]
-    found = read_contexts(
-        root / "mimic-iv", root / "mimic-iv-ed", {study.study_id: study for study in studies}.values()
-    )
+    times = {row["study_id"]: parse_study_time(row["StudyDate"], row["StudyTime"]) for row in rows}
+    studies = {row["study_id"]: row["subject_id"] for row in rows}
+    asked = [Study(int(subject), int(study), times[study]) for study, subject in studies.items()]
+    found = read_contexts(root / "mimic-iv", root / "mimic-iv-ed", asked)
     assert found.report.in_emergency_stay == 12
     assert "ed/edstays" not in found.report.left_out()
 
@@ -86,8 +84,10 @@ def test_every_verb_reads_a_table_as_programs_write_it(tmp_path: Path, spelling:
     assert [c["case"] for c in xray_cases(table, ["Edema"])] == ["a", "b"]
     assert label_table("cxr", table, ["age"], tmp_path / "l.csv")["rows"] == 2
     assert write_sections(table, tmp_path / "s.csv", "age")["reports"] == 2
-    truth = write(tmp_path / "r.csv", SPELLINGS[spelling].replace(b"60", b"0").replace(b"61", b"1")) if b"60" in SPELLINGS[
-        spelling] else write(tmp_path / "r.csv", gzip.compress(b"case,age,pain\na,0,1\nb,1,0\n"))  # fmt: skip
+    packed = spelling == "gzip"
+    text = gzip.decompress(SPELLINGS[spelling]) if packed else SPELLINGS[spelling]
+    text = text.replace(b"60", b"0").replace(b"61", b"1")
+    truth = write(tmp_path / "r.csv", gzip.compress(text) if packed else text)
     scored = score_labels(truth, truth, labels="age", draws=2)
     assert scored["labels"] == ["age"]
 
@@ -175,7 +175,9 @@ def test_every_table_of_mimic_may_have_gone_through_floats(tmp_path: Path) -> No
         tables = {
             "hosp/patients": [patient()], "hosp/admissions": [admission()], "ed/edstays": [edstay()],
             "ed/triage": [triage()], "hosp/labevents": [lab("2150-03-05 10:00:00", 7, hadm_id=HADM)],
-            "hosp/d_labitems": [{"itemid": 1, "label": "White Blood Cells", "fluid": "Blood", "category": "Hematology"}],
+            "hosp/d_labitems": [
+                {"itemid": 1, "label": "White Blood Cells", "fluid": "Blood", "category": "Hematology"}
+            ],
             "hosp/diagnoses_icd": [{"subject_id": SUBJECT, "hadm_id": HADM, "icd_code": "I10", "icd_version": 10}],
         }  # fmt: skip
         for name, rows in tables.items():
@@ -201,20 +203,17 @@ def test_what_the_tables_of_mimic_leave_out_is_counted_per_table_and_reason(tmp_
 
 
 def test_the_tables_of_mimic_cxr_may_have_gone_through_floats(tmp_path: Path) -> None:
-    labels = ",".join(["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
-                       "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia",
-                       "Pneumothorax", "Support Devices"])  # fmt: skip
+    ids, labels = "study_id,subject_id", ",".join(CHEXPERT_LABELS)
     image = tmp_path / "files" / "p10" / "p10000032" / "s50414267" / "aa.jpg"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"")
-    write(
-        tmp_path / "mimic-cxr-2.0.0-split.csv", "dicom_id,study_id,subject_id,split\naa,50414267.0,10000032.0,train\n"
-    )
-    write(
-        tmp_path / "mimic-cxr-2.0.0-chexpert.csv",
-        f"subject_id,study_id,{labels}\n10000032.0,50414267.0,1.0{',' * 13}\n",
-    )
-    write(tmp_path / "mimic-cxr-2.0.0-metadata.csv", "dicom_id,subject_id,study_id,ViewPosition,StudyDate,StudyTime\n"
-          "aa,10000032.0,50414267.0,PA,21800506.0,213014.531\n")  # fmt: skip
+    tables = {
+        "split": f"dicom_id,{ids},split\naa,50414267.0,10000032.0,train\n",
+        "chexpert": f"{ids},{labels}\n50414267.0,10000032.0,1.0{',' * 13}\n",
+        "metadata": f"dicom_id,{ids},ViewPosition,StudyDate,StudyTime\n"
+        "aa,50414267.0,10000032.0,PA,21800506.0,213014.531\n",
+    }
+    for name, text in tables.items():
+        write(tmp_path / f"mimic-cxr-2.0.0-{name}.csv", text)
     (row,), problems = find_mimic_cxr(tmp_path)
     assert (row.patient, row.study, problems) == ("10000032", "s50414267", [])
