@@ -203,6 +203,14 @@ def test_images_by_content_under_other_names_are_named(tmp_path: Path) -> None:
     assert result.summary["counts"]["kept"] == 1 and result.summary["counts"]["bad"] == 3
 
 
+def test_the_data_file_of_a_header_is_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "a.mhd").write_text("ObjectType = Image\nNDims = 3\nElementDataFile = a.raw\n")
+    (tmp_path / "a.raw").write_bytes(bytes(8))
+    (tmp_path / "b.raw").write_bytes(bytes(8))
+    (tmp_path / "empty.mhd").touch()
+    assert listed(tmp_path, ct_cases) == (["a", "empty"], {}, {".raw": 1})
+
+
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
     """A folder with everything that is no file."""

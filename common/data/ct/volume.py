@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +33,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _IMAGE_SUFFIXES = {"nifti": NIFTI_SUFFIXES, "itk": ITK_SUFFIXES}
 _OF_KIND = {"nifti": "nifti", "nrrd": "itk", "metaimage": "itk"}
+_HEADER_BYTES = 2**16
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _BESIDE_SLICES = re.compile(
     r"^(\..*|dicomdir|licen[cs]e|readme|version|checksums?|thumbs\.db|.*\.(txt|xml|csv|tsv|json|md|html?|pdf|log|png|jpe?g|zip"
@@ -169,24 +171,25 @@ def find_ct(
                     rest.append((file, kind))
         if slices:
             found.append(folder)
+        headers = [file for file in found if file.parent == folder and file.name.lower().endswith((".nhdr", ".mhd"))]
         for file, kind in rest:
+            if _is_data_of(file, headers):
+                continue
             named = accompanies(file.name) or kind == "dicomdir"
             if kind == "empty" and other_kind(file) == "without ending" and not slices:
                 problems.append(BadInput(file, "is an empty file (0 bytes), expected an image"))
             elif named or not slices:  # else it is taken for a slice, and the series refused for it
                 other["DICOMDIR" if kind == "dicomdir" else other_kind(file)] += 1
-    _uncount_data_files(found, other)
     return sorted(found)
 
 
-def _uncount_data_files(found: Iterable[Path], other: Counter[str]) -> None:
-    """Take the data files that belong to headers out of the other files."""
-    headers = [path for path in found if path.name.lower().endswith((".nhdr", ".mhd"))]
-    if headers:
-        from common.data.ct.itk_image import data_file  # which is built on this module
-
-        for data in {data_file(header) for header in headers} - {None}:
-            other[other_kind(data)] -= 1
+def _is_data_of(file: Path, headers: Iterable[Path]) -> bool:
+    """Whether one of some headers (*.nhdr, *.mhd) beside a file names it as the place of its voxels."""
+    for header in headers:
+        with suppress(BadInput):  # an empty header, which its own check names
+            if file.name.encode() in read_file(header, _HEADER_BYTES):
+                return True
+    return False
 
 
 def ct_cases(path: str | os.PathLike[str]) -> CaseList:

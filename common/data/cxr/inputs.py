@@ -121,7 +121,7 @@ def _images(path: Path, problems: list[BadInput], other: Counter[str]) -> dict[s
     """Case -> X-ray."""
     if not path.is_dir():
         check_regular(path)
-    files = list(_xrays(path, problems, other)) if path.is_dir() else [path]
+    files = sorted(_xrays(path, problems, other)) if path.is_dir() else [path]
     if not files:
         if problems:
             raise problems[0]
