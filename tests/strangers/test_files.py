@@ -19,10 +19,12 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaSto
 from common.apps.predict import predict
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import ct_cases, find_ct
+from common.data.cxr.cases import read_cxr_cases
 from common.data.cxr.covid import find_covid
 from common.data.cxr.inputs import xray_cases
 from common.data.cxr.nih import find_nih
 from common.data.cxr.reader import read_xray
+from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.folder_files import file_kind, others_text
 from common.data.prepare import prepare_data
 from common.io.bad_input import BadInput
@@ -393,3 +395,18 @@ def test_values_whose_names_were_taken_for_numbers(tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("case,age\n27959241.0,60\n")
     (found,) = xray_cases(tmp_path / "27959241.png", ["Edema"], clinical=tmp_path / "v.csv")
     assert found["clinical"][0] == 60
+
+
+def test_a_bad_row_beside_a_manifest_costs_its_study_in_prediction_and_ends_training(tmp_path: Path) -> None:
+    rows = [f"{n},{n},test,{n}.png,{n},PA,1.0" for n in "abcd"]
+    (tmp_path / "manifest.csv").write_text("\n".join(["case,patient,split,image,study,view,Edema", *rows, ""]))
+    (tmp_path / "notes.csv").write_text("study,note\na,Cough.\nb,Fever.\nb,Pain.\nc,\n")
+    blank = "," * (len(CLINICAL_COLUMNS) - 1)
+    values = [f"{name},{age}{blank}" for name, age in (("a", 60), ("b", 61), ("c", "old"), ("d", 62))]
+    (tmp_path / "clinical.csv").write_text("\n".join([f"study,{','.join(CLINICAL_COLUMNS)}", *values, "e,1", ""]))
+    cases = xrays(tmp_path)
+    assert [c["case"] for c in cases] == ["a", "d"]
+    assert [row["path"].rpartition("/")[2] for row in cases.excluded] == ["clinical.csv", "b", "c"]
+    assert cases.excluded[2]["reason"] == "line 4 has age 'old', expected a number or a blank (clinical.csv)"
+    with pytest.raises(BadInput, match="has two notes of study 'b'"):
+        read_cxr_cases(tmp_path, "test", ["Edema"])

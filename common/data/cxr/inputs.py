@@ -58,7 +58,8 @@ def xray_cases(
     if (path / "manifest.csv").is_file():
         if note is not None or clinical is not None:
             raise BadInput(path, "has notes.csv and clinical.csv, expected no --note and no --clinical beside them")
-        return CaseList(_prepared(path, labels, split, views), _other_views(path, split, views))
+        excluded = _other_views(path, split, views)
+        return CaseList(_prepared(path, labels, split, views, excluded), excluded)
     if not path.exists():
         raise BadInput(path, "does not exist, expected an X-ray or a folder of them")
     problems: list[BadInput] = []
@@ -106,11 +107,15 @@ def _other_views(path: Path, split: str | Sequence[str] | None, views: Sequence[
 
 
 def _prepared(
-    path: Path, labels: Sequence[str], split: str | Sequence[str] | None, views: Sequence[str] | None
+    path: Path,
+    labels: Sequence[str],
+    split: str | Sequence[str] | None,
+    views: Sequence[str] | None,
+    excluded: list[dict[str, str]],
 ) -> list[dict[str, Any]]:
     columns = read_columns(path / "manifest.csv")
     known = [name for name in labels if name in columns]
-    cases = read_cxr_cases(path, split, known, views)
+    cases = read_cxr_cases(path, split, known, views, excluded=excluded)
     for case in cases:
         values = dict(zip(known, case["label"], strict=True))
         case["label"] = np.array([values.get(name, np.nan) for name in labels], np.float32)
