@@ -10,7 +10,7 @@ import os
 import stat
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.io.bad_input import BadInput
@@ -65,27 +65,43 @@ def walk_files(folder: Path, problems: list[BadInput], other: Counter[str]) -> I
         problems: what is no file, and folders that cannot be read, are added.
         other: files and folders whose names begin with a dot are counted as "hidden".
     """
-
-    def unreadable(error: OSError) -> None:
-        problems.append(BadInput(error.filename, f"cannot be read ({error.strerror}), expected a folder"))
-
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
-        place = os.path.realpath(parent)
-        if place in visited:
-            folders.clear()
+    visited: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        try:
+            place = parent.stat()
+            if (place.st_dev, place.st_ino) in visited:
+                continue
+            visited.add((place.st_dev, place.st_ino))
+            with os.scandir(parent) as scan:  # which knows files and folders without asking for each
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            problems.append(BadInput(parent, f"cannot be read ({error.strerror}), expected a folder"))
             continue
-        visited.add(place)
-        other["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path = Path(parent, name)
-            try:
-                check_regular(path)
-            except BadInput as problem:
-                problems.append(problem)
-            else:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        other["hidden"] += len(entries) - len(shown)
+        folders = []
+        for entry in shown:
+            path = parent / entry.name
+            if _is(entry.is_dir):
+                folders.append(path)
+            elif _is(entry.is_file):
                 yield path
+            else:
+                try:
+                    check_regular(path)
+                except BadInput as problem:
+                    problems.append(problem)
+        waiting += reversed(folders)
+
+
+def _is(what: Callable[[], bool]) -> bool:
+    """An answer of `os.scandir`, False for a link in a circle, which it cannot follow."""
+    try:
+        return what()
+    except OSError:
+        return False
 
 
 def file_kind(path: Path) -> str:
