@@ -8,7 +8,6 @@ from typing import Any
 
 from common.apps.run.bundle import UsageError
 from common.cli.parse import Verb
-from common.data.folder_files import others_text
 from common.data.layouts import LAYOUTS
 
 Result = dict[str, Any]
@@ -106,6 +105,8 @@ def _folders(text: str) -> list[str]:
 
 def _told(summary: Result) -> Result:
     """Print what a preparation came to."""
+    from common.data.folder_files import others_text
+
     counts = summary["counts"]
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
     views = ", ".join(f"{n} {view}" for view, n in counts.get("views", {}).items())

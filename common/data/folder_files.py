@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common.data.dicom_file import HEAD, is_dicom
 from common.io.bad_input import BadInput
 
 __all__ = [
-    "HEAD", "PICTURES", "check_regular", "content_kind", "file_kind", "is_data_set", "other_kind", "others_text",
-    "walk_files",
+    "PICTURES", "check_regular", "content_kind", "file_kind", "other_kind", "others_text", "walk_files",
 ]  # fmt: skip
 
 PICTURES = ("png", "jpeg", "tiff", "bmp", "gif", "webp", "jpeg2000")
@@ -29,11 +29,7 @@ _STARTS = {
     b"ObjectType": "metaimage", b"NDims": "metaimage", b"PK\x03\x04": "zip",
 }  # fmt: skip
 _NIFTI = {(344, b"n+1\0"), (344, b"ni1\0"), (4, b"n+2\0"), (4, b"ni2\0")}
-_DICOM_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT OB OW PN SH SL SQ SS ST TM UI UL UN US UT".split())
-_FIRST_GROUPS = (b"\x02\0", b"\x08\0")
 _DICOMDIR = b"1.2.840.10008.1.3.10"  # the SOP class in its file header
-HEAD = 600
-"""How many bytes tell what a file is."""
 _SPECIAL = {
     stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISBLK: "a device", stat.S_ISCHR: "a device",
 }  # fmt: skip
@@ -141,7 +137,7 @@ def content_kind(head: bytes) -> str:
         return "bmp"
     if any(head[place : place + 4] == mark for place, mark in _NIFTI):
         return "nifti"
-    if head[128:132] == b"DICM" or is_data_set(head):
+    if is_dicom(head):
         return "dicomdir" if _DICOMDIR in head else "dicom"
     return ""
 
@@ -159,13 +155,3 @@ def others_text(other: Counter[str] | dict[str, int]) -> str:
     counts = sorted(((n, kind) for kind, n in other.items() if n), key=lambda item: (-item[0], item[1]))
     total = sum(n for n, _ in counts)
     return f"{total} other file{'s' * (total != 1)}: {', '.join(f'{n} {kind}' for n, kind in counts)}" if counts else ""
-
-
-def is_data_set(head: bytes) -> bool:
-    """Whether bytes begin as a DICOM data set with nothing in front of it: group 0002 or 0008, little endian."""
-    group, element = head[:2], int.from_bytes(head[2:4], "little")
-    if len(head) < 32 or group not in _FIRST_GROUPS or element > 0x70:
-        return False
-    length = int.from_bytes(head[4:8], "little")
-    after = head[8 + length : 10 + length]
-    return head[4:6] in _DICOM_VRS or (length <= 256 and length % 2 == 0 and after in _FIRST_GROUPS)

@@ -185,7 +185,7 @@ def test_pictures_of_other_kinds_are_named(tmp_path: Path, kind: str) -> None:
 
 def test_a_picture_of_another_kind_than_its_name_is_named(tmp_path: Path) -> None:
     """https://github.com/ncbi-nlp/COVID-19-CT-CXR/issues/1"""
-    with pytest.raises(BadInput, match="is webp, expected a PNG, JPEG or DICOM image"):
+    with pytest.raises(BadInput, match="expected a PNG, JPEG or DICOM image"):
         read_xray(picture(tmp_path / "nejm.png", "WEBP"))
     assert read_xray(picture(tmp_path / "nejm.jpg", "PNG")).size == (40, 48)
 

@@ -19,8 +19,8 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from common.data.ct.volume import LPS_TO_RAS, CTVolume, accompanies, case_name, rescale, validate_hu
-from common.data.dicom_file import read_dataset
-from common.data.folder_files import HEAD, content_kind, file_kind
+from common.data.dicom_file import HEAD, read_dataset
+from common.data.folder_files import content_kind, file_kind
 from common.io.bad_input import BadInput
 
 MAX_ZIP_BYTES = 16 * 2**30

@@ -12,8 +12,7 @@ import numpy as np
 
 from common.data.case_list import CaseList
 from common.data.cxr.cases import FRONTAL, clinical_values, read_cxr_cases
-from common.data.cxr.listing import XRAY_SUFFIXES
-from common.data.cxr.reader import XRAY_KINDS
+from common.data.cxr.listing import XRAY_KINDS, XRAY_SUFFIXES
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.folder_files import PICTURES, check_regular, file_kind, other_kind, others_text, walk_files
 from common.data.manifest import read_manifest

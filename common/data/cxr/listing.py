@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common.data.cxr.reader import XRAY_KINDS, check_xray
+from common.data.cxr.reader import check_xray
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.ehr.mimic_tables import parse_number
 from common.data.folder_files import file_kind, other_kind, walk_files
@@ -25,11 +25,14 @@ from common.io.output_folder import csv_text, write_text
 from common.io.table import iter_rows
 
 __all__ = [
-    "LABEL_VALUES", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "count_unnamed", "find_cxr_table", "image_of_row",
+    "LABEL_VALUES", "XRAY_KINDS", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "count_unnamed", "find_cxr_table",
+    "image_of_row",
     "known_number", "known_word", "named_files", "of_one_split", "table_rows", "write_study_tables",
 ]  # fmt: skip
 
 XRAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+XRAY_KINDS = ("jpeg", "png", "dicom")
+"""What is read as an X-ray by its content, see `common.data.folder_files.file_kind`."""
 LABEL_VALUES = {"": None, "1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
 """What a cell of a table of labels says: 1.0 positive, 0.0 negative, -1.0 uncertain, None not mentioned."""
 

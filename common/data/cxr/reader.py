@@ -21,16 +21,10 @@ from PIL import Image
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from common.data.cxr.dicom import shown_pixels
-from common.data.dicom_file import read_dataset
-from common.data.folder_files import HEAD, content_kind
+from common.data.dicom_file import HEAD, is_dicom, read_dataset
 from common.io.bad_input import BadInput
 
-__all__ = [
-    "MIN_SIDE", "XRAY_KINDS", "StoredGrey", "XrayImage", "as_unit", "check_xray", "read_grey", "read_xray", "xray_kind",
-]  # fmt: skip
-
-XRAY_KINDS = ("png", "jpeg", "dicom")
-"""Kinds of files that are read, see `common.data.folder_files.file_kind`."""
+__all__ = ["MIN_SIDE", "StoredGrey", "XrayImage", "as_unit", "check_xray", "read_grey", "read_xray", "xray_kind"]
 
 MIN_SIDE = 32
 """Pixels; anything smaller is a thumbnail or an icon."""
@@ -173,12 +167,13 @@ def check_xray(path: str | os.PathLike[str], deep: bool = False) -> None:
 def _kind(path: Path, start: bytes) -> str:
     if not start:
         raise BadInput(path, "is empty, expected a PNG, JPEG or DICOM image")
-    kind = content_kind(start[:HEAD])
-    if kind in XRAY_KINDS:
-        return kind
-    raise BadInput(
-        path, f"{f'is {kind}' if kind else f'starts with {start[:4]!r}'}, expected a PNG, JPEG or DICOM image"
-    )
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if start.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if is_dicom(start[:HEAD]):
+        return "dicom"
+    raise BadInput(path, f"starts with {start[:4]!r}, expected a PNG, JPEG or DICOM image")
 
 
 def _check_header(path: Path, image: Image.Image) -> None:
