@@ -47,7 +47,7 @@ VERBS: dict[str, Verb | Group] = {
     "sections": Verb(
         "common.apps.text.sections:write_sections",
         "sections",
-        show=lambda result: print(f"{result['reports']} reports, {result['excluded']} left out: {result['out']}"),
+        show=verbs.show_sections,
     ),
     "label": Verb("common.apps.text.label:label_table", "label", show=verbs.show_labels),
     "score": Group(

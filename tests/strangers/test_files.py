@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
 
 from common.apps.predict import predict
+from common.apps.text.sections import write_sections
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import ct_cases, find_ct
 from common.data.cxr.cases import read_cxr_cases
@@ -410,3 +411,15 @@ def test_a_bad_row_beside_a_manifest_costs_its_study_in_prediction_and_ends_trai
     assert cases.excluded[2]["reason"] == "line 4 has age 'old', expected a number or a blank (clinical.csv)"
     with pytest.raises(BadInput, match="has two notes of study 'b'"):
         read_cxr_cases(tmp_path, "test", ["Edema"])
+
+
+def test_what_lies_beside_reports_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in" / "p10").mkdir(parents=True)
+    (tmp_path / "in" / "p10" / "s50414267.txt").write_text("IMPRESSION: Clear.")
+    os.mkfifo(tmp_path / "in" / "pipe.txt")
+    (tmp_path / "in" / "dead.txt").symlink_to("nowhere")
+    for name in ("a.jpg", "b.jpg", "t.csv.gz"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    result = write_sections(tmp_path / "in", tmp_path / "o.csv")
+    assert (result["reports"], result["excluded"]) == (1, 2)
+    assert result["other_files"] == {".csv.gz": 1, ".jpg": 2}
