@@ -3,7 +3,8 @@
 A bundle's inference.json says what there is to do, by these ids beside MONAI's own:
 
     "cases"      a list of cases, {"case": name, "image": path, ...}, which reaches the other ids as an object, so that
-                 names in it are only data; its attribute `excluded`, if it has one, lists what was left out
+                 names in it are only data; its attributes `excluded` and `other`, if it has them, list what was left
+                 out, and count the files that were not looked at
     "outputs"    after `run`, the files that were written for the cases
     "excluded"   after `run`, the cases that could not be used, and why
     "finalize"   files for all cases together, from "outputs"; optional, a list
@@ -21,6 +22,7 @@ from common.apps.run.bundle import Bundle, cpu_count, open_bundle, resolve
 from common.apps.run.prepare import check_engine
 from common.apps.run.remote_paths import takes_urls
 from common.data.datasets.case_loader import excluded_path
+from common.data.folder_files import others_text
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, locks, write_text
 from common.io.parallel import Failure, map_cases
@@ -58,8 +60,8 @@ def predict(
         address: of a Ray cluster.
 
     Returns:
-        ``{"outputs": [paths], "cases": n, "excluded": [{"path", "reason"}]}``, n of those that were used; what was left
-        out is also in ``excluded.csv``.
+        ``{"outputs": [paths], "cases": n, "excluded": [{"path", "reason"}], "other_files": {kind: n}}``, n of those
+        that were used; what was left out is also in ``excluded.csv``.
 
     Raises:
         BadInput: if an input is missing, or none of the cases can be used.
@@ -76,6 +78,7 @@ def predict(
             raise BadInput(found.config_file("inference"), f"has no id {name!r}, expected it for predict")
     (cases,) = resolve(config, "cases")
     excluded: Excluded = list(getattr(cases, "excluded", ()))
+    other: dict[str, int] = getattr(cases, "other", {})
     here = engine == "local" and workers == 1
     batch = config.get("batch_size") or 1  # batches stay whole, so that the work of one process is that of several
     size = len(cases) if here else -(-len(cases) // (workers * _ROUNDS * batch)) * batch
@@ -99,11 +102,14 @@ def predict(
         raise BadInput(first["path"], first["reason"])
     if excluded + unusable:
         logger.warning("%d inputs are left out, with reasons in excluded.csv", len(excluded + unusable))
+    if others_text(other):
+        logger.warning("%s, which were not looked at", others_text(other))
     _write_excluded(Path(output_dir), excluded + unusable)
     if "finalize" in config:
         config.provide(outputs=outputs)
         outputs = [*(str(path) for path in resolve(config, "finalize")[0] if path is not None), *outputs]
-    return {"outputs": outputs, "cases": len(cases) - len(unusable), "excluded": excluded + unusable}
+    counts = {"cases": len(cases) - len(unusable), "excluded": excluded + unusable, "other_files": other}
+    return {"outputs": outputs, **counts}
 
 
 def _predict_cases(

@@ -53,6 +53,7 @@ class Verb:
         more_help: gives lines to add to the help, from the words that were given.
         failed: gives the sentence with which a result means exit code 1, None for a result that is fine.
         show: prints a result.
+        resumes: whether the same command, after an interruption, goes on where it stopped.
     """
 
     function: Callable[..., Any] | str
@@ -60,6 +61,7 @@ class Verb:
     more_help: Callable[[Sequence[str]], str] = lambda words: ""
     failed: Callable[[Any], str | None] = lambda result: None
     show: Callable[[Any], None] = lambda result: None
+    resumes: bool = False
 
     @cached_property
     def _described(self) -> tuple[Mapping[str, inspect.Parameter], str]:

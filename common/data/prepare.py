@@ -23,8 +23,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.data.folder_files import check_regular
 from common.data.layouts import find_layout
 from common.data.listing import Input, Listing
+from common.data.manifest import record_place
 from common.data.splits import SPLITS, split_by_patient
 from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import csv_text, locked, write_text
@@ -153,7 +155,7 @@ def _usable(
     while waiting:
         # A second reconstruction is looked at only when the first one of its scan is bad.
         firsts = [(group[0], _key(group[0], settings)) for _, group in waiting]
-        todo = [(row, key) for row, key in firsts if not _is_known(known.get(key))]
+        todo = [(row, key) for row, key in firsts if not _is_known(known.get(key), out)]
         chunks = [todo[i : i + listing.chunk] for i in range(0, len(todo), listing.chunk)]
         check = partial(_check_chunk, out=out, validate=validate)
         with tqdm(total=len(todo), unit=listing.one, desc="prepare", dynamic_ncols=True) as bar:
@@ -187,11 +189,13 @@ def _key(row: Input, settings: list[Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _is_known(facts: Mapping[str, Any] | None) -> bool:
+def _is_known(facts: Mapping[str, Any] | None, out: Path) -> bool:
     """Whether a check need not be done again: its result is there, and so is the file that it wrote."""
-    if facts is None or "image" not in facts:
-        return facts is not None
-    image = Path(facts["image"])
+    if facts is None or facts.get("again"):
+        return False
+    if "image" not in facts:
+        return True
+    image = out / facts["image"]
     return image.is_file() and image.stat().st_size == facts["bytes"]
 
 
@@ -200,27 +204,34 @@ def _check_chunk(chunk: Sequence[tuple[Input, str]], out: Path, validate: bool) 
     told = []
     for row, _ in chunk:
         try:
-            row.path.stat()
-        except OSError as error:
-            told.append({"reason": f"cannot be read ({error.strerror})"})
-            continue
-        try:
+            check_regular(row.path)
             told.append(row.check(out, validate))
         except BadInput as error:
-            told.append({"reason": error.reason})
-    lines = "".join(json.dumps([key, facts]) + "\n" for (_, key), facts in zip(chunk, told, strict=True))
+            # What the system refused (a disk error, a share that was away, a lock) may be there the next time.
+            told.append({"reason": error.reason} | ({"again": True} if _by_the_system(error) else {}))
+    kept = [(key, facts) for (_, key), facts in zip(chunk, told, strict=True) if "again" not in facts]
     name = hashlib.sha256("".join(key for _, key in chunk).encode()).hexdigest()[:32]
-    write_text(out / ".prepare" / f"{name}.jsonl", lines)
+    write_text(out / ".prepare" / f"{name}.jsonl", "".join(json.dumps(item) + "\n" for item in kept))
     return told
+
+
+def _by_the_system(error: BaseException | None) -> bool:
+    """Whether an error of the operating system is behind another; libraries raise OSErrors without a number, too."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _read_records(folder: Path) -> dict[str, dict[str, Any]]:
     known = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # a damaged line is a check to be done again
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with suppress(ValueError, TypeError, KeyError):  # a damaged line is a check to be done again
                 key, facts = json.loads(line)
-                known[key] = facts
+                if isinstance(facts["row"] if "reason" not in facts else facts, dict):
+                    known[key] = facts
     return known
 
 
@@ -243,7 +254,8 @@ def _write(
 ) -> PrepareResult:
     rows = [
         {"case": row.case, "patient": row.patient, "split": row.split, "image": str(row.path), **row.columns}
-        | facts.get("row", {})
+        | facts["row"]
+        | ({"image": str(out / facts["image"])} if "image" in facts else {})
         for row, facts in kept
     ]
     _split(rows, listing.fractions, seed)
@@ -265,7 +277,9 @@ def _write(
     counts = {"kept": len(rows), "excluded": len(excluded), "bad": bad, "patients": len({r["patient"] for r in rows})}
     counts |= {split: sum(row["split"] == split for row in rows) for split in SPLITS}
     summary = {"layout": layout, "input": str(source), "seed": seed, **listing.facts, "counts": counts | more}
-    summary |= {"versions": _versions(listing.libraries), "data_hash": data_hash}
+    other = {kind: n for kind, n in sorted(listing.other.items()) if n}
+    summary |= {"other_files": other, "versions": _versions(listing.libraries), "data_hash": data_hash}
+    record_place(out)
     write_text(manifest, csv_text(listing.columns, rows))
     write_text(summary_file, json.dumps(summary, indent=1) + "\n")
     return PrepareResult(manifest, out / "excluded.csv", summary_file, summary)

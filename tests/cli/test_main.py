@@ -1,4 +1,6 @@
+import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ignite.engine import Engine
 
 from common.apps.run.bundle import CommandLineText, open_bundle
 from common.cli.main import VERBS, main
@@ -160,6 +163,69 @@ def test_interrupting_is_no_traceback(toy: Path, monkeypatch: Any, capsys: Any) 
     monkeypatch.setattr("common.apps.run.recipe.run_recipe", interrupt)
     assert main(["run", str(toy)]) == 1
     assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("common.apps.predict.predict", ["predict", "{toy}", "--input", "{toy}", "--output_dir", "out"]),
+        ("common.apps.text.label.label_table", ["label", "cxr", "t.csv", "--text_columns", "a", "--out", "o.csv"]),
+        ("common.apps.packaging.pack.pack_bundle", ["pack", "{toy}", "--out", "o"]),
+    ],
+)
+def test_an_interrupted_verb_that_starts_again_promises_nothing_else(
+    toy: Path, monkeypatch: Any, capsys: Any, target: str, words: list[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, interrupt)
+    assert main([word.format(toy=toy) for word in words]) == 1
+    said = "interrupted; what it has written stays, and the same command does all of it again\n"
+    assert capsys.readouterr().err == said
+
+
+def test_what_resumes_says_so() -> None:
+    groups = [(name, verb.verbs if isinstance(verb, Group) else {name: verb}) for name, verb in VERBS.items()]
+    resuming = {name for name, verbs in groups for verb in verbs.values() if verb.resumes}
+    assert resuming == {"demo", "run", "tune", "prepare"}
+
+
+def test_an_engine_that_ends_with_an_error_does_not_say_so_before_the_sentence(
+    monkeypatch: Any, capsys: Any, toy: Path
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        engine = Engine(lambda engine, batch: engine.nothing)
+        try:
+            engine.run([1])
+        except AttributeError as error:
+            raise RuntimeError(f"applying transform {engine}") from error
+
+    shown, everything = io.StringIO(), io.StringIO()
+    handlers = [logging.StreamHandler(shown), logging.StreamHandler(everything)]
+    handlers[0].setLevel(logging.INFO)
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
+    monkeypatch.setattr("common.apps.predict.predict", failing)
+    assert main(["predict", str(toy), "--input", str(toy), "--output_dir", "out"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "0x" not in err and "has no attribute 'nothing'" in err
+    assert "exception" not in shown.getvalue() and "exception" in everything.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda:99", "--device is 'cuda:99', which this machine does not have"),
+        ("gpu", "--device is 'gpu', expected a device of PyTorch, such as --device cpu"),
+        ("cpu:x", "--device is 'cpu:x', expected a device of PyTorch"),
+    ],
+)
+def test_a_device_that_is_not_there(toy: Path, capsys: Any, device: str, said: str) -> None:
+    config = toy / "configs" / "train.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"device": "cpu"}))
+    assert main(["run", str(toy), "--device", device]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(said) and "--device cpu" in err and err.count("\n") == 1
 
 
 def test_prepare(tmp_path: Path, capsys: Any) -> None:

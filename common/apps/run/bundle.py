@@ -113,7 +113,7 @@ class Bundle:
         """
         files = [self.config_file(part) for name in names for part in name.split(JOINED)]
         if ckpt_dir is not None and not Path(ckpt_dir).is_dir():
-            raise missing(ckpt_dir, "a folder with model.pt")
+            raise missing(ckpt_dir, "a folder with model.pt (--ckpt_dir)")
         asked = ckpt_dir is not None
         ckpt_dir = self.root / "models" if ckpt_dir is None else Path(ckpt_dir)
         if (ckpt_dir / "network.json").is_file():
@@ -184,8 +184,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def missing(path: str | os.PathLike[str], expected: str) -> BadInput:
-    """The refusal of a path that does not exist, with the nearest one that does."""
+    """The refusal of a path that does not exist, with the nearest one that does; or is a file instead of a folder."""
     path = Path(path)
+    if path.exists() or path.parent.is_file():
+        return BadInput(path if path.exists() else path.parent, f"is a file, expected {expected}")
     parent = path.parent
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent  # the first part that is wrong is the one to compare
@@ -260,7 +262,27 @@ def read_overrides(overrides: Mapping[str, Any], configs: Sequence[Mapping[str, 
         if not present:
             raise UnknownKey(key, [name for config in configs for name in config_ids(config)], where)
         result[key] = parse_value(value, present[0]) if isinstance(value, CommandLineText) else value
+        if key == "device":
+            _check_device(result[key])
     return result
+
+
+def _check_device(device: Any) -> None:
+    """Refuse a device by name that PyTorch does not know, or that this machine does not have."""
+    if not isinstance(device, str) or device.startswith(("$", "@", "%")):
+        return
+    import torch
+
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"--device is {device!r}, expected a device of PyTorch, such as --device cpu") from error
+    try:
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        what = f"which this machine does not have ({why})"
+        raise UsageError(f"--device is {device!r}, {what}, expected one that it has, such as --device cpu") from error
 
 
 def has_id(config: Mapping[str, Any], key: str) -> bool:

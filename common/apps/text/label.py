@@ -13,8 +13,8 @@ from typing import Any
 
 from common.apps.run.bundle import UsageError, hint
 from common.io.bad_input import BadInput
-from common.io.output_folder import atomic_text
-from common.io.table import read_columns, read_rows
+from common.io.output_folder import atomic_text, csv_text, write_text
+from common.io.table import iter_rows, read_columns
 from common.text.ct_labeller import explain_ct, label_ct
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.cxr_labeller import CHEXPERT_LABELS, explain_cxr, label_cxr
@@ -37,7 +37,7 @@ def label_table(
     cxr gives the 14 findings of CheXpert as 1.0 (there), 0.0 (said not to be there), -1.0 (uncertain) or blank (not
     mentioned); ct the 18 of CT-RATE as 1 or 0. A report that says nothing (blank, "nan", "N/A") or is not in English is
     counted and all its labels are blank. The input's columns come first; one with a label's name becomes input_<name>.
-    The input is read row by row and never changed.
+    The input is read row by row and never changed; rows that cannot be read go to OUT.excluded.csv (path,reason).
 
     Args:
         kind: cxr or ct
@@ -47,12 +47,12 @@ def label_table(
         explain: also write OUT.spans.jsonl, with the row, column, characters, value and rule of every mention
 
     Returns:
-        `rows`, `without_text`, `not_english` (numbers of reports), `out`, `spans` (a path or None) and `counts`:
-        label -> value -> rows.
+        `rows`, `without_text`, `not_english` and `excluded` (numbers), `out`, `excluded_file` and `spans` (paths or
+        None), `counts`: label -> value -> rows.
 
     Raises:
         UsageError: for an unknown kind, no text column, or an output that is the input.
-        BadInput: if the table is damaged or lacks a text column.
+        BadInput: if the table lacks a text column, or none of its rows can be read.
 
     Examples:
         python -m common label cxr reports.csv --text_columns findings,impression --out labels.csv --explain
@@ -78,12 +78,17 @@ def label_table(
     spans = out.with_suffix(".spans.jsonl") if explain else None
     counts: dict[str, Counter[str]] = {name: Counter() for name in labels}
     rows = without_text = not_english = 0
+    excluded = []
     with ExitStack() as stack:
         file = stack.enter_context(atomic_text(out))
         spans_file = stack.enter_context(atomic_text(spans)) if spans else None
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*renamed.values(), *labels])
-        for rows, (_, row) in enumerate(read_rows(table, text_columns), 1):
+        for found_row in iter_rows(table, text_columns):
+            if isinstance(found_row, BadInput):
+                excluded.append({"path": str(found_row.path), "reason": found_row.reason})
+                continue
+            row, rows = found_row[1], rows + 1
             text = _BETWEEN.join(row[name] for name in text_columns)
             says, english = has_text(text), is_english(text)
             without_text, not_english = without_text + (not says), not_english + (says and not english)
@@ -95,10 +100,19 @@ def label_table(
             if spans_file:
                 for item in _in_columns(explained(text), row, text_columns):
                     spans_file.write(json.dumps({"row": rows} | item, ensure_ascii=False) + "\n")
+        if excluded and not rows:
+            raise BadInput(**excluded[0])
+    excluded_file = out.with_suffix(".excluded.csv")
+    if excluded:
+        write_text(excluded_file, csv_text(("path", "reason"), excluded))
+    else:  # that of an earlier call would be taken for this one's
+        excluded_file.unlink(missing_ok=True)
     return {
         "rows": rows,
         "without_text": without_text,
         "not_english": not_english,
+        "excluded": len(excluded),
+        "excluded_file": str(excluded_file) if excluded else None,
         "out": str(out),
         "spans": None if spans is None else str(spans),
         "counts": {name: dict(sorted(count.items())) for name, count in counts.items()},

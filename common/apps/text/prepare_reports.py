@@ -18,7 +18,7 @@ from common.data.ct.lesion_findings import read_lesion_findings
 from common.data.manifest import read_manifest
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, locked, write_text
-from common.io.table import read_rows
+from common.io.table import iter_rows
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.ct_template import ct_report
 from common.text.plain_text import has_text
@@ -131,7 +131,11 @@ def _manifest_cases(source: Path, problems: list[BadInput]) -> list[_Case]:
         raise BadInput(
             manifest, f"has no column {lacking!r}, expected the 18 labels of CT-RATE, or {beside.name} beside it"
         )
-    labelled = rows if has_columns else (row for _, row in read_rows(beside, ["case", *CT_RATE_LABELS]))
+    labelled = rows
+    if not has_columns:
+        found = list(iter_rows(beside, ["case", *CT_RATE_LABELS]))
+        problems += [row for row in found if isinstance(row, BadInput)]
+        labelled = [row[1] for row in found if not isinstance(row, BadInput)]
     tables = {row["case"]: row for row in labelled}
     cases = []
     for row in rows:

@@ -41,7 +41,8 @@ def write_sections(
         text_column: NAME of the column that holds the report, in a table of an unknown layout
 
     Returns:
-        `reports` and `excluded` (numbers), `out`, `spans` and `excluded_file` (paths), `sections`: column -> reports.
+        `reports` and `excluded` (numbers), `other_files` (kind -> number), `out`, `spans` and `excluded_file` (paths),
+        `sections`: column -> reports.
 
     Raises:
         BadInput: if nothing in the input is usable.
@@ -63,11 +64,12 @@ def write_sections(
     spans, excluded = out.with_suffix(".spans.jsonl"), out.with_suffix(".excluded.csv")
     counts: Counter[str] = Counter(dict.fromkeys(SECTION_COLUMNS, 0))
     reports = 0
+    other: Counter[str] = Counter()
     problems: list[BadInput] = []
     with atomic_text(out) as table_file, atomic_text(spans) as spans_file:
         table = csv.writer(table_file, lineterminator="\n")
         table.writerow(["study", *SECTION_COLUMNS, "other"])
-        for report in iter_reports(source, text_column):
+        for report in iter_reports(source, text_column, other):
             if isinstance(report, BadInput):
                 problems.append(report)
                 continue
@@ -85,6 +87,7 @@ def write_sections(
     return {
         "reports": reports,
         "excluded": len(problems),
+        "other_files": dict(sorted(other.items())),
         "out": str(out),
         "spans": str(spans),
         "excluded_file": str(excluded),

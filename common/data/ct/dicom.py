@@ -7,7 +7,6 @@ stacked without gap or repeat along their own normal, and rescaled to HU by the 
 from __future__ import annotations
 
 import os
-import re
 import struct
 import zipfile
 import zlib
@@ -30,24 +29,21 @@ from common.data.ct.volume import (
     LPS_TO_RAS,
     TILT_DEGREES,
     CTVolume,
+    accompanies,
     case_name,
     checked_affine,
     checked_spacing,
     rescale,
     validate_hu,
 )
-from common.data.dicom_file import DAMAGE, read_dataset
+from common.data.dicom_file import DAMAGE, HEAD, read_dataset
 from common.data.dicom_pixels import stored_values
+from common.data.folder_files import content_kind, file_kind
 from common.io.bad_input import BadInput
 
 MAX_ZIP_BYTES = 16 * 2**30
 """Largest unpacked size of a zip, which is read in memory."""
 
-_OTHER_FILES = re.compile(
-    r"^(\..*|dicomdir|licen[cs]e|readme|version|checksums?|thumbs\.db|.*\.(txt|xml|csv|tsv|json|md|html?|pdf|log|png|jpe?g|zip"
-    r"|nii|nii\.gz|nrrd|nhdr|mha|mhd|z?raw|raw\.gz))$",
-    re.IGNORECASE,
-)
 _ORIENTATION_TOLERANCE = 1e-3
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 _RECONSTRUCTION = ("ConvolutionKernel", "KVP")
@@ -93,13 +89,13 @@ def read_dicom(path: str | os.PathLike[str]) -> CTVolume:
 
 def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:
     for name in sorted(entry.name for entry in path.iterdir() if entry.is_file()):
-        if _OTHER_FILES.match(name):
-            continue
         try:
-            data = Path(path, name).read_bytes()
+            if _is_slice(name, file_kind(path / name)):
+                yield name, (path / name).read_bytes()
         except OSError as error:
             raise BadInput(path, f"{name} cannot be read ({error.strerror})") from error
-        yield name, data
+        except BadInput as error:
+            raise BadInput(path, f"{name} {error.reason}") from error
 
 
 def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -122,10 +118,15 @@ def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
                     data = archive.read(entry)
                 except _ZIP_DAMAGE as error:
                     raise BadInput(path, f"the zip is damaged at entry {entry.filename!r} ({error})") from error
-                if not _OTHER_FILES.match(Path(entry.filename).name):
+                if _is_slice(Path(entry.filename).name, content_kind(data[:HEAD])):
                     yield entry.filename, data
     except _ZIP_DAMAGE as error:
         raise BadInput(path, f"is not a readable zip ({error})") from error
+
+
+def _is_slice(name: str, kind: str) -> bool:
+    """Whether a file counts as a slice: it is DICOM by its content, or does not accompany a series by its name."""
+    return not name.startswith(".") and (kind == "dicom" or (kind != "dicomdir" and not accompanies(name)))
 
 
 def _read_slice(path: Path, name: str, data: bytes) -> FileDataset:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import io_orientation
 
+from common.data.case_list import CaseList
+from common.data.folder_files import check_regular, file_kind, other_kind, others_text, walk_files
 from common.io.bad_input import BadInput
 from common.io.output_folder import atomic_path
 
@@ -40,6 +45,14 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _IMAGE_SUFFIXES = {"nifti": NIFTI_SUFFIXES, "itk": ITK_SUFFIXES}
+_OF_KIND = {"nifti": "nifti", "nrrd": "itk", "metaimage": "itk"}
+_HEADER_BYTES = 2**16
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_BESIDE_SLICES = re.compile(
+    r"^(\..*|dicomdir|licen[cs]e|readme|version|checksums?|thumbs\.db|.*\.(txt|xml|csv|tsv|json|md|html?|pdf|log|png|jpe?g|zip"
+    r"|nii|nii\.gz|nrrd|nhdr|mha|mhd|z?raw|raw\.gz|tiff?|bmp|gif|exe|dll|inf|ini|bat|db|rtf|docx?|xlsx?|gz))$",
+    re.IGNORECASE,
+)
 _KNOWN_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".zip", ".dcm", ".png", ".jpg", ".jpeg", ".json", ".txt")
 
 
@@ -125,66 +138,107 @@ def is_image(path: Path) -> bool:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its `DICM` mark or, so that a damaged one is not overlooked, by its name."""
-    if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
-        return True
-    try:
-        with path.open("rb") as file:
-            file.seek(128)
-            return file.read(4) == b"DICM"
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror})") from error
+    """Whether a file is DICOM by its content or, so that a damaged one is not overlooked, by its name."""
+    return path.suffix.lower() in _DICOM_SUFFIXES or file_kind(path) == "dicom"
 
 
-def find_ct(path: str | os.PathLike[str], kinds: Iterable[str] = ("nifti", "itk", "dicom")) -> list[Path]:
+def accompanies(name: str) -> bool:
+    """Whether a file that is no DICOM stands beside the slices of a series by custom, such as LICENSE or *.txt."""
+    return _BESIDE_SLICES.match(name) is not None
+
+
+def find_ct(
+    path: str | os.PathLike[str],
+    kinds: Iterable[str] = ("nifti", "itk", "dicom"),
+    problems: list[BadInput] | None = None,
+    other: Counter[str] | None = None,
+) -> list[Path]:
     """List the CT inputs at or below a path: image files, DICOM series folders, zips; sorted, hidden names left out.
 
     Args:
         path: a single input or a folder.
         kinds: "nifti" for *.nii and *.nii.gz; "itk" for NRRD (*.nrrd, *.nhdr) and MetaImage (*.mha, *.mhd); "dicom" for
-            every folder that directly holds DICOM files and every zip. The data file of a header (*.raw) is no input.
+            every folder that directly holds DICOM files, whatever their names, and every zip. The data file of a header
+            (*.raw) is no input.
+        problems: files are added that are of these kinds by content and cannot be used, and what is no file.
+        other: all other files are counted into it by kind.
 
     Returns:
         Candidates, not yet validated.
 
     Raises:
-        BadInput: if the path does not exist or a file in it cannot be opened.
+        BadInput: if the path does not exist, or is no file and no folder.
     """
     path, kinds = Path(path), set(kinds)
+    problems, other = [] if problems is None else problems, Counter() if other is None else other
     if not path.exists():
         raise BadInput(path, "does not exist")
-    if path.is_file():
+    if not path.is_dir():
+        check_regular(path)
         return [path]
     endings = tuple(ending for kind in kinds for ending in _IMAGE_SUFFIXES.get(kind, ()))
-    found = []
-    visited = set()
-    for folder, subfolders, names in os.walk(path, followlinks=True):
-        if os.path.realpath(folder) in visited:  # a link back to where we have been
-            subfolders.clear()
-            continue
-        visited.add(os.path.realpath(folder))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        files = [Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"]
-        found += [file for file in files if file.name.lower().endswith(endings)]
-        if "dicom" in kinds:
-            found += [file for file in files if file.suffix.lower() == ".zip"]
-            rest = (file for file in files if not is_image(file) and file.suffix.lower() != ".zip")
-            if any(looks_like_dicom(file) for file in rest):
-                found.append(Path(folder))
+    found: list[Path] = []
+    for folder, files in groupby(walk_files(path, problems, other), lambda file: file.parent):
+        slices, rest = [], []
+        for file in files:
+            name = file.name.lower()
+            if name.endswith(endings) or ("dicom" in kinds and name.endswith(".zip")):
+                found.append(file)
+            elif name.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".zip")):
+                other[other_kind(file)] += 1
+            else:
+                try:
+                    kind = "dicom" if file.suffix.lower() in _DICOM_SUFFIXES else file_kind(file)
+                except BadInput as problem:
+                    problems.append(problem)
+                    continue
+                if kind == "dicom" and "dicom" in kinds:
+                    slices.append(file)
+                elif _OF_KIND.get(kind) in kinds:
+                    expected = " or ".join(_IMAGE_SUFFIXES[_OF_KIND[kind]])
+                    problems.append(BadInput(file, f"is {kind} by its content, expected a name ending in {expected}"))
+                else:
+                    rest.append((file, kind))
+        if slices:
+            found.append(folder)
+        headers = [file for file in found if file.parent == folder and file.name.lower().endswith((".nhdr", ".mhd"))]
+        for file, kind in rest:
+            if _is_data_of(file, headers):
+                continue
+            named = accompanies(file.name) or kind == "dicomdir"
+            if kind == "empty" and other_kind(file) == "without ending" and not slices:
+                problems.append(BadInput(file, "is an empty file (0 bytes), expected an image"))
+            elif named or not slices:  # else it is taken for a slice, and the series refused for it
+                other["DICOMDIR" if kind == "dicomdir" else other_kind(file)] += 1
     return sorted(found)
 
 
-def ct_cases(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+def _is_data_of(file: Path, headers: Iterable[Path]) -> bool:
+    """Whether one of some headers (*.nhdr, *.mhd) beside a file names it as the place of its voxels."""
+    for header in headers:
+        with suppress(BadInput):  # an empty header, which its own check names
+            if file.name.encode() in read_file(header, _HEADER_BYTES):
+                return True
+    return False
+
+
+def ct_cases(path: str | os.PathLike[str]) -> CaseList:
     """What `find_ct` finds, as items of a MONAI `Dataset`: `[{"image": PATH, "case": NAME}, ...]`.
 
     Raises:
         BadInput: if there is no CT.
     """
-    paths = find_ct(path)
+    problems: list[BadInput] = []
+    other: Counter[str] = Counter()
+    paths = find_ct(path, problems=problems, other=other)
     if not paths:
-        raise BadInput(path, "holds no CT, expected NIfTI, NRRD or MetaImage files or DICOM series")
+        if problems:
+            raise problems[0]
+        held = f" ({others_text(other)})" if others_text(other) else ""
+        raise BadInput(path, f"holds no CT{held}, expected NIfTI, NRRD or MetaImage files or DICOM series")
     names = case_names(paths, Path(path))
-    return [{"image": str(found), "case": name} for found, name in zip(paths, names, strict=True)]
+    cases = [{"image": str(found), "case": name} for found, name in zip(paths, names, strict=True)]
+    return CaseList(cases, [{"path": str(p.path), "reason": p.reason} for p in problems], other)
 
 
 def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:

@@ -68,7 +68,7 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
                 view = _PAIR[k] if len(files) == len(_PAIR) else ""
                 listing.rows.append(XrayRow(case, patient, split, file, study, view, labels, more))
     listing.rows = of_one_split(listing.rows, listing.problems)
-    for file in sorted(path for paths in named_files(root).values() for path in paths):
+    for file in sorted(path for paths in named_files(root, listing, [annotation]).values() for path in paths):
         if _real(file) not in named:
             listing.problems.append(BadInput(file, f"has no entry in {annotation.name}"))
     return listing
