@@ -1,6 +1,6 @@
 """Reading and writing CT in a bundle: the one place where (x, y, z) becomes (D, H, W) and back."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,30 +50,6 @@ class ReadCTd(MapTransform):
             }
             out[key] = MetaTensor(hu[None], affine=torch.from_numpy(affine), meta=meta)
         return out
-
-
-class CheckSlicesd(MapTransform):
-    """Refuse a CT that cannot be brought to the wanted slices, before a network sees it: others then go on without it.
-
-    Args:
-        keys: of CTs as `ReadCTd` gives them.
-        n_thin: gives the slice count of the output for a count and a spacing in mm; its ValueError is the reason.
-    """
-
-    def __init__(self, keys: KeysCollection, n_thin: Callable[[int, float], int]) -> None:
-        super().__init__(keys)
-        self.n_thin = n_thin
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Look at every key."""
-        for key in self.key_iterator(data):
-            image = data[key]
-            thick_mm = float(np.linalg.norm(image.affine[:3, 0].cpu()))
-            try:
-                self.n_thin(image.shape[1], thick_mm)
-            except ValueError as error:
-                raise BadInput(image.meta["filename_or_obj"], str(error)) from error
-        return dict(data)
 
 
 class SaveCTd(SaveImaged):

@@ -6,9 +6,7 @@ from monai.transforms import Compose, SaveImaged
 
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import axial_axes, write_nifti
-from common.io.bad_input import BadInput
-from common.transforms.ct_io import CheckSlicesd, FileAxesd, ReadCTd, SaveCTd
-from common.transforms.slabs import slices_for_spacing
+from common.transforms.ct_io import FileAxesd, ReadCTd, SaveCTd
 
 
 @pytest.fixture(params=[(0, 1, 2), (2, 0, 1), (1, 2, 0)], ids=["xyz", "zxy", "yzx"])
@@ -81,15 +79,3 @@ def test_a_prediction_in_the_axes_of_the_file(case):
 def test_programs_that_leave_out_savers_leave_ours_out(tmp_path):
     assert isinstance(SaveCTd("pred", str(tmp_path / "out")), SaveImaged)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("spacing", "fine"), [(1.0, True), (5.0, True), (6.0, False)])
-def test_slices_that_are_too_thin_already_are_refused_by_name(case, spacing, fine):
-    check = CheckSlicesd("image", lambda n, mm: slices_for_spacing(n, mm, spacing))
-    data = ReadCTd("image")({"image": str(case[0])})
-    if fine:
-        assert check(data)["image"] is data["image"]
-        return
-    with pytest.raises(BadInput, match="coarser than the input's 5 mm") as caught:
-        check(data)
-    assert caught.value.path == case[0]
