@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.apps.run.bundle import Bundle, cpu_count
+from common.apps.run.bundle import Bundle, cpu_count, quoted
 from common.apps.run.run_data import RunData
 from common.io.bad_input import BadInput
 from common.io.output_folder import write_text
@@ -201,7 +201,7 @@ class StageRunner:
         options = dict(job.overrides)
         if self.tracking is not None:
             # MONAI adds to the text of output_dir, which must be an expression for that.
-            options |= {"tracking": TRACKERS[self.tracking](), "output_dir": f"${str(self.out.resolve())!r}"}
+            options |= {"tracking": TRACKERS[self.tracking](), "output_dir": quoted(str(self.out.resolve()))}
         with _log_to(self.out / "logs" / "train.log") as attach:
             workflow = ConfigWorkflow(
                 job.files, logging_file=False if logging_file is None else str(logging_file), **options
@@ -235,12 +235,12 @@ def monai_command(files: Sequence[str], logging_file: Path | None, overrides: Ma
 def shell_line(words: Sequence[str]) -> str:
     """A command for the shell, quoted where it must be: a list of files and ids such as a#b stay readable."""
 
-    def quoted(word: str) -> str:
+    def in_shell(word: str) -> str:
         if re.fullmatch(r"[\w@%+=:,./#-]+", word) and not word.startswith("#"):
             return word
         return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
 
-    return " ".join(map(quoted, words))
+    return " ".join(map(in_shell, words))
 
 
 def _as_argument(value: Any) -> str:
@@ -249,6 +249,8 @@ def _as_argument(value: Any) -> str:
 
     if value is None:
         return "$None"  # MONAI leaves out an override that is None, but evaluates an expression
+    if isinstance(value, str) and (value.startswith("-") or "\n" in value) and not value.startswith(("$", "@", "%")):
+        return quoted(value)  # fire would take it for an option, and a command is one line
     if isinstance(value, str) and DefaultParseValue(value) == value:
         return value
     return repr(value)
