@@ -15,6 +15,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from common.io.bad_input import BadInput
+from common.io.inputs import refuse_input
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
@@ -34,7 +35,12 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path``, a file or folder to be, that takes its name when the block succeeds."""
+    """Yield a temporary neighbour of ``path``, a file or folder to be, that takes its name when the block succeeds.
+
+    Raises:
+        BadInput: if it is an input of what is running, see `common.io.inputs`.
+    """
+    refuse_input(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part{os.getpid()}_{path.name}")
     try:

@@ -66,6 +66,7 @@ def pack_bundle(
         python -m common pack bundles/ct_slice_interpolation --out packed --ckpt_dir runs/demo/models
     """
     bundle, out = open_bundle(bundle), Path(out)
+    bundle.stay_out(out)
     weights = _weights(bundle, None if ckpt_dir is None else Path(ckpt_dir))
     configs = _with_activation(_configs(bundle, weights))
     own = {path.relative_to(bundle.root).as_posix(): path for path in (bundle.root / "scripts").rglob("*.py")}

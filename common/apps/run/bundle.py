@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.apps.packaging.active_bundle import activate
 from common.io.bad_input import BadInput, first_error
+from common.io.inputs import reading, refuse_output_folder
 
 if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command line needs none of it
     from monai.bundle import ConfigParser
@@ -82,6 +83,15 @@ class Bundle:
             path = str(self.root.resolve())
             sys.path[:] = [path, *(entry for entry in sys.path if entry != path)]
             activate()
+
+    def stay_out(self, output_dir: str | os.PathLike[str]) -> None:
+        """Refuse an output folder that is an input, or in which the bundle's own files or weights lie.
+
+        Raises:
+            BadInput: naming it.
+        """
+        with reading(self.configs, self.root / "models", self.root / "scripts"):
+            refuse_output_folder(output_dir)
 
     def config_file(self, name: str) -> Path:
         """Path of `configs/NAME.json`; the ending may be left out.

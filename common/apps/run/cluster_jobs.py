@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.apps.run.bundle import UsageError, hint, open_bundle
 from common.apps.run.recipe import merged_stage
 from common.apps.run.stage_runner import monai_command
+from common.io.output_folder import write_text
 from common.io.remote_folder import is_url
 
 __all__ = ["KINDS", "render_job"]
@@ -108,5 +109,5 @@ def render_job(
     environment.filters |= {"shell": shlex.quote, "yaml": partial(json.dumps, ensure_ascii=False)}
     text = environment.get_template(KINDS[kind]).render(values | numbers)
     if out is not None:
-        Path(out).write_text(text, encoding="utf-8")
+        write_text(Path(out), text)
     return {"kind": kind, "stage": stage, "job": text, "file": out}

@@ -131,6 +131,7 @@ def run_recipe(
     overlay = _overlay(bundle, recipe, scale)
     out = Path("runs") / f"{bundle.name}_{scale}" if output_dir is None else Path(output_dir)
     models = out / "models" if ckpt_dir is None else Path(ckpt_dir)
+    bundle.stay_out(out)
     plain = [_merge(bundle, stage, overlay, {}, {}) for stage in recipe]  # to see what the scale says of the stages
     settings, user = _scale_settings(plain[0].config, overrides or {})
     wanted = _choose(recipe, scale, stages, settings.get("stages"))

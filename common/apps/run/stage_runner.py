@@ -22,6 +22,7 @@ from typing import Any
 from common.apps.run.bundle import Bundle, cpu_count, quoted
 from common.apps.run.run_data import RunData
 from common.io.bad_input import BadInput
+from common.io.inputs import refuse_input
 from common.io.output_folder import write_text
 from common.io.remote_folder import publish, to_url
 from common.visualize.tables import json_text
@@ -29,7 +30,7 @@ from common.visualize.tables import json_text
 # Where things lie changes nothing in the result, and what a scale asks for shows in the stages, overrides and data.
 _NOT_COMPARED = (
     "_meta_", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "seed",
-    "stages", "stage_overrides", "virtual", "held_out", "resume", "profile", "plan",
+    "stages", "stage_overrides", "virtual", "held_out", "resume", "profile", "plan", "text_ids",
 )  # fmt: skip
 
 
@@ -120,6 +121,7 @@ class StageRunner:
         if started is not None and started["fingerprint"] != fingerprint and job.config.get("resume", True):
             _refuse_other(folder, started["depends_on"], depends_on)
         if finished is not None or (started is not None and started["fingerprint"] != fingerprint):
+            refuse_input(folder, whole=True)
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         self.models.mkdir(parents=True, exist_ok=True)

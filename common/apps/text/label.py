@@ -13,6 +13,7 @@ from typing import Any
 
 from common.apps.run.bundle import UsageError, hint
 from common.io.bad_input import BadInput
+from common.io.inputs import is_same, reading
 from common.io.output_folder import atomic_text
 from common.io.table import read_columns, read_rows
 from common.text.ct_labeller import explain_ct, label_ct
@@ -64,7 +65,7 @@ def label_table(
     if not text_columns or not all(text_columns):
         given = repr(",".join(text_columns)) if text_columns else "empty"
         raise UsageError(f"--text_columns is {given}, expected names of columns with commas between them")
-    if out.resolve() == table.resolve():
+    if is_same(out, table):
         raise UsageError(f"--out is {out}, which is the input, expected another file")
     columns = read_columns(table)
     renamed = {name: f"input_{name}" if name in labels else name for name in columns}
@@ -76,6 +77,7 @@ def label_table(
     counts: dict[str, Counter[str]] = {name: Counter() for name in labels}
     rows = 0
     with ExitStack() as stack:
+        stack.enter_context(reading(table))
         file = stack.enter_context(atomic_text(out))
         spans_file = stack.enter_context(atomic_text(spans)) if spans else None
         writer = csv.writer(file, lineterminator="\n")

@@ -13,6 +13,7 @@ from typing import Any
 from common.apps.run.bundle import UsageError
 from common.data.report_files import SectionedReport, iter_reports
 from common.io.bad_input import BadInput
+from common.io.inputs import is_same, reading
 from common.io.output_folder import atomic_text
 from common.text.section_lines import PREAMBLE
 from common.text.sections import CONCLUSION_ORDER, sections_text
@@ -55,7 +56,7 @@ def write_sections(
     source, out = Path(path), Path(out)
     if out.is_dir():
         raise UsageError(f"--out is {out}, which is a folder, expected a file O.csv")
-    if out.resolve() == source.resolve():
+    if is_same(out, source):
         raise UsageError(f"--out is {out}, which is the input, expected another file")
     if source.is_dir() and out.exists() and out.suffix.lower() in (".txt", ".xml"):
         raise UsageError(f"--out is {out}, which may be a report, expected a file O.csv")
@@ -64,7 +65,7 @@ def write_sections(
     counts: Counter[str] = Counter(dict.fromkeys(SECTION_COLUMNS, 0))
     reports = 0
     problems: list[BadInput] = []
-    with atomic_text(out) as table_file, atomic_text(spans) as spans_file:
+    with reading(source), atomic_text(out) as table_file, atomic_text(spans) as spans_file:
         table = csv.writer(table_file, lineterminator="\n")
         table.writerow(["study", *SECTION_COLUMNS, "other"])
         for report in iter_reports(source, text_column):
