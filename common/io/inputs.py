@@ -82,7 +82,7 @@ def refuse_output_folder(folder: str | os.PathLike[str]) -> None:
     inputs, here = _READ.get(), _place(folder)
     for file in inputs.files.values() if inputs and here else ():
         if here == _place(Path(os.path.abspath(file)).parent):
-            raise BadInput(folder, f"holds the input {file}, expected an output folder of its own")
+            raise BadInput(folder, f"holds the input itself, {file}, expected an output folder of its own")
 
 
 def is_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

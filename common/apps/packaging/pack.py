@@ -66,8 +66,8 @@ def pack_bundle(
         python -m common pack bundles/ct_slice_interpolation --out packed --ckpt_dir runs/demo/models
     """
     bundle, out = open_bundle(bundle), Path(out)
-    bundle.stay_out(out)
     weights = _weights(bundle, None if ckpt_dir is None else Path(ckpt_dir))
+    bundle.stay_out(out)
     configs = _with_activation(_configs(bundle, weights))
     own = {path.relative_to(bundle.root).as_posix(): path for path in (bundle.root / "scripts").rglob("*.py")}
     code = vendored_files({file for config in configs.values() for file in modules_of_config(config)}, own)
