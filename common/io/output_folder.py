@@ -30,7 +30,8 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> st
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically: a reader sees the whole file or the one before it."""
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8", newline="")
+        # A file name that is no UTF-8 goes out as the bytes it came in.
+        part.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 @contextmanager

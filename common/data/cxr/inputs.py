@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.case_names import unique_names, unique_texts
 from common.data.cxr.cases import FRONTAL, clinical_values, read_cxr_cases
 from common.data.cxr.listing import XRAY_SUFFIXES
 from common.data.datasets.case_loader import CaseList
@@ -44,17 +45,20 @@ def xray_cases(
 
     Returns:
         Items as `common.data.cxr.cases.read_cxr_cases` gives them, a label NaN where it is not known; a case is named
-        by its file without extension. `excluded` lists the images of a prepared folder that have other views.
+        by its file without extension, told apart as in `common.data.case_names`. `excluded` lists the images of a
+        prepared folder that have other views.
 
     Raises:
-        BadInput: if there is no X-ray, two have one name, a table is damaged, or a note or values are given beside a
+        BadInput: if there is no X-ray, a table is damaged, or a note or values are given beside a
             prepared folder.
     """
     path = Path(path)
     if (path / "manifest.csv").is_file():
         if note is not None or clinical is not None:
             raise BadInput(path, "has notes.csv and clinical.csv, expected no --note and no --clinical beside them")
-        return CaseList(_prepared(path, labels, split, views), _other_views(path, split, views))
+        cases = _prepared(path, labels, split, views)
+        named = zip(cases, unique_texts([case["case"] for case in cases]), strict=True)
+        return CaseList([case | {"case": name} for case, name in named], _other_views(path, split, views))
     if not path.exists():
         raise BadInput(path, "does not exist, expected an X-ray or a folder of them")
     images: dict[str, str | None]
@@ -74,9 +78,9 @@ def xray_cases(
     values = {name: row for name, row in values.items() if not np.isnan(row).all()}
     unknown = np.full(len(labels), np.nan, np.float32)
     return CaseList(
-        {"case": name, "patient": name, "study": name, "image": image, "note": text, "label": unknown,
+        {"case": case, "patient": case, "study": case, "image": image, "note": text, "label": unknown,
          "clinical": values.get(name)}
-        for name, image in images.items()
+        for case, (name, image) in zip(unique_texts(list(images)), images.items(), strict=True)
     )  # fmt: skip
 
 
@@ -110,12 +114,8 @@ def _images(path: Path) -> dict[str, str | None]:
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in XRAY_SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise BadInput(path, f"holds no X-ray, expected files that end in {', '.join(XRAY_SUFFIXES)}")
-    found: dict[str, str | None] = {}
-    for file in files:
-        if file.stem in found:
-            raise BadInput(path, f"holds two X-rays named {file.stem!r}, expected different names")
-        found[file.stem] = str(file)
-    return found
+    names = unique_names(files, path, lambda file: file.stem)
+    return {name: str(file) for name, file in zip(names, files, strict=True)}
 
 
 def _text(note: str | os.PathLike[str]) -> str:
