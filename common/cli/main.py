@@ -15,7 +15,7 @@ from common.data.layouts import LAYOUTS
 from common.io.bad_input import first_error
 
 VERBS: dict[str, Verb | Group] = {
-    "demo": Verb(verbs.demo, "demo"),
+    "demo": Verb(verbs.demo, "demo", judged=("*",)),
     "prepare": Group(
         "Validate CTs or X-rays and split them by patient, or write virtual patients in the layout of real data.",
         {
@@ -37,10 +37,11 @@ VERBS: dict[str, Verb | Group] = {
         show=lambda result: print(
             f"{len(result['ran'])} stages run, {len(result['skipped'])} skipped, see {result['page']}"
         ),
+        judged=("*",),
     ),
-    "tune": Verb("common.apps.search.tune:tune", "tune", search.search_of, show=search.show_search),
-    "predict": Verb(verbs.predict, "predict", verbs.inference_keys),
-    "evaluate": Verb(verbs.evaluate, "evaluate", verbs.evaluation_keys),
+    "tune": Verb("common.apps.search.tune:tune", "tune", search.search_of, show=search.show_search, judged=("*",)),
+    "predict": Verb(verbs.predict, "predict", verbs.inference_keys, judged=("inference",)),
+    "evaluate": Verb(verbs.evaluate, "evaluate", verbs.evaluation_keys, judged=("inference", "evaluate")),
     "sections": Verb(
         "common.apps.text.sections:write_sections",
         "sections",
@@ -54,7 +55,7 @@ VERBS: dict[str, Verb | Group] = {
             "labels": Verb("common.apps.text.score_labels:score_labels", "score labels", show=verbs.show_json),
         },
     ),
-    "plan": Verb("common.apps.run.plan:plan_bundle", "plan", show=verbs.show_plan),
+    "plan": Verb("common.apps.run.plan:plan_bundle", "plan", show=verbs.show_plan, judged=("*",)),
     "report": Verb(
         "common.apps.report:compare_runs",
         "report",
@@ -105,6 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(call: Call) -> int:
     with contextlib.redirect_stdout(sys.stderr) if call.json else contextlib.nullcontext():
+        if call.verb.judged and not call.trust:
+            from common.apps.packaging.check import refuse_unsafe
+
+            refuse_unsafe(call.arguments.get("bundle", call.verb.parameters["bundle"].default), call.verb.judged)
         try:
             result = call.verb.call(call.arguments)
         except UnknownKey as error:  # the nearest may be an option of the verb
