@@ -108,7 +108,7 @@ def refuse_unsafe(bundle: str | os.PathLike[str], judged: Sequence[str] = ("*",)
     """
     root = open_bundle(bundle).root
     ours = root.resolve().parent == (LIBRARY.parent / "bundles").resolve()
-    names = {f"configs/{name}.json" for name in judged}
+    names = {f"configs/{name}.json" for name in (*judged, "metadata")}
     found = [
         finding
         for finding in check_bundle(root, weights=not ours)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.case_names import unique_names, unique_texts
+from common.data.case_names import file_name, unique_names, unique_texts
 from common.data.cxr.cases import FRONTAL, clinical_values, read_cxr_cases
 from common.data.cxr.listing import XRAY_SUFFIXES
 from common.data.datasets.case_loader import CaseList
@@ -143,11 +143,12 @@ def _values(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:
             raise BadInput(
                 path, f"has the column {unknown[0]!r}, expected case and some of {', '.join(CLINICAL_COLUMNS)}"
             )
-        if names is not None and row["case"] not in names:
+        case = row["case"] if names is None or row["case"] in names else file_name(row["case"])
+        if names is not None and case not in names:
             raise BadInput(path, f"line {line} is about {row['case']!r}, expected one of {', '.join(names[:3])}")
-        if row["case"] in found:
+        if case in found:
             raise BadInput(path, f"line {line} is about {row['case']!r} again, expected one row for each case")
-        found[row["case"]] = clinical_values(path, line, row)
+        found[case] = clinical_values(path, line, row)
     if not found:
         raise BadInput(path, "holds no row, expected one for each case")
     return found
