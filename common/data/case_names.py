@@ -18,12 +18,12 @@ LONGEST = 230
 def file_name(text: str) -> str:
     """The text as the name of a case's files; unchanged if it can be one.
 
-    A slash or zero byte becomes `_`, a name of blanks or that a shell hides begins with `_`, bytes that are no UTF-8
+    A slash or zero byte becomes `_`, one that is empty or that a shell hides begins with `_`, bytes that are no UTF-8
     are read as Latin-1, and the end of one that is too long becomes a checksum.
     """
     name = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else "_" if c in "/\0" else c for c in text)
     name = name.encode("utf-8", "replace").decode()
-    if not name.strip() or name.startswith("."):
+    if not name or name.startswith("."):
         name = f"_{name}"
     data = name.encode()
     if len(data) > LONGEST:

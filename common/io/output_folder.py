@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -21,10 +22,20 @@ from common.io.inputs import refuse_input
 def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
     """A table as CSV text: `columns` in order, None left blank, lines ended by a newline on every system."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(_rows_to(text), columns)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def csv_writer(file: IO[str]) -> Any:
+    """A writer of rows whose lines end by a newline, and whose cells may hold one, or a carriage return."""
+    return csv.writer(_rows_to(file))
+
+
+def _rows_to(file: IO[str]) -> Any:
+    # The csv module puts quotes around what its own line ends consist of.
+    return SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
 
 
 def write_text(path: Path, text: str) -> None:

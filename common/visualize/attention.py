@@ -122,7 +122,7 @@ def case_figure(
     right.set_xlabel("probability" + (", tick: threshold chosen on validation" if thresholds else ""), fontsize=8.5)
     right.spines[["top", "right"]].set_visible(False)
     if title:
-        figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.01, ha="left", parse_math=False)
+        figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.01, ha="left")
     return figure
 
 
@@ -217,9 +217,7 @@ def token_attention_figure(
     axes.set_xlim(0, width)  # a picture changes the limits
     axes.set_ylim(max(rows, 1), 0)
     if title:
-        figure.text(
-            0.01, 1 - 0.1 / figure.get_figheight(), title, fontsize=10.5, fontweight="bold", va="top", parse_math=False
-        )
+        figure.text(0.01, 1 - 0.1 / figure.get_figheight(), title, fontsize=10.5, fontweight="bold", va="top")
     return figure
 
 

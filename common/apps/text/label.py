@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Any
 from common.apps.run.bundle import UsageError, hint
 from common.io.bad_input import BadInput
 from common.io.inputs import is_same, reading
-from common.io.output_folder import atomic_text
+from common.io.output_folder import atomic_text, csv_writer
 from common.io.table import read_columns, read_rows
 from common.text.ct_labeller import explain_ct, label_ct
 from common.text.ct_labels import CT_RATE_LABELS
@@ -80,7 +79,7 @@ def label_table(
         stack.enter_context(reading(table))
         file = stack.enter_context(atomic_text(out))
         spans_file = stack.enter_context(atomic_text(spans)) if spans else None
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerow([*renamed.values(), *labels])
         for rows, (_, row) in enumerate(read_rows(table, text_columns), 1):
             text = _BETWEEN.join(row[name] for name in text_columns)

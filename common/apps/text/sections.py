@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter
@@ -14,7 +13,7 @@ from common.apps.run.bundle import UsageError
 from common.data.report_files import SectionedReport, iter_reports
 from common.io.bad_input import BadInput
 from common.io.inputs import is_same, reading
-from common.io.output_folder import atomic_text
+from common.io.output_folder import atomic_text, csv_writer
 from common.text.section_lines import PREAMBLE
 from common.text.sections import CONCLUSION_ORDER, sections_text
 
@@ -66,7 +65,7 @@ def write_sections(
     reports = 0
     problems: list[BadInput] = []
     with reading(source), atomic_text(out) as table_file, atomic_text(spans) as spans_file:
-        table = csv.writer(table_file, lineterminator="\n")
+        table = csv_writer(table_file)
         table.writerow(["study", *SECTION_COLUMNS, "other"])
         for report in iter_reports(source, text_column):
             if isinstance(report, BadInput):
@@ -80,7 +79,7 @@ def write_sections(
                 spans_file.write(json.dumps(span, ensure_ascii=False) + "\n")
         with atomic_text(excluded) as file:
             rows = [["path", "reason"], *([str(problem.path), problem.reason] for problem in problems)]
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            csv_writer(file).writerows(rows)
         if not reports:
             raise _nothing_left(source, problems)
     return {
