@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import shlex
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -301,6 +302,14 @@ def test_run_takes_any_path(tmp_path, name):
     check_run(tmp_path, name)
 
 
+@pytest.mark.parametrize("name", ["%%cool", "#####good", CANARY, "@output_dir", "admin@site"])
+def test_run_takes_a_relative_path(tmp_path, name):
+    """https://github.com/Project-MONAI/MONAI/issues/4057: paths that MONAI has its own idea of."""
+    data = make_manifest(tmp_path / "data")
+    result = run_recipe(make_toy_bundle(tmp_path), stages="first", dataset_dir=data, output_dir=name)
+    assert result["ran"] == ["first"] and Path(name, "order.txt").read_text() == "first "
+
+
 @pytest.mark.slow
 @MANY
 @given(file_names)
@@ -402,7 +411,7 @@ def test_reports_are_text(tmp_path):
 @FAST
 @given(st.lists(any_text, min_size=1, max_size=8, unique=True))
 @example(["a", "A", "a_2"])
-@example(["é", "e\u0301", "É"])
+@example(["é", "e\u0301", "É"])  # https://github.com/commontk/CTK/issues/404
 @example(["x" * 300, "x" * 301, "x" * 300 + "_2"])
 @example(["a/b", "a_b", "..", ".", " ", "\0"])
 def test_no_two_texts_get_one_name(texts):
@@ -420,7 +429,8 @@ INPUTS = {
     # (files below a folder) -> names, as the thread or the issue has it
     "an unpacked copy": {"a.nii": "a_nii", "a.nii.gz": "a_nii_gz"},
     "series named alike": {"P1/CT.nii": "P1_CT_nii", "P2/CT.nii": "P2_CT", "P1_CT.nii": "P1_CT"},
-    "only case differs": {"A.nii": "A", "a.nii": "a_2"},
+    # https://github.com/rordenlab/dcm2niix/issues/70
+    "only case differs": {"DATA.nii.gz": "DATA", "data.nii.gz": "data_2"},
     # https://github.com/Project-MONAI/MONAI/pull/6481
     "one name in many folders": {"s1/t1.nii.gz": "s1_t1", "s2/t1.nii.gz": "s2_t1", "s2/t2.nii.gz": "t2"},
     # https://github.com/pydicom/deid/issues/161
@@ -441,6 +451,14 @@ def test_cases_are_told_apart(tmp_path, ct_file, kind):
     assert written == set(wanted.values())
 
 
+def test_many_of_one_name(tmp_path, ct_file):
+    """https://github.com/rordenlab/dcm2niix/issues/969: more than the letters of the alphabet."""
+    for i in range(30):
+        copy_ct(ct_file, tmp_path / "in" / f"{i}" / "t.nii")
+    assert len({row["case"] for row in ct_cases(tmp_path / "in")}) == 30
+    assert len(set(unique_texts(["t"] * 30))) == 30
+
+
 def test_x_rays_named_alike_are_told_apart(tmp_path):
     """https://github.com/Project-MONAI/MONAILabel/issues/554: one image in two formats side by side."""
     for name in ("p.png", "p.jpg", "in/p.png", "q.png"):
@@ -457,7 +475,8 @@ def test_rows_of_a_table_are_told_apart(tmp_path):
     assert all(case["clinical"] is not None for case in cases)
 
 
-def test_a_name_that_is_no_utf8_is_read_as_latin_1(tmp_path, ct_file):
+def test_a_name_that_is_no_utf8_is_read_as_latin_1(tmp_path, ct_file, cxr):
+    """https://github.com/rordenlab/dcm2niix/issues/425: names written on another system."""
     place = tmp_path / "in"
     place.mkdir()
     try:
@@ -467,6 +486,9 @@ def test_a_name_that_is_no_utf8_is_read_as_latin_1(tmp_path, ct_file):
     (place / os.fsdecode(b"bad\xff.nii")).write_bytes(b"")
     result = predict(CT, place, tmp_path / "out", overrides={"mode": "nearest", "target_slices": 12})
     assert result["outputs"] == [str(tmp_path / "out" / "Müller.nii.gz")]
+    image = write_xray(tmp_path / "x" / os.fsdecode(b"S\xf8ren.png"))
+    made = predict(CXR, image, tmp_path / "xrays", cxr[0])
+    assert {Path(path).name for path in made["outputs"]} == {"predictions.csv", "Søren.json", "Søren.png"}
     assert [row["path"] for row in rows(tmp_path / "out" / "excluded.csv")] == [
         str(place / os.fsdecode(b"bad\xff.nii"))
     ]
@@ -634,29 +656,60 @@ def test_the_guard_knows_files_by_their_place_on_the_disk(tmp_path, monkeypatch)
 # ---- a bundle of somebody else ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("file", "change"),
-    [
-        ("inference.json", {"initialize": [CANARY]}),
-        ("inference.json", {"cases": {"_target_": "os.mkdir", "path": "RAN"}}),
-        ("inference.json", {"initialize": ["@_meta_#x"]}),
-    ],
-)
-def test_a_bundle_that_is_not_ours_is_looked_at_first(tmp_path, ct_file, capsys, file, change):
-    """https://github.com/Project-MONAI/model-zoo is full of bundles that somebody downloads, and runs."""
+def theirs(tmp_path, name, **change):
+    """A copy of our bundle, and in one of its configurations something else."""
     bundle = tmp_path / "theirs"
-    for path in CT.rglob("*"):
-        if path.is_file() and "models" not in path.parts:
-            (bundle / path.relative_to(CT)).parent.mkdir(parents=True, exist_ok=True)
-            (bundle / path.relative_to(CT)).write_bytes(path.read_bytes())
+    shutil.copytree(CT, bundle, ignore=shutil.ignore_patterns("models"))
+    content = json.loads((bundle / "configs" / name).read_text())
+    (bundle / "configs" / name).write_text(json.dumps(content | change))
+    return bundle
+
+
+CODE = {
+    "an expression": ("inference.json", {"initialize": [CANARY]}),
+    "a target": ("inference.json", {"cases": {"_target_": "os.mkdir", "path": "RAN"}}),
+    "metadata": ("inference.json", {"initialize": ["@_meta_#x"]}),
+    "nothing": ("inference.json", {"seed": 1}),
+    "another stage": ("vae.json", {"initialize": [CANARY]}),
+}
+
+
+@pytest.mark.parametrize("kind", CODE)
+def test_a_bundle_that_is_not_ours_is_looked_at_first(tmp_path, ct_file, capsys, kind):
+    """https://github.com/Project-MONAI/MONAI/pull/9057: a bundle that somebody downloads may hold code."""
+    bundle = theirs(tmp_path, CODE[kind][0], **CODE[kind][1])
+    if kind == "metadata":
+        meta = json.loads((bundle / "configs" / "metadata.json").read_text())
+        (bundle / "configs" / "metadata.json").write_text(json.dumps(meta | {"x": CANARY}))
     words = ["predict", str(bundle), "--input", str(ct_file), "--output_dir", "out", "--mode", "nearest"]
     words += ["--target_slices", "12"]
-    assert main(words) == 0  # a copy
-    for name, more in ((file, change), ("metadata.json", {"x": CANARY})):
-        content = json.loads((bundle / "configs" / name).read_text())
-        (bundle / "configs" / name).write_text(json.dumps(content | more))
-    capsys.readouterr()
-    assert main([*words[:5], "again", *words[6:]]) == 1 and not Path("again").exists()
-    assert "would run what was not reviewed (configs/" in capsys.readouterr().err
-    main([*words, "--trust"])
-    Path("RAN").rmdir()  # it ran by the user's word
+    safe = kind in ("nothing", "another stage")  # `predict` runs inference.json alone
+    assert main(words) == (0 if safe else 1)
+    told = capsys.readouterr().err
+    assert Path("out").exists() == safe
+    assert safe or (f"{bundle}: would run what was not reviewed (configs/" in told and "--trust" in told)
+    if not safe:
+        main([*words, "--trust"])
+        Path("RAN").rmdir()  # it ran by the user's word
+
+
+@pytest.mark.parametrize(
+    "words", ["run --scale demo", "plan", "tune --search random", "demo", "evaluate --input x.nii.gz --output_dir o"]
+)
+def test_every_verb_that_runs_a_bundle_looks_at_it(tmp_path, ct_file, capsys, words):
+    bundle = theirs(tmp_path, "train.json", initialize=[CANARY])
+    (bundle / "configs" / "inference.json").write_text((bundle / "configs" / "train.json").read_text())
+    (tmp_path / "x.nii.gz").write_bytes(ct_file.read_bytes())
+    verb, *rest = words.split()
+    assert main([verb, *(["--bundle"] if verb == "demo" else []), str(bundle), *rest]) == 1
+    assert "would run what was not reviewed" in capsys.readouterr().err and not Path("runs").exists()
+
+
+def test_a_logging_file_is_looked_at_too(tmp_path, capsys):
+    """https://github.com/Project-MONAI/MONAI/pull/9114: Python evaluates what it says of a handler."""
+    bundle = theirs(tmp_path, "train.json")
+    text = (bundle / "configs" / "logging.conf").read_text()
+    (bundle / "configs" / "logging.conf").write_text(text.replace("(sys.stderr,)", "(__import__('os').mkdir('RAN'),)"))
+    assert "mkdir" in (bundle / "configs" / "logging.conf").read_text()
+    assert main(["run", str(bundle), "--scale", "demo"]) == 1
+    assert "configs/logging.conf: logging: " in capsys.readouterr().err
