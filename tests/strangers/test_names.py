@@ -37,13 +37,12 @@ from common.apps.text.label import label_table
 from common.apps.text.score import score_reports
 from common.apps.text.sections import write_sections
 from common.cli.main import main
-from common.data.case_names import LONGEST, file_name, unique_names, unique_texts
-from common.data.ct.volume import case_name, ct_cases
+from common.data.case_names import file_name, unique_texts
+from common.data.ct.volume import ct_cases
 from common.data.cxr.inputs import xray_cases
 from common.io.bad_input import BadInput
-from common.io.inputs import reading, refuse_input, refuse_output_folder
-from common.io.output_folder import csv_text, write_text
-from common.networks.definitions import read_definitions
+from common.io.output_folder import csv_text
+from common.networks.study_encoders import saved_network
 from tests.clients.packed_mdfnet import write_prepared, write_weights, write_xray
 from tests.data.ct.thin_ct import write_thin_ct
 from tests.toy_bundle import make_manifest, make_toy_bundle
@@ -408,23 +407,6 @@ def test_reports_are_text(tmp_path):
 # ---- names of cases --------------------------------------------------------------------------------------------------
 
 
-@FAST
-@given(st.lists(any_text, min_size=1, max_size=8, unique=True))
-@example(["a", "A", "a_2"])
-@example(["é", "e\u0301", "É"])  # https://github.com/commontk/CTK/issues/404
-@example(["x" * 300, "x" * 301, "x" * 300 + "_2"])
-@example(["a/b", "a_b", "..", ".", " ", "\0"])
-def test_no_two_texts_get_one_name(texts):
-    names = unique_texts(texts)
-    spelt = [unicodedata.normalize("NFC", name).casefold() for name in names]
-    assert len(set(spelt)) == len(names) and names == unique_texts(texts)
-    for text, name in zip(texts, names, strict=True):
-        assert len(name.encode()) <= LONGEST + 4 and not set(name) & {"/", "\0"} and not name.startswith(".")
-        alone = [unicodedata.normalize("NFC", other).casefold() for other in map(file_name, texts)]
-        if file_name(text) == text and alone.count(unicodedata.normalize("NFC", text).casefold()) == 1:
-            assert name == text
-
-
 INPUTS = {
     # (files below a folder) -> names, as the thread or the issue has it
     "an unpacked copy": {"a.nii": "a_nii", "a.nii.gz": "a_nii_gz"},
@@ -494,55 +476,25 @@ def test_a_name_that_is_no_utf8_is_read_as_latin_1(tmp_path, ct_file, cxr):
     ]
 
 
-def test_unique_names_of_a_single_input():
-    path = Path("/x/a.nii.gz")
-    assert unique_names([path], path, case_name) == ["a"]
-
-
 # ---- weights are data ------------------------------------------------------------------------------------------------
 
-EVIL = {
-    "another id": {"initialize": [CANARY]},
-    "an expression for a size": {"refiner_def#context": CANARY},
-    "an expression in a list": {"vae_def": {"num_channels": ["$print(1)"]}},
-    "a target": {"vae_def": {"_target_": "os.mkdir", "path": "RAN"}},
-    "a target of the library that is no network": {"vae_def#_target_": "common.apps.predict.predict"},
-    "another condition": {"vae_def": {"_disabled_": "$__import__('os').mkdir('RAN')"}},
-    "a model to fetch": {"text_def": {"model": "somebody/weights"}},
-    "code of a model": {"text_def": {"config": {"model_type": "bert", "auto_map": {"AutoModel": "x.Y"}}}},
-    "a kernel to fetch": {"text_def": {"config": {"model_type": "bert", "x": "kernels-community/y"}}},
-    "a reference": {"image_size": "@seed"},
-    "labels that are read": {"labels": ["a", CANARY]},
-    "a sampler": {"sampler#_target_": "os.system"},
-    "a path": {"ckpt_dir": "/etc"},
-    "no number": {"image_size": float("nan")},
-    "a deeper id": {"vae_def#config#a": 1},
-    "an import": {"imports": ["$import os"]},
-    "in the other spelling": {"train::run": [CANARY]},
-}
 
-
-@pytest.mark.parametrize("kind", EVIL)
-def test_network_json_holds_sizes_alone(tmp_path, cxr, kind):
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    (folder / "network.json").write_text(json.dumps(EVIL[kind]))
-    with pytest.raises(BadInput, match=r"network.json: sets .*, expected sizes alone"):
-        read_definitions(folder / "network.json")
-    (folder / "model.pt").write_bytes((cxr[0] / "model.pt").read_bytes())
+@pytest.mark.parametrize("found", [{"initialize": [CANARY]}, {"fusion_def": {"width": CANARY}}, {"labels": [CANARY]}])
+def test_network_json_beside_weights_runs_nothing(tmp_path, cxr, found):
+    """Every verb that reads it; what is refused is in tests/networks/test_definitions.py."""
+    folder = shutil.copytree(cxr[0], tmp_path / "weights")
+    content = json.loads((folder / "network.json").read_text())
+    (folder / "network.json").write_text(json.dumps(content | found))
     image = write_xray(tmp_path / "a.png")
     for call in (
         lambda: predict(CXR, image, tmp_path / "out", folder),
         lambda: evaluate(CXR, cxr[1], tmp_path / "out", folder),
         lambda: pack_bundle(CXR, tmp_path / "out", folder),
+        lambda: saved_network(str(folder)),
     ):
-        with pytest.raises(BadInput, match="expected sizes alone"):
+        with pytest.raises(BadInput, match="network.json: sets .*, expected sizes alone"):
             call()
     assert not (tmp_path / "out").exists()
-
-
-def test_what_a_training_wrote_is_accepted(cxr):
-    assert read_definitions(cxr[0] / "network.json")["modalities"] == ["vision", "text", "clinical"]
 
 
 # ---- nothing of the user's is written over ---------------------------------------------------------------------------
@@ -630,27 +582,6 @@ def test_tables_are_not_written_over(tmp_path):
     with pytest.raises(BadInput, match="is the input .* itself"):
         write_sections(tmp_path / "t.excluded.csv", tmp_path / "t.csv", "text")
     assert table.read_text() == "text\nClear lungs.\n" == (tmp_path / "t.excluded.csv").read_text()
-
-
-def test_the_guard_knows_files_by_their_place_on_the_disk(tmp_path, monkeypatch):
-    (tmp_path / "in" / "deep").mkdir(parents=True)
-    (tmp_path / "in" / "a.txt").write_text("mine")
-    (tmp_path / "b.txt").write_text("mine")
-    write_text(tmp_path / "in" / "free.txt", "x")  # nothing is read
-    with reading(tmp_path / "in", "b.txt", None):
-        for path in ("in/a.txt", "in/deep/new/x", "../" + tmp_path.name + "/in/y", "b.txt"):
-            with pytest.raises(BadInput, match=r"lies inside the input|is the input b.txt itself"):
-                write_text(Path(path), "x")
-        with pytest.raises(BadInput, match="holds the input itself, b.txt"):
-            refuse_output_folder(tmp_path)
-        with pytest.raises(BadInput, match="would be made anew and holds the input"):
-            refuse_input(tmp_path, whole=True)
-        with reading(tmp_path / "c"):
-            with pytest.raises(BadInput, match="is the input b.txt itself"):
-                refuse_input("b.txt")
-        write_text(tmp_path / "c", "x")
-    refuse_input("b.txt")
-    assert (tmp_path / "b.txt").read_text() == "mine" == (tmp_path / "in" / "a.txt").read_text()
 
 
 # ---- a bundle of somebody else ---------------------------------------------------------------------------------------
