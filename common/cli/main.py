@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a reason on stderr, 2 wrong usage.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.suppress(AttributeError):  # a path that is no UTF-8 is printed as the bytes it is
+        sys.stdout.reconfigure(errors="surrogateescape")
     debug = "--debug" in words
     try:
         call = parse_call([word for word in words if word != "--debug"], VERBS)
