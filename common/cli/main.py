@@ -72,6 +72,7 @@ VERBS: dict[str, Verb | Group] = {
         show=lambda result: print(
             f"{result['folder']} ({result['files']} files)\n{result['zip']} (sha256 {result['sha256']})"
         ),
+        judged=("train", "inference"),
     ),
     "check": Verb(verbs.check, "check", verbs.allowed_modules, verbs.check_failed),
 }
