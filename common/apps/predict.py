@@ -24,6 +24,7 @@ from common.apps.run.remote_paths import takes_urls
 from common.data.datasets.case_loader import excluded_path
 from common.data.folder_files import others_text
 from common.io.bad_input import BadInput
+from common.io.inputs import reading
 from common.io.output_folder import csv_text, locks, write_text
 from common.io.parallel import Failure, map_cases
 
@@ -70,6 +71,7 @@ def predict(
     """
     check_engine(engine, workers)
     found = open_bundle(bundle)
+    found.stay_out(output_dir)
     settings = {"ckpt_dir": ckpt_dir, "overrides": overrides}
     settings["places"] = {"input": str(input), "output_dir": str(output_dir)}
     config = found.config("inference", **settings)
@@ -82,9 +84,10 @@ def predict(
     here = engine == "local" and workers == 1
     batch = config.get("batch_size") or 1  # batches stay whole, so that the work of one process is that of several
     size = len(cases) if here else -(-len(cases) // (workers * _ROUNDS * batch)) * batch
+    images = [case["image"] for case in cases if case.get("image")]
     groups = [cases[first : first + size] for first in range(0, len(cases), max(size, 1))]
     threads = None if here else cpu_count() // workers
-    run = partial(_predict_cases, bundle=found, settings=settings, threads=threads)
+    run = partial(_predict_cases, bundle=found, settings=settings, threads=threads, read=(input, ckpt_dir, *images))
     results = map_cases(run, groups, workers, engine, address, start_method="spawn")
     outputs: list[str] = []
     unusable: Excluded = []
@@ -107,7 +110,9 @@ def predict(
     _write_excluded(Path(output_dir), excluded + unusable)
     if "finalize" in config:
         config.provide(outputs=outputs)
-        outputs = [*(str(path) for path in resolve(config, "finalize")[0] if path is not None), *outputs]
+        with reading(*images):
+            last = resolve(config, "finalize")[0]
+        outputs = [*(str(path) for path in last if path is not None), *outputs]
     counts = {"cases": len(cases) - len(unusable), "excluded": excluded + unusable, "other_files": other}
     return {"outputs": outputs, **counts}
 
@@ -117,6 +122,7 @@ def _predict_cases(
     bundle: Bundle,
     settings: dict[str, Any],
     threads: int | None,
+    read: Sequence[str | Path | None],
 ) -> tuple[list[str], Excluded]:
     """Predict some cases in this process; gives the files that were written, and the cases that were left out."""
     if threads is not None:
@@ -126,7 +132,8 @@ def _predict_cases(
     config = bundle.config("inference", **settings)
     config.provide(cases=cases)
     resolve(config, *(name for name in ("network", "initialize") if name in config))  # weights are missed first
-    _, outputs, excluded = resolve(config, "run", "outputs", "excluded")
+    with reading(*read):
+        _, outputs, excluded = resolve(config, "run", "outputs", "excluded")
     return [str(path) for path in outputs], list(excluded)
 
 

@@ -17,7 +17,7 @@ from common.data.layouts import LAYOUTS
 from common.io.bad_input import first_error
 
 VERBS: dict[str, Verb | Group] = {
-    "demo": Verb(verbs.demo, "demo", resumes=True),
+    "demo": Verb(verbs.demo, "demo", judged=("*",), resumes=True),
     "prepare": Group(
         "Validate CTs or X-rays and split them by patient, or write virtual patients in the layout of real data.",
         {
@@ -39,11 +39,19 @@ VERBS: dict[str, Verb | Group] = {
         show=lambda result: print(
             f"{len(result['ran'])} stages run, {len(result['skipped'])} skipped, see {result['page']}"
         ),
+        judged=("*",),
         resumes=True,
     ),
-    "tune": Verb("common.apps.search.tune:tune", "tune", search.search_of, show=search.show_search, resumes=True),
-    "predict": Verb(verbs.predict, "predict", verbs.inference_keys),
-    "evaluate": Verb(verbs.evaluate, "evaluate", verbs.evaluation_keys),
+    "tune": Verb(
+        "common.apps.search.tune:tune",
+        "tune",
+        search.search_of,
+        show=search.show_search,
+        judged=("*",),
+        resumes=True,
+    ),
+    "predict": Verb(verbs.predict, "predict", verbs.inference_keys, judged=("inference",)),
+    "evaluate": Verb(verbs.evaluate, "evaluate", verbs.evaluation_keys, judged=("inference", "evaluate")),
     "sections": Verb(
         "common.apps.text.sections:write_sections",
         "sections",
@@ -57,7 +65,7 @@ VERBS: dict[str, Verb | Group] = {
             "labels": Verb("common.apps.text.score_labels:score_labels", "score labels", show=verbs.show_json),
         },
     ),
-    "plan": Verb("common.apps.run.plan:plan_bundle", "plan", show=verbs.show_plan),
+    "plan": Verb("common.apps.run.plan:plan_bundle", "plan", show=verbs.show_plan, judged=("*",)),
     "report": Verb(
         "common.apps.report:compare_runs",
         "report",
@@ -74,6 +82,7 @@ VERBS: dict[str, Verb | Group] = {
         show=lambda result: print(
             f"{result['folder']} ({result['files']} files)\n{result['zip']} (sha256 {result['sha256']})"
         ),
+        judged=("train", "inference"),
     ),
     "check": Verb(verbs.check, "check", verbs.allowed_modules, verbs.check_failed),
 }
@@ -89,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a reason on stderr, 2 wrong usage.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.suppress(AttributeError):  # a path that is no UTF-8 is printed as the bytes it is
+        sys.stdout.reconfigure(errors="surrogateescape")
     debug = "--debug" in words
     call = Call()
     logging.setLogRecordFactory(_record)
@@ -127,6 +138,10 @@ def _record(*args: Any, **options: Any) -> logging.LogRecord:
 
 def _execute(call: Call) -> int:
     with contextlib.redirect_stdout(sys.stderr) if call.json else contextlib.nullcontext():
+        if call.verb.judged and not call.trust:
+            from common.apps.packaging.check import refuse_unsafe
+
+            refuse_unsafe(call.arguments.get("bundle", call.verb.parameters["bundle"].default), call.verb.judged)
         try:
             result = call.verb.call(call.arguments)
         except UnknownKey as error:  # the nearest may be an option of the verb

@@ -29,6 +29,7 @@ from common.data.listing import Input, Listing
 from common.data.manifest import record_place
 from common.data.splits import SPLITS, split_by_patient
 from common.io.bad_input import BadInput, read_text
+from common.io.inputs import reading, refuse_output_folder
 from common.io.output_folder import csv_text, locked, write_text
 from common.io.parallel import Failure, map_cases
 
@@ -88,8 +89,8 @@ def prepare_data(
     found = find_layout(layout)
     if not source.exists():
         raise BadInput(source, f"does not exist, expected {found.expects}")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise BadInput(out, f"lies inside the input {source}, expected an output folder outside it")
+    with reading(source):
+        refuse_output_folder(out)
     (out / ".prepare").mkdir(parents=True, exist_ok=True)
     with locked(out):
         _remove_leftovers(out)

@@ -19,11 +19,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from common.io.bad_input import BadInput, DiskFailure
+from common.io.inputs import refuse_input
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,16 +36,27 @@ _TOUCH_SECONDS, _LOOK_SECONDS, _LOOKS = 5.0, 1.0, 30
 def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
     """A table as CSV text: `columns` in order, None left blank, lines ended by a newline on every system."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(_rows_to(text), columns)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
+def csv_writer(file: IO[str]) -> Any:
+    """A writer of rows whose lines end by a newline, and whose cells may hold one, or a carriage return."""
+    return csv.writer(_rows_to(file))
+
+
+def _rows_to(file: IO[str]) -> Any:
+    # The csv module puts quotes around what its own line ends consist of.
+    return SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically: a reader sees the whole file or the one before it."""
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8", newline="")
+        # A file name that is no UTF-8 goes out as the bytes it came in.
+        part.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
@@ -56,8 +69,10 @@ def atomic_path(path: Path, sync: bool = False, folder: Path | None = None) -> I
         folder: where the temporary file lies instead, on the same disk.
 
     Raises:
+        BadInput: if it is an input of what is running, see `common.io.inputs`.
         DiskFailure: naming the path, if the disk is full or fails; nothing new is left on it.
     """
+    refuse_input(path)
     part = (folder or path.parent) / f".part{secrets.token_hex(4)}_{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

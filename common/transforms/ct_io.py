@@ -72,6 +72,7 @@ class SaveCTd(SaveImaged):
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.output_dir, self.dtype = Path(output_dir), dtype
         self.written: list[str] = []
+        self._case_of: dict[Path, str] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write every key; ``data[key + "_path"]`` names the file."""
@@ -91,6 +92,8 @@ class SaveCTd(SaveImaged):
         return out
 
     def _write(self, path: Path, volume: torch.Tensor, prediction: MetaTensor, meta: Mapping) -> None:
+        if self._case_of.setdefault(path, meta["case"]) != meta["case"]:
+            raise BadInput(meta["filename_or_obj"], f"would be {path}, which is of the case {self._case_of[path]!r}")
         back, affine = _file_axes(prediction, meta)
         write_nifti(path, convert_to_tensor(volume).cpu().numpy().transpose(back), affine)
         self.written.append(str(path))

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -28,7 +29,11 @@ DPI = 110
 
 
 def figure_image(figure: Figure, dpi: float = DPI) -> np.ndarray:
-    """Pixels of a figure, uint8 (H, W, 3)."""
+    """Pixels of a figure, uint8 (H, W, 3); what it says is text, with no formulas but those of its axes' numbers."""
+    numbers = {id(label) for axis in figure.findobj(Axis) for label in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        if id(text) not in numbers:
+            text.set_parse_math(False)
     figure.set_dpi(dpi)
     _take_literally(figure)
     canvas = FigureCanvasAgg(figure)

@@ -91,6 +91,9 @@ def test_help_with_a_bundle_tells_what_is_in_it(toy: Path, capsys: Any) -> None:
 def test_run(toy: Path, tmp_path: Path, capsys: Any) -> None:
     data = make_manifest(tmp_path / "data")
     words = ["run", str(toy), "--dataset_dir", str(data), "--output_dir", str(tmp_path / "out"), "--stages", "first"]
+    assert main(words) == 1
+    assert capsys.readouterr().err.startswith(f"{toy}: would run what was not reviewed (configs/train.json: import: ")
+    words.append("--trust")
     assert main([*words, "--train#trainer#max_epochs", "2", "--label", "007"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 stages run, 0 skipped, see")
     assert main([*words, "--train#trainer#max_epochs", "2", "--label", "007", "--json"]) == 0
@@ -133,7 +136,8 @@ MISTAKES = {
 def test_mistakes_get_one_sentence(toy: Path, words: str, capsys: Any, monkeypatch: Any) -> None:
     code, message = MISTAKES[words]
     monkeypatch.chdir(toy.parent)
-    assert main(words.format(toy=toy).split()) == code
+    trust = ["--trust"] if words.startswith("run {toy} ") or words == "run {toy}" else []
+    assert main([*words.format(toy=toy).split(), *trust]) == code
     shown = capsys.readouterr()
     assert not (toy.parent / "runs").exists()
     assert shown.out == "" and shown.err.count("\n") == 1
@@ -149,7 +153,7 @@ def test_an_error_inside_a_stage_is_a_sentence_too(toy: Path, tmp_path: Path, ca
         "--output_dir",
         str(tmp_path / "o"),
     ]
-    words += ["--train#trainer#loss_function", "$1 / 0"]
+    words += ["--train#trainer#loss_function", "$1 / 0", "--trust"]
     assert main(words) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "ZeroDivisionError: division by zero; --debug shows where"
     with pytest.raises(RuntimeError):
@@ -161,7 +165,7 @@ def test_interrupting_is_no_traceback(toy: Path, monkeypatch: Any, capsys: Any) 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("common.apps.run.recipe.run_recipe", interrupt)
-    assert main(["run", str(toy)]) == 1
+    assert main(["run", str(toy), "--trust"]) == 1
     assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
 
 
@@ -273,5 +277,5 @@ def test_demo(monkeypatch: Any, tmp_path: Path) -> None:
     calls: list[Any] = []
     monkeypatch.setattr("common.apps.run.demo.run_demo", lambda *given: calls.append(given) or {})
     assert main(["demo"]) == 0
-    assert main(["demo", "--bundle", "toy", "--output_dir", str(tmp_path)]) == 0
+    assert main(["demo", "--bundle", "toy", "--output_dir", str(tmp_path), "--trust"]) == 0
     assert calls == [("ct_slice_interpolation", "runs/demo"), ("toy", str(tmp_path))]

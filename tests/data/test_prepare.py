@@ -208,13 +208,21 @@ def test_layout_decides_what_is_taken(tmp_path):
         prepare_data(tmp_path / "in", tmp_path / "out", "nrrd")
 
 
-def test_duplicate_case_names_do_not_overwrite(tmp_path):
+def test_files_of_one_name_are_told_apart(tmp_path):
     write_volume(tmp_path / "in" / "a" / "x.nii.gz", tiny_hu(1))
     write_volume(tmp_path / "in" / "b" / "x.nii", tiny_hu(2))
+    write_volume(tmp_path / "in" / "b" / "x.nii.gz", tiny_hu(3))
+    write_volume(tmp_path / "in" / "y.nii", tiny_hu(4))
     result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
-    assert rows(result.manifest)[0]["image"] == str(tmp_path / "in" / "a" / "x.nii.gz")
-    (row,) = rows(result.excluded)
-    assert row["path"] == str(tmp_path / "in" / "b" / "x.nii") and "duplicate case name 'x'" in row["reason"]
+    found = {row["case"]: (row["patient"], Path(row["image"]).relative_to(tmp_path / "in").as_posix())
+             for row in rows(result.manifest)}  # fmt: skip
+    assert found == {
+        "a_x": ("a_x", "a/x.nii.gz"),
+        "b_x_nii": ("b_x", "b/x.nii"),  # the same scan twice, say, which must not be in two splits
+        "b_x_nii_gz": ("b_x", "b/x.nii.gz"),
+        "y": ("y", "y.nii"),
+    }
+    assert rows(result.excluded) == []
 
 
 def test_patients_csv(tmp_path):

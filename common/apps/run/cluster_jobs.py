@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
+import unicodedata
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +84,11 @@ def render_job(
             raise UsageError(f"--{name} is {value}, expected at least 1")
     found = open_bundle(bundle)
     places = {"bundle_root": str(found.root), "dataset_dir": dataset_dir, "output_dir": output_dir}
-    job = merged_stage(found, stage, scale, places | {"ckpt_dir": f"{output_dir}/models"}, overrides)
+    places |= {"ckpt_dir": f"{output_dir}/models"}
+    job = merged_stage(found, stage, scale, places, overrides)
     files = [*job.files, str(found.config_file("multi_gpu_train.json"))]
-    command = monai_command(files, None, job.overrides)
+    # A URL becomes a local path before MONAI sees it.
+    command = monai_command(files, None, job.overrides | {key: url for key, url in places.items() if is_url(url)})
     if any(is_url(value) for value in (dataset_dir, output_dir, *(overrides or {}).values())):
         command = command.replace("-m monai.bundle", "-m common.apps.run.remote_run", 1)
     values = {
@@ -95,9 +101,12 @@ def render_job(
         "storage_dir": storage_dir,
         "project_dir": project_dir,
     }
+    if any(unicodedata.category(sign) == "Cc" for sign in f"{output_dir}{project_dir}{storage_dir}{image}{claim}"):
+        raise UsageError("a path of the job has a line break or another control character, which no job file can hold")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters |= {"shell": shlex.quote, "yaml": partial(json.dumps, ensure_ascii=False)}
     text = environment.get_template(KINDS[kind]).render(values | numbers)
     if out is not None:
         write_text(Path(out), text)

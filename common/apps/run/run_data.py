@@ -15,6 +15,7 @@ from common.apps.run.bundle import UsageError, cpu_count, missing
 from common.apps.run.prepare import prepare, prepare_virtual
 from common.data.manifest import PATHS, read_manifest
 from common.io.bad_input import BadInput
+from common.io.inputs import refuse_input
 from common.io.output_folder import content_hash, csv_text, write_text
 from common.io.remote_folder import is_url, remote_facts, to_url
 
@@ -228,6 +229,7 @@ def make_virtual(folder: Path, virtual: Mapping[str, Any]) -> list[dict[str, str
     except FileExistsError:
         if not (folder / "virtual.json").is_file():
             raise
+        refuse_input(folder, whole=True)
         shutil.rmtree(folder)
         prepare_virtual(folder, layout, **virtual, workers=cpu_count())
     return read_manifest(folder / "manifest.csv")

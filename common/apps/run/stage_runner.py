@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.apps.run.bundle import Bundle, cpu_count
+from common.apps.run.bundle import Bundle, cpu_count, quoted
 from common.apps.run.run_data import RunData
 from common.io.bad_input import BadInput
 from common.io.checksum import find_damage
+from common.io.inputs import refuse_input
 from common.io.output_folder import named_if_disk_fails, write_text
 from common.io.remote_folder import publish, to_url
 from common.visualize.tables import json_text
@@ -31,7 +32,7 @@ from common.visualize.tables import json_text
 # Where things lie changes nothing in the result, and what a scale asks for shows in the stages, overrides and data.
 _NOT_COMPARED = (
     "_meta_", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "seed",
-    "stages", "stage_overrides", "virtual", "held_out", "resume", "profile", "plan",
+    "stages", "stage_overrides", "virtual", "held_out", "resume", "profile", "plan", "text_ids",
 )  # fmt: skip
 
 
@@ -124,6 +125,7 @@ class StageRunner:
         if changed and "depends_on" in started and job.config.get("resume", True):
             _refuse_other(folder, started["depends_on"], depends_on)
         if finished is not None or changed:
+            refuse_input(folder, whole=True)
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         self.models.mkdir(parents=True, exist_ok=True)
@@ -245,7 +247,7 @@ class StageRunner:
         options = dict(job.overrides)
         if self.tracking is not None:
             # MONAI adds to the text of output_dir, which must be an expression for that.
-            options |= {"tracking": TRACKERS[self.tracking](), "output_dir": f"${str(self.out.resolve())!r}"}
+            options |= {"tracking": TRACKERS[self.tracking](), "output_dir": quoted(str(self.out.resolve()))}
         with _log_to(self.out / "logs" / "train.log") as attach:
             workflow = ConfigWorkflow(
                 job.files, logging_file=False if logging_file is None else str(logging_file), **options
@@ -280,12 +282,12 @@ def monai_command(files: Sequence[str], logging_file: Path | None, overrides: Ma
 def shell_line(words: Sequence[str]) -> str:
     """A command for the shell, quoted where it must be: a list of files and ids such as a#b stay readable."""
 
-    def quoted(word: str) -> str:
+    def in_shell(word: str) -> str:
         if re.fullmatch(r"[\w@%+=:,./#-]+", word) and not word.startswith("#"):
             return word
         return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
 
-    return " ".join(map(quoted, words))
+    return " ".join(map(in_shell, words))
 
 
 def _as_argument(value: Any) -> str:
@@ -294,6 +296,8 @@ def _as_argument(value: Any) -> str:
 
     if value is None:
         return "$None"  # MONAI leaves out an override that is None, but evaluates an expression
+    if isinstance(value, str) and (value.startswith("-") or "\n" in value) and not value.startswith(("$", "@", "%")):
+        return quoted(value)  # fire would take it for an option, and a command is one line
     if isinstance(value, str) and DefaultParseValue(value) == value:
         return value
     return repr(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter
@@ -13,7 +12,8 @@ from typing import Any
 
 from common.apps.run.bundle import UsageError, hint
 from common.io.bad_input import BadInput
-from common.io.output_folder import atomic_text, csv_text, write_text
+from common.io.inputs import is_same, reading
+from common.io.output_folder import atomic_text, csv_text, csv_writer, write_text
 from common.io.table import iter_rows, read_columns
 from common.text.ct_labeller import explain_ct, label_ct
 from common.text.ct_labels import CT_RATE_LABELS
@@ -67,7 +67,7 @@ def label_table(
     if not text_columns or not all(text_columns):
         given = repr(",".join(text_columns)) if text_columns else "empty"
         raise UsageError(f"--text_columns is {given}, expected names of columns with commas between them")
-    if out.resolve() == table.resolve():
+    if is_same(out, table):
         raise UsageError(f"--out is {out}, which is the input, expected another file")
     columns = read_columns(table)
     renamed = {name: f"input_{name}" if name in labels else name for name in columns}
@@ -80,9 +80,10 @@ def label_table(
     rows = without_text = not_english = 0
     excluded = []
     with ExitStack() as stack:
+        stack.enter_context(reading(table))
         file = stack.enter_context(atomic_text(out))
         spans_file = stack.enter_context(atomic_text(spans)) if spans else None
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerow([*renamed.values(), *labels])
         for found_row in iter_rows(table, text_columns):
             if isinstance(found_row, BadInput):

@@ -17,6 +17,7 @@ from common.data.ct.ct_rate import CT_RATE_REPORT, FOLDERS, list_ct_rate
 from common.data.ct.lesion_findings import read_lesion_findings
 from common.data.manifest import read_manifest
 from common.io.bad_input import BadInput
+from common.io.inputs import reading, refuse_output_folder
 from common.io.output_folder import csv_text, locked, write_text
 from common.io.table import iter_rows
 from common.text.ct_labels import CT_RATE_LABELS
@@ -76,8 +77,8 @@ def prepare_reports(input: str | os.PathLike[str], output_dir: str | os.PathLike
     source, out = Path(os.path.abspath(input)), Path(os.path.abspath(output_dir))
     if not source.exists():
         raise missing(source, "a CT-RATE tree or a manifest")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise BadInput(out, f"lies inside the input {source}, expected an output folder outside it")
+    with reading(source):
+        refuse_output_folder(out)
     problems: list[BadInput] = []
     # Virtual CT-RATE data has a manifest beside its tree, which knows more: real reports, sex and age.
     is_tree = (source / "dataset" / "multi_abnormality_labels").is_dir()

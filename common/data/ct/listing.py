@@ -126,16 +126,19 @@ def list_folder(source: str | os.PathLike[str], kinds: Sequence[str]) -> CTListi
     patients = _read_patients(patients_csv, listing.problems) if patients_csv.is_file() else None
     if patients is not None and source.is_dir():
         listing.other[other_kind(patients_csv)] -= 1
-    for path, unique in zip(paths, case_names(paths, source), strict=True):
-        # Two files of one name are a mistake that the user should see; series folders are often named alike.
-        case, patient = case_name(path) if is_image(path) else unique, None
+    names = case_names(paths, source)
+    for path, unique in zip(paths, names, strict=True):
+        name, patient = case_name(path), None
         if patients is not None and is_image(path):
-            patient = patients.get(case)
+            patient = patients.get(unique, patients.get(name))
             if patient is None:
-                listing.problems.append(BadInput(path, f"has no row for case {case!r} in {patients_csv.name}"))
+                listing.problems.append(BadInput(path, f"has no row for case {name!r} in {patients_csv.name}"))
                 continue
-        listing.rows.append(CTInput(path, case, str(path), patient))
-    for case in sorted(set(patients or {}) - {case_name(path) for path in paths}):
+        elif is_image(path) and unique != name:
+            # The same name in another folder is another patient; with another ending it is the same one.
+            patient = "_".join([*path.relative_to(source).parts[:-1], name])
+        listing.rows.append(CTInput(path, unique, str(path), patient))
+    for case in sorted(set(patients or {}) - {case_name(path) for path in paths} - set(names)):
         listing.problems.append(BadInput(patients_csv, f"row {case!r} has no image in the input"))
     return listing
 

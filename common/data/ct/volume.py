@@ -20,6 +20,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from common.data.case_list import CaseList
+from common.data.case_names import unique_names
 from common.data.folder_files import check_regular, file_kind, other_kind, others_text, walk_files
 from common.io.bad_input import BadInput
 from common.io.output_folder import atomic_path
@@ -94,20 +95,8 @@ def case_name(path: str | os.PathLike[str]) -> str:
 
 
 def case_names(paths: Sequence[Path], root: Path) -> list[str]:
-    """A name for each input below a folder: its case name, where several share one with the folders above it.
-
-    Series folders are often named alike: `P1/CT` and `P2/CT` become `P1_CT` and `P2_CT`. What then still shares a name
-    keeps its ending: `a.mha` and `a.nii.gz` become `a_mha` and `a_nii_gz`.
-    """
-    names = [case_name(path) for path in paths]
-    folders = [path.relative_to(root).parts[:-1] for path in paths]
-    endings = [path.name[len(name) :].replace(".", " ").split() for path, name in zip(paths, names, strict=True)]
-    below = ["_".join([*above, name]) for above, name in zip(folders, names, strict=True)]
-    full = ["_".join([name, *ending]) for name, ending in zip(below, endings, strict=True)]
-    for longer in (below, full):
-        count = Counter(names)
-        names = [long if count[name] > 1 else name for name, long in zip(names, longer, strict=True)]
-    return names
+    """A name for each input below a folder, see `common.data.case_names.unique_names`; mostly its `case_name`."""
+    return unique_names(paths, root, case_name)
 
 
 def axial_axes(affine: np.ndarray) -> tuple[int, int, int]:

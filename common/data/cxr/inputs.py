@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.data.case_list import CaseList
+from common.data.case_names import file_name, unique_names, unique_texts
 from common.data.cxr.cases import FRONTAL, clinical_values, read_cxr_cases
 from common.data.cxr.listing import XRAY_KINDS, XRAY_SUFFIXES
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
@@ -47,10 +48,11 @@ def xray_cases(
 
     Returns:
         Items as `common.data.cxr.cases.read_cxr_cases` gives them, a label NaN where it is not known; a case is named
-        by its file without extension. `excluded` lists the images of a prepared folder that have other views.
+        by its file without extension, told apart as in `common.data.case_names`. `excluded` lists the images of a
+        prepared folder that have other views.
 
     Raises:
-        BadInput: if there is no X-ray, two have one name, a table is damaged, or a note or values are given beside a
+        BadInput: if there is no X-ray, a table is damaged, or a note or values are given beside a
             prepared folder.
     """
     path = Path(path)
@@ -58,7 +60,9 @@ def xray_cases(
         if note is not None or clinical is not None:
             raise BadInput(path, "has notes.csv and clinical.csv, expected no --note and no --clinical beside them")
         excluded = _other_views(path, split, views)
-        return CaseList(_prepared(path, labels, split, views, excluded), excluded)
+        cases = _prepared(path, labels, split, views, excluded)
+        named = zip(cases, unique_texts([case["case"] for case in cases]), strict=True)
+        return CaseList([case | {"case": name} for case, name in named], excluded)
     if not path.exists():
         raise BadInput(path, "does not exist, expected an X-ray or a folder of them")
     problems: list[BadInput] = []
@@ -85,9 +89,9 @@ def xray_cases(
         raise BadInput(excluded[-1]["path"], excluded[-1]["reason"])
     unknown = np.full(len(labels), np.nan, np.float32)
     cases = (
-        {"case": name, "patient": name, "study": name, "image": image, "note": text, "label": unknown,
+        {"case": case, "patient": case, "study": case, "image": image, "note": text, "label": unknown,
          "clinical": values.get(name)}
-        for name, image in images.items() if name not in refused
+        for case, (name, image) in zip(unique_texts(list(images)), images.items(), strict=True) if name not in refused
     )  # fmt: skip
     return CaseList(cases, excluded, other)
 
@@ -131,14 +135,9 @@ def _images(path: Path, problems: list[BadInput], other: Counter[str]) -> dict[s
             raise problems[0]
         held = f" ({others_text(other)})" if others_text(other) else ""
         raise BadInput(path, f"holds no X-ray{held}, expected PNG, JPEG or DICOM images")
-    found: dict[str, str | None] = {}
-    for file in files:
-        # A name without such an ending may hold dots, as the UID of a DICOM image does.
-        name = file.stem if file.suffix.lower() in XRAY_SUFFIXES else file.name
-        if name in found:
-            raise BadInput(path, f"holds two X-rays named {name!r}, expected different names")
-        found[name] = str(file)
-    return found
+    # A name without such an ending may hold dots, as the UID of a DICOM image does.
+    names = unique_names(files, path, lambda file: file.stem if file.suffix.lower() in XRAY_SUFFIXES else file.name)
+    return {name: str(file) for name, file in zip(names, files, strict=True)}
 
 
 def _xrays(folder: Path, problems: list[BadInput], other: Counter[str]) -> Iterator[Path]:
@@ -194,7 +193,8 @@ def _values(
             problems.append(row)
             continue
         line, cells = row
-        case = cells["case"] if names is None or cells["case"] in names else plain_id(cells["case"])
+        forms = (cells["case"], plain_id(cells["case"]), file_name(cells["case"]))
+        case = next((form for form in forms if names is None or form in names), cells["case"])
         if not case.strip():
             problems.append(BadInput(path, f"line {line} has no case, expected a name"))
         elif names is not None and case not in names:
