@@ -174,7 +174,7 @@ def test_interrupting_is_no_traceback(toy: Path, monkeypatch: Any, capsys: Any) 
     [
         ("common.apps.predict.predict", ["predict", "{toy}", "--input", "{toy}", "--output_dir", "out"]),
         ("common.apps.text.label.label_table", ["label", "cxr", "t.csv", "--text_columns", "a", "--out", "o.csv"]),
-        ("common.apps.packaging.pack.pack_bundle", ["pack", "{toy}", "--out", "o"]),
+        ("common.apps.packaging.pack.pack_bundle", ["pack", "{toy}", "--out", "o", "--trust"]),
     ],
 )
 def test_an_interrupted_verb_that_starts_again_promises_nothing_else(
@@ -227,7 +227,7 @@ def test_an_engine_that_ends_with_an_error_does_not_say_so_before_the_sentence(
 def test_a_device_that_is_not_there(toy: Path, capsys: Any, device: str, said: str) -> None:
     config = toy / "configs" / "train.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"device": "cpu"}))
-    assert main(["run", str(toy), "--device", device]) == 2
+    assert main(["run", str(toy), "--device", device, "--trust"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(said) and "--device cpu" in err and err.count("\n") == 1
 

@@ -83,7 +83,7 @@ def test_every_verb_reads_a_table_as_programs_write_it(tmp_path: Path, spelling:
     assert [row["pain"] for _, row in read_rows(table)] == ["1", "2"]
     assert [c["case"] for c in xray_cases(table, ["Edema"])] == ["a", "b"]
     assert label_table("cxr", table, ["age"], tmp_path / "l.csv")["rows"] == 2
-    assert write_sections(table, tmp_path / "s.csv", "age")["reports"] == 2
+    assert write_sections(table, tmp_path / "s.csv", "case")["reports"] == 2
     packed = spelling == "gzip"
     text = gzip.decompress(SPELLINGS[spelling]) if packed else SPELLINGS[spelling]
     text = text.replace(b"60", b"0").replace(b"61", b"1")
