@@ -63,15 +63,15 @@ def test_one_bad_row_and_a_packed_table(tmp_path: Path) -> None:
 # ---- one reader for all verbs -----------------------------------------------------------------------------------
 
 SPELLINGS = {
-    "comma": b"case,age,pain\na,60,1\nb,61,2\n",
-    "byte order mark": b"\xef\xbb\xbfcase,age,pain\r\na,60,1\r\nb,61,2\r\n",  # pandas-dev/pandas/issues/13497
-    "quoted byte order mark": b'\xef\xbb\xbf"case","age","pain"\n"a","60","1"\n"b","61","2"',  # .../issues/4793
-    "semicolon": b"case;age;pain\na;60;1\nb;61;2\n",
-    "tab": b"case\tage\tpain\na\t60\t1\nb\t61\t2\n",
-    "separator line": b"sep=;\r\ncase;age;pain\r\na;60;1\r\nb;61;2\r\n",
-    "carriage return": b"case,age,pain\ra,60,1\rb,61,2\r",
-    "empty columns": b"case,age,pain,,\na,60,1,,\nb,61,2,,\n",
-    "gzip": gzip.compress(b"case,age,pain\na,60,1\nb,61,2\n"),
+    "comma": b"case,age,pain\nheart,60,1\nlung,61,2\n",
+    "byte order mark": b"\xef\xbb\xbfcase,age,pain\r\nheart,60,1\r\nlung,61,2\r\n",  # pandas-dev/pandas/issues/13497
+    "quoted byte order mark": b'\xef\xbb\xbf"case","age","pain"\n"heart","60","1"\n"lung","61","2"',  # .../issues/4793
+    "semicolon": b"case;age;pain\nheart;60;1\nlung;61;2\n",
+    "tab": b"case\tage\tpain\nheart\t60\t1\nlung\t61\t2\n",
+    "separator line": b"sep=;\r\ncase;age;pain\r\nheart;60;1\r\nlung;61;2\r\n",
+    "carriage return": b"case,age,pain\rheart,60,1\rlung,61,2\r",
+    "empty columns": b"case,age,pain,,\nheart,60,1,,\nlung,61,2,,\n",
+    "gzip": gzip.compress(b"case,age,pain\nheart,60,1\nlung,61,2\n"),
 }
 
 
@@ -81,7 +81,7 @@ def test_every_verb_reads_a_table_as_programs_write_it(tmp_path: Path, spelling:
     table = write(tmp_path / "t.csv", SPELLINGS[spelling])
     assert read_columns(table) == ["case", "age", "pain"]
     assert [row["pain"] for _, row in read_rows(table)] == ["1", "2"]
-    assert [c["case"] for c in xray_cases(table, ["Edema"])] == ["a", "b"]
+    assert [c["case"] for c in xray_cases(table, ["Edema"])] == ["heart", "lung"]
     assert label_table("cxr", table, ["age"], tmp_path / "l.csv")["rows"] == 2
     assert write_sections(table, tmp_path / "s.csv", "case")["reports"] == 2
     packed = spelling == "gzip"
