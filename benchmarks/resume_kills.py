@@ -104,7 +104,9 @@ def kills(folder: Path, count: int, expected: dict[str, torch.Tensor]) -> None:
         process.wait()
         checkpoints = out / "refiner" / "checkpoints"
         half_written += bool(list(checkpoints.glob(".part*")))
-        moments.append(max((int(path.name.split("_")[1][:9]) for path in checkpoints.glob("iteration_*.pt")), default=0))
+        moments.append(
+            max((int(path.name.split("_")[1][:9]) for path in checkpoints.glob("iteration_*.pt")), default=0)
+        )
     log = finish(out)
     report(
         f"weights after {count} SIGKILLs against an uninterrupted training",

@@ -23,6 +23,8 @@ from common.data.listing import Listing
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 from common.io.table import iter_rows
+from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
+from common.text.plain_text import has_text, is_english
 
 __all__ = [
     "LABEL_VALUES", "XRAY_KINDS", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "count_unnamed", "find_cxr_table",
@@ -111,6 +113,14 @@ class CXRListing(Listing):
     chunk = 256
     fractions = (0.7, 0.1, 0.2)
     tables = ("notes.csv", "clinical.csv")
+
+    def read_labels(self, report: str) -> dict[str, float | None]:
+        """The labels of CheXpert that a report states; one that is not in English has none, and is counted."""
+        if not has_text(report) or is_english(report):
+            return label_cxr(report)
+        left_out = self.facts.setdefault("left_out", {}).setdefault("reports", Counter())
+        left_out["not in English, all labels blank"] += 1
+        return dict.fromkeys(CHEXPERT_LABELS)
 
     @property
     def columns(self) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from common.data.cxr.listing import CXRListing, XrayRow, named_files, of_one_split
 from common.data.splits import SPLITS
 from common.io.bad_input import BadInput, read_text
-from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
+from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.plain_text import has_text
 
 __all__ = ["ANNOTATION", "find_r2gen"]
@@ -58,7 +58,7 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
             except BadInput as problem:
                 listing.problems.append(problem)
                 continue
-            labels, more = label_cxr(report), {"report": str(annotation)}
+            labels, more = listing.read_labels(report), {"report": str(annotation)}
             for k, file in enumerate(files):
                 if not file.is_file() or not _real(file).is_relative_to(_real(root)):
                     problem = "does not exist" if not file.is_file() else "lies outside the folder of images"
