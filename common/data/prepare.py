@@ -30,7 +30,7 @@ from common.data.manifest import record_place
 from common.data.splits import SPLITS, split_by_patient
 from common.io.bad_input import BadInput, read_text
 from common.io.inputs import reading, refuse_output_folder
-from common.io.output_folder import csv_text, locked, write_text
+from common.io.output_folder import csv_text, locked, remove_unfinished, write_text
 from common.io.parallel import Failure, map_cases
 
 __all__ = ["PrepareResult", "prepare_data"]
@@ -93,20 +93,20 @@ def prepare_data(
         refuse_output_folder(out)
     (out / ".prepare").mkdir(parents=True, exist_ok=True)
     with locked(out):
-        _remove_leftovers(out)
+        _remove_unfinished(out)
         listing = found.list(source, **options)
         if exclusion_list is not None:
             _leave_out_listed(listing, source, Path(exclusion_list))
         _leave_out_repeats(listing)
         kept = _usable(listing, out, validate, workers, engine, address)
-        _remove_leftovers(out)
+        _remove_unfinished(out)
         return _write(kept, listing, source, out, layout, seed, strict)
 
 
-def _remove_leftovers(out: Path) -> None:
+def _remove_unfinished(out: Path) -> None:
     """Remove what a run or a worker that was killed had only half written."""
-    for leftover in (*out.glob(".prepare/.*"), *out.glob("images/.*")):
-        leftover.unlink()
+    for name in (".prepare", "images"):
+        remove_unfinished(out / name)
 
 
 def _leave_out_listed(listing: Listing, source: Path, exclusion_list: Path) -> None:

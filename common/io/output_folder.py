@@ -59,6 +59,15 @@ def write_text(path: Path, text: str) -> None:
         part.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed within `atomic_path` left below a folder that nobody else writes now."""
+    for part in sorted(folder.rglob(".part????????_*")):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_path(path: Path, sync: bool = False, folder: Path | None = None) -> Iterator[Path]:
     """Yield a temporary neighbour of ``path``, a file or folder to be, that takes its name when the block succeeds.

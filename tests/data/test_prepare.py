@@ -73,12 +73,12 @@ def test_what_a_killed_worker_half_wrote_is_removed(tmp_path, monkeypatch):
         kept = usable(listing, out, *options)
         for folder in ("images", ".prepare"):
             (out / folder).mkdir(exist_ok=True)
-            (out / folder / ".half.tmp").write_text("half")
+            (out / folder / ".part01234567_half").write_text("half")
         return kept
 
     monkeypatch.setattr(prepare_module, "_usable", killed)
     prepare_data(tmp_path / "in", tmp_path / "out", "ct")
-    assert not list(tmp_path.rglob(".half*"))
+    assert not list(tmp_path.rglob(".part*"))
 
 
 def test_20_good_are_kept_and_25_bad_are_listed_with_their_reason(mixed):

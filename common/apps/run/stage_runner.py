@@ -25,7 +25,7 @@ from common.apps.run.run_data import RunData
 from common.io.bad_input import BadInput
 from common.io.checksum import find_damage
 from common.io.inputs import refuse_input
-from common.io.output_folder import named_if_disk_fails, write_text
+from common.io.output_folder import named_if_disk_fails, remove_unfinished, write_text
 from common.io.remote_folder import publish, to_url
 from common.visualize.tables import json_text
 
@@ -129,6 +129,8 @@ class StageRunner:
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         self.models.mkdir(parents=True, exist_ok=True)
+        for place_of_files in (folder, self.models):
+            remove_unfinished(place_of_files)
         begun = {"fingerprint": fingerprint, "depends_on": depends_on}
         if started is not None and not changed and "finished_at" in started:  # the same once more, see _open_again
             begun["finished_at"] = started["finished_at"]

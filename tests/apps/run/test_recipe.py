@@ -232,6 +232,19 @@ def test_the_checkpoints_of_an_interrupted_training_are_not_lost_to_a_changed_co
     assert checkpoint.is_file()
 
 
+def test_what_a_killed_run_half_wrote_is_removed_before_a_stage_goes_on(call: Any, tmp_path: Path) -> None:
+    """A bug: half a picture was taken for one by the page, which ended a run that could go on."""
+    with pytest.raises(RuntimeError):
+        call(stages="second", overrides={"run": ["$1 / 0"]})
+    half = [tmp_path / "out" / "second" / "pictures" / ".part0123abcd_curve.png"]
+    half += [tmp_path / "out" / "models" / ".part0123abcd_model.pt"]
+    for path in half:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    call(stages="second")
+    assert not any(path.exists() for path in half) and (tmp_path / "out" / "index.html").is_file()
+
+
 def test_a_folder_in_use_is_refused(call: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with locked(tmp_path / "out"), pytest.raises(BadInput, match=f"is being written by process {os.getpid()}"):
