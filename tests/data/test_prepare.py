@@ -173,7 +173,7 @@ def test_sigkill_then_the_same_command(mixed):
     process.send_signal(signal.SIGKILL)
     process.wait()
     (root / "out4" / "images").mkdir(exist_ok=True)
-    (root / "out4" / "images" / ".good_d7.nii.gz.1.tmp").write_bytes(b"half")
+    (root / "out4" / "images" / ".part01234567_good_d7.nii.gz").write_bytes(b"half")
     prepare_data(root / "in", root / "out4", "ct")
     assert outputs(root / "out4") == outputs(root / "out")
 
