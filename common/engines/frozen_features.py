@@ -124,25 +124,27 @@ class FeatureWriter:
             if name == self.scaled and split == "train":
                 spread.add(feature)
 
-        def encode(name: str) -> None:
+        def settle(name: str) -> None:
+            # A batch is always of the same cases, whatever the cache has of it: in another one a case may get other
+            # last digits, and a stage that was interrupted would not give what an undisturbed one does.
             batch = waiting.pop(name)
+            known = [self.cache.get(key) for _, key in batch]
             # Under the lock of the first entry that no other process has made meanwhile.
             entries = cache(lambda: self._encode(name, [cases[row] for row, _ in batch]))
             for i, (row, key) in enumerate(batch):
-                keep(name, row, key, self.cache.get_or_compute(key, lambda i=i: entries()[i]))
+                keep(name, row, key, known[i] or self.cache.get_or_compute(key, lambda i=i: entries()[i]))
 
         for row, case in enumerate(tqdm(cases, f"{self.stage} {split}", unit="case")):
             for name, encoder in self.encoders.items():
                 key = encoder.key(case, self.cache)
-                entry = encoder.absent() if key is None else self.cache.get(key)
-                if entry is not None:
-                    keep(name, row, key, entry)
-                else:
-                    waiting[name].append((row, key))
-                    if len(waiting[name]) == self.batch_size:
-                        encode(name)
+                if key is None:
+                    keep(name, row, key, encoder.absent())
+                    continue
+                waiting[name].append((row, key))
+                if len(waiting[name]) == self.batch_size:
+                    settle(name)
         for name in list(waiting):
-            encode(name)
+            settle(name)
         if self.scaled and split == "train":
             self.scale_factor = 1 / spread.std()
         columns: dict[str, list] = {name: [case[name] for case in cases] for name in self.columns}
