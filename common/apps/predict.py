@@ -101,7 +101,9 @@ def predict(
         rows = excluded + unusable
         first = rows[0] if rows else {"path": input, "reason": "holds no case"}
         if len(rows) > 1:
-            raise BadInput(input, f"holds no usable case, the first of {len(rows)}: {first['reason']}")
+            _write_excluded(Path(output_dir), rows)
+            place = Path(output_dir) / "excluded.csv"
+            raise BadInput(input, f"holds no usable case, see {place}; the first of {len(rows)}: {first['reason']}")
         raise BadInput(first["path"], first["reason"])
     if excluded + unusable:
         logger.warning("%d inputs are left out, with reasons in excluded.csv", len(excluded + unusable))

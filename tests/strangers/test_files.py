@@ -423,3 +423,16 @@ def test_what_lies_beside_reports_is_counted(tmp_path: Path) -> None:
     result = write_sections(tmp_path / "in", tmp_path / "o.csv")
     assert (result["reports"], result["excluded"]) == (1, 2)
     assert result["other_files"] == {".csv.gz": 1, ".jpg": 2}
+
+
+def test_a_folder_of_which_nothing_can_be_used_is_accounted_for_all_the_same(tmp_path: Path) -> None:
+    """A bug: the first reason was told, and those of the others were in no file."""
+    place, out = tmp_path / "in", tmp_path / "out"
+    write_volume(place / "a.nii.gz", np.zeros((8, 8, 4), np.int16))
+    write_volume(place / "b.nii.gz", tiny_hu()[:, :, :1])
+    bundle = Path(__file__).parents[2] / "bundles" / "ct_slice_interpolation"
+    with pytest.raises(BadInput, match=r"holds no usable case, see .*excluded\.csv; the first of 2: "):
+        predict(bundle, place, out, overrides={"mode": "linear", "target_slices": 9})
+    with (out / "excluded.csv").open(newline="") as file:
+        assert [Path(row["path"]).name for row in csv.DictReader(file)] == ["a.nii.gz", "b.nii.gz"]
+    assert [path.name for path in out.iterdir()] == ["excluded.csv"]
