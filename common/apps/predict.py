@@ -21,11 +21,11 @@ from typing import Any
 from common.apps.run.bundle import Bundle, cpu_count, open_bundle, resolve
 from common.apps.run.prepare import check_engine
 from common.apps.run.remote_paths import takes_urls
-from common.data.datasets.case_loader import excluded_path
+from common.data.datasets.case_loader import excluded_path, no_usable_case, write_excluded
 from common.data.folder_files import others_text
 from common.io.bad_input import BadInput
 from common.io.inputs import reading
-from common.io.output_folder import csv_text, locks, write_text
+from common.io.output_folder import locks
 from common.io.parallel import Failure, map_cases
 
 logger = logging.getLogger("predict")
@@ -98,18 +98,12 @@ def predict(
             outputs += result[0]
             unusable += result[1]
     if len(unusable) == len(cases):
-        rows = excluded + unusable
-        first = rows[0] if rows else {"path": input, "reason": "holds no case"}
-        if len(rows) > 1:
-            _write_excluded(Path(output_dir), rows)
-            place = Path(output_dir) / "excluded.csv"
-            raise BadInput(input, f"holds no usable case, see {place}; the first of {len(rows)}: {first['reason']}")
-        raise BadInput(first["path"], first["reason"])
+        raise no_usable_case(input, Path(output_dir), excluded + unusable)
     if excluded + unusable:
         logger.warning("%d inputs are left out, with reasons in excluded.csv", len(excluded + unusable))
     if others_text(other):
         logger.warning("%s, which were not looked at", others_text(other))
-    _write_excluded(Path(output_dir), excluded + unusable)
+    write_excluded(Path(output_dir), excluded + unusable)
     if "finalize" in config:
         config.provide(outputs=outputs)
         with reading(*images):
@@ -137,11 +131,3 @@ def _predict_cases(
     with reading(*read):
         _, outputs, excluded = resolve(config, "run", "outputs", "excluded")
     return [str(path) for path in outputs], list(excluded)
-
-
-def _write_excluded(folder: Path, excluded: Excluded) -> None:
-    if excluded:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "excluded.csv", csv_text(("path", "reason"), excluded))
-    else:  # that of an earlier call would be taken for this one's
-        (folder / "excluded.csv").unlink(missing_ok=True)

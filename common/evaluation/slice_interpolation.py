@@ -13,13 +13,12 @@ from tqdm import tqdm
 
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import ct_cases
-from common.data.datasets.case_loader import reason_of
+from common.data.datasets.case_loader import no_usable_case, reason_of
 from common.data.datasets.feature_cache import hash_array
 from common.data.folder_files import others_text
 from common.data.manifest import read_split
 from common.evaluation.evaluation import Evaluation, Measured
 from common.inferers.slice_interpolation import SliceInterpolationInferer
-from common.io.bad_input import BadInput
 from common.metrics.image_quality import histogram_distance, psnr, ssim
 from common.networks.slice_interpolator import PARTS_OF_MODE, SliceInterpolator, parts_for
 from common.networks.weights import MissingWeights, read_state
@@ -111,7 +110,6 @@ class SliceInterpolationEvaluation(Evaluation):
                 "the refiner was trained without diffusion samples; --refine_samples false leaves it out"
             )
             names.remove("diffusion")
-        (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
         cases, excluded = _thin_cases(self.input)
         rows, hashes = [], []
         for path, case in tqdm(cases, desc="evaluate", unit="case"):
@@ -139,8 +137,7 @@ class SliceInterpolationEvaluation(Evaluation):
                 caption = f"Case {case}: axial and coronal planes and absolute error in HU, {slabs}."
                 save_picture(figure, output_dir / "pictures" / f"{case}.png", caption)
         if not rows:
-            reason = excluded[0]["reason"] if excluded else "no CT found"
-            raise BadInput(self.input, f"holds no CT that can be evaluated: {reason}")
+            raise no_usable_case(self.input, output_dir, excluded)
         means = mean_metrics(rows)
         wide = {row["mode"]: row for row in means if row["window"] == "wide"}
         linear = {row["window"]: row["psnr"] for row in means if row["mode"] == "linear"}

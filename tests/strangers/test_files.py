@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
 
 from common.apps.predict import predict
+from common.apps.run.evaluate import evaluate
 from common.apps.text.sections import write_sections
 from common.data.ct.reader import read_ct
 from common.data.ct.volume import ct_cases, find_ct
@@ -425,14 +426,15 @@ def test_what_lies_beside_reports_is_counted(tmp_path: Path) -> None:
     assert result["other_files"] == {".csv.gz": 1, ".jpg": 2}
 
 
-def test_a_folder_of_which_nothing_can_be_used_is_accounted_for_all_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", [predict, evaluate])
+def test_a_folder_of_which_nothing_can_be_used_is_accounted_for_all_the_same(tmp_path: Path, verb: Callable) -> None:
     """A bug: the first reason was told, and those of the others were in no file."""
     place, out = tmp_path / "in", tmp_path / "out"
     write_volume(place / "a.nii.gz", np.zeros((8, 8, 4), np.int16))
     write_volume(place / "b.nii.gz", tiny_hu()[:, :, :1])
     bundle = Path(__file__).parents[2] / "bundles" / "ct_slice_interpolation"
     with pytest.raises(BadInput, match=r"holds no usable case, see .*excluded\.csv; the first of 2: "):
-        predict(bundle, place, out, overrides={"mode": "linear", "target_slices": 9})
+        verb(bundle, place, out, overrides={"mode": "linear"} if verb is predict else {"modes": ["linear"]})
     with (out / "excluded.csv").open(newline="") as file:
         assert [Path(row["path"]).name for row in csv.DictReader(file)] == ["a.nii.gz", "b.nii.gz"]
     assert [path.name for path in out.iterdir()] == ["excluded.csv"]

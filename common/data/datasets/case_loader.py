@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from monai.data import list_data_collate
 from torch.utils.data import DataLoader, Dataset
 
 from common.io.bad_input import BadInput, first_error
+from common.io.output_folder import csv_text, write_text
 
-__all__ = ["CaseLoader", "excluded_path", "reason_of"]
+__all__ = ["CaseLoader", "excluded_path", "no_usable_case", "reason_of", "write_excluded"]
 
 logger = logging.getLogger("predict")
 
@@ -38,6 +41,33 @@ def reason_of(error: Exception) -> str:
     if isinstance(cause, BadInput):
         return cause.reason
     return text if isinstance(cause, ValueError) and text else f"{type(cause).__name__}: {text}".rstrip(": ")
+
+
+def write_excluded(folder: Path, excluded: Sequence[Mapping[str, str]]) -> Path:
+    """Write FOLDER/excluded.csv; without any row that of an earlier call goes, as it would be taken for this one's."""
+    path = folder / "excluded.csv"
+    if excluded:
+        write_text(path, csv_text(("path", "reason"), excluded))
+    else:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def no_usable_case(source: str | os.PathLike[str], folder: Path, excluded: Sequence[Mapping[str, str]]) -> BadInput:
+    """The error that an input holds no usable case; several reasons are written to FOLDER/excluded.csv.
+
+    Args:
+        source: the input.
+        folder: of the output.
+        excluded: `{"path", "reason"}` of each case.
+    """
+    if not excluded:
+        return BadInput(source, "holds no case")
+    first = excluded[0]
+    if len(excluded) == 1:
+        return BadInput(first["path"], first["reason"])
+    path = write_excluded(folder, excluded)
+    return BadInput(source, f"holds no usable case, see {path}; the first of {len(excluded)}: {first['reason']}")
 
 
 class CaseLoader:
