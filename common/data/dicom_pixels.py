@@ -11,10 +11,7 @@ import os
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
-from pydicom.uid import (
-    JPEG2000TransferSyntaxes,
-    JPEGExtended12Bit,
-)
+from pydicom.uid import JPEG2000TransferSyntaxes, JPEGExtended12Bit
 
 from common.io.bad_input import BadInput
 

@@ -39,13 +39,7 @@ METADATA = {
 _TENSOR_KEYS = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data",
                 "channel_def")  # fmt: skip
 _LOG_HANDLERS = ("StreamHandler", "logging.StreamHandler", "NullHandler", "logging.NullHandler")
-_INCOMPLETE = (
-    "layout",
-    "metadata",
-    "id",
-    "path",
-    "json",
-)  # rules about what a bundle lacks, not about what it would run
+_INCOMPLETE = ("layout", "metadata", "id", "path", "json")  # rules about what a bundle lacks, not what it would run
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin")
 _CODE = (".so", ".pyd", ".pyc", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ts", ".pkl", ".pickle", ".joblib", ".pyo",
          ".whl", ".egg", ".jar", ".pth.tar", ".dill")  # fmt: skip
