@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.data.ehr.mimic_iv import EHRRead, Study, read_contexts  # noqa: E402
 from common.data.ehr.mimic_stays import read_admissions, read_emergency_stays  # noqa: E402
-from common.data.ehr.mimic_tables import TableCounts, stream_rows  # noqa: E402
+from common.io.table import TableCounts, stream_rows  # noqa: E402
 
 LAYOUTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "layouts"
 HOSP, ED = "mimic-iv-demo-2.2", "mimic-iv-ed-demo-2.2"

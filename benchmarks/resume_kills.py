@@ -103,8 +103,10 @@ def kills(folder: Path, count: int, expected: dict[str, torch.Tensor]) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         checkpoints = out / "refiner" / "checkpoints"
-        half_written += bool(list(checkpoints.glob(".*.tmp")))
-        moments.append(max((int(path.name.split("_")[1][:9]) for path in checkpoints.glob("*.pt")), default=0))
+        half_written += bool(list(checkpoints.glob(".part*")))
+        moments.append(
+            max((int(path.name.split("_")[1][:9]) for path in checkpoints.glob("iteration_*.pt")), default=0)
+        )
     log = finish(out)
     report(
         f"weights after {count} SIGKILLs against an uninterrupted training",
@@ -144,7 +146,7 @@ def mdfnet(folder: Path, count: int) -> None:
             if name not in ended:
                 landed[name] += 1
                 break
-        checkpoints += bool(list(out.glob("*/resume/.*.tmp")))
+        checkpoints += bool(list(out.glob("*/resume/.part*")))
     said.append(finish(out, bundle="mdfnet_cxr"))
     files = {
         path.relative_to(whole): torch.load(path, weights_only=True) for path in sorted(whole.glob("models/**/*.pt"))

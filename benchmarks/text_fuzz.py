@@ -54,6 +54,12 @@ LONG = {
     "dotless": "İ",
     "underscores": "_",
     "dashes": "- ",
+    "tags": "<br>",
+    "comments": "<!--",
+    "styles": "<style>",
+    "entities": "&amp;nbsp;",
+    "soft hyphens": "effu\u00adsion ",
+    "boxes": "[ ] effusion ",
     "prose": SEEDS[0] + " ",
 }
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from common.apps.run.bundle import UnknownKey, UsageError
 from common.cli import prepare, search, verbs
@@ -15,11 +17,11 @@ from common.data.layouts import LAYOUTS
 from common.io.bad_input import first_error
 
 VERBS: dict[str, Verb | Group] = {
-    "demo": Verb(verbs.demo, "demo"),
+    "demo": Verb(verbs.demo, "demo", judged=("*",), resumes=True),
     "prepare": Group(
         "Validate CTs or X-rays and split them by patient, or write virtual patients in the layout of real data.",
         {
-            "virtual": Verb(prepare.prepare_virtual, "prepare virtual"),
+            "virtual": Verb(prepare.prepare_virtual, "prepare virtual", resumes=True),
             **{name: prepare.layout_verb(name) for name in LAYOUTS},
             "reports": Verb(
                 "common.apps.text.prepare_reports:prepare_reports",
@@ -37,14 +39,23 @@ VERBS: dict[str, Verb | Group] = {
         show=lambda result: print(
             f"{len(result['ran'])} stages run, {len(result['skipped'])} skipped, see {result['page']}"
         ),
+        judged=("*",),
+        resumes=True,
     ),
-    "tune": Verb("common.apps.search.tune:tune", "tune", search.search_of, show=search.show_search),
-    "predict": Verb(verbs.predict, "predict", verbs.inference_keys),
-    "evaluate": Verb(verbs.evaluate, "evaluate", verbs.evaluation_keys),
+    "tune": Verb(
+        "common.apps.search.tune:tune",
+        "tune",
+        search.search_of,
+        show=search.show_search,
+        judged=("*",),
+        resumes=True,
+    ),
+    "predict": Verb(verbs.predict, "predict", verbs.inference_keys, judged=("inference",)),
+    "evaluate": Verb(verbs.evaluate, "evaluate", verbs.evaluation_keys, judged=("inference", "evaluate")),
     "sections": Verb(
         "common.apps.text.sections:write_sections",
         "sections",
-        show=lambda result: print(f"{result['reports']} reports, {result['excluded']} left out: {result['out']}"),
+        show=verbs.show_sections,
     ),
     "label": Verb("common.apps.text.label:label_table", "label", show=verbs.show_labels),
     "score": Group(
@@ -54,7 +65,7 @@ VERBS: dict[str, Verb | Group] = {
             "labels": Verb("common.apps.text.score_labels:score_labels", "score labels", show=verbs.show_json),
         },
     ),
-    "plan": Verb("common.apps.run.plan:plan_bundle", "plan", show=verbs.show_plan),
+    "plan": Verb("common.apps.run.plan:plan_bundle", "plan", show=verbs.show_plan, judged=("*",)),
     "report": Verb(
         "common.apps.report:compare_runs",
         "report",
@@ -71,6 +82,7 @@ VERBS: dict[str, Verb | Group] = {
         show=lambda result: print(
             f"{result['folder']} ({result['files']} files)\n{result['zip']} (sha256 {result['sha256']})"
         ),
+        judged=("train", "inference"),
     ),
     "check": Verb(verbs.check, "check", verbs.allowed_modules, verbs.check_failed),
 }
@@ -86,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a reason on stderr, 2 wrong usage.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.suppress(AttributeError):  # a path that is no UTF-8 is printed as the bytes it is
+        sys.stdout.reconfigure(errors="surrogateescape")
     debug = "--debug" in words
+    call = Call()
+    logging.setLogRecordFactory(_record)
     try:
         call = parse_call([word for word in words if word != "--debug"], VERBS)
         if call.help is not None:
@@ -94,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return _execute(call)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"interrupted; {_after_interruption(call)}", file=sys.stderr)
         return 1
     except Exception as error:  # the one place where every error becomes its sentence
         if debug:
@@ -103,8 +119,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
+def _after_interruption(call: Call) -> str:
+    if call.verb is not None and call.verb.resumes:
+        return "the same command goes on where it stopped"
+    return "what it has written stays, and the same command does all of it again"
+
+
+def _record(*args: Any, **options: Any) -> logging.LogRecord:
+    """A log record; that an engine ends with an error is said once, by the sentence, and not by the engine before it.
+
+    Its own line names the object that failed by its address. It stays in files that log everything.
+    """
+    record = logging.LogRecord(*args, **options)
+    if record.levelno == logging.ERROR and record.name.startswith("ignite.engine"):
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return record
+
+
 def _execute(call: Call) -> int:
     with contextlib.redirect_stdout(sys.stderr) if call.json else contextlib.nullcontext():
+        if call.verb.judged and not call.trust:
+            from common.apps.packaging.check import refuse_unsafe
+
+            refuse_unsafe(call.arguments.get("bundle", call.verb.parameters["bundle"].default), call.verb.judged)
         try:
             result = call.verb.call(call.arguments)
         except UnknownKey as error:  # the nearest may be an option of the verb

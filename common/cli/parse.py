@@ -36,6 +36,8 @@ _EVERYWHERE = {
     "--debug": "show the traceback of an error",
     "--help": "show this",
 }
+_TRUST = inspect.Parameter("trust", inspect.Parameter.KEYWORD_ONLY, default=False, annotation="bool")
+_TRUST_NOTE = "run what the bundle says without looking at it first, as check does; for a bundle whose makers you trust"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Verb:
         more_help: gives lines to add to the help, from the words that were given.
         failed: gives the sentence with which a result means exit code 1, None for a result that is fine.
         show: prints a result.
+        resumes: whether the same command, after an interruption, goes on where it stopped.
+        judged: configuration files of its bundle that it runs, `("*",)` for all; they are checked before.
     """
 
     function: Callable[..., Any] | str
@@ -60,6 +64,8 @@ class Verb:
     more_help: Callable[[Sequence[str]], str] = lambda words: ""
     failed: Callable[[Any], str | None] = lambda result: None
     show: Callable[[Any], None] = lambda result: None
+    resumes: bool = False
+    judged: tuple[str, ...] = ()
 
     @cached_property
     def _described(self) -> tuple[Mapping[str, inspect.Parameter], str]:
@@ -128,11 +134,12 @@ Verbs = Mapping[str, Verb | Group]
 
 @dataclass(frozen=True)
 class Call:
-    """What a command line asks for: a help text, or a verb with its arguments."""
+    """What a command line asks for: a help text, or a verb with its arguments; `trust` is for its bundle."""
 
     verb: Verb | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     json: bool = False
+    trust: bool = False
     help: str | None = None
 
 
@@ -194,12 +201,19 @@ def parse_call(words: Sequence[str], verbs: Verbs) -> Call:
         if rest[0] not in subs:
             raise UsageError(f"{name} has no {rest[0]!r}, expected one of {', '.join(subs)}{hint(rest[0], subs)}")
         verb, rest = subs[rest[0]], rest[1:]
-    return Call(help=help_of(verb, rest)) if wants_help else Call(verb, _arguments(verb, rest), known.json)
+    if wants_help:
+        return Call(help=help_of(verb, rest))
+    arguments = _arguments(verb, rest)
+    return Call(verb, arguments, known.json, bool(verb.judged) and arguments.pop("trust", False))
+
+
+def _options(verb: Verb) -> dict[str, inspect.Parameter]:
+    return verb.parameters | ({"trust": _TRUST} if verb.judged else {})
 
 
 def _arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     """The arguments of a verb's function, with the types that its annotations say."""
-    parameters, see = verb.parameters, f"see {PROGRAM} {verb.name} --help"
+    parameters, see = _options(verb), f"see {PROGRAM} {verb.name} --help"
     booleans = [name for name, p in parameters.items() if _type(p) == "bool"]
     negated = {f"--{no}{name}": f"--{name}=false" for name in booleans for no in ("no", "no_")}
     words = [_OPTION.sub(lambda option: "--" + option[1].replace("-", "_"), word) for word in words]
@@ -230,7 +244,8 @@ def _parser(verb: Verb, named: Collection[str]) -> _Parser:
     """The parser of a verb, with its help; an argument without a default goes by position, unless it is named."""
     paragraphs, notes, _ = verb.sections()
     parser, usage = _Parser(), f"{PROGRAM} {verb.name}"
-    for name, p in verb.parameters.items():
+    notes = notes | {"trust": _TRUST_NOTE}
+    for name, p in _options(verb).items():
         placeholder, note = re.fullmatch(r"([A-Z][A-Z,]*(?: \.\.\.)?(?= ))?(.*)", notes[name]).groups("")
         required, shown = p.default is p.empty, _shown(p, placeholder)
         usage += f" {shown}" if required else f" [{shown}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from common.apps.run.bundle import UsageError
@@ -10,6 +11,7 @@ from common.cli.parse import Verb
 from common.data.layouts import LAYOUTS
 
 Result = dict[str, Any]
+_MOST_REASONS = 3  # that are printed of a table
 
 
 def prepare_virtual(
@@ -94,7 +96,7 @@ def layout_verb(name: str) -> Verb:
         "\nExamples:",
         *(f"    python -m common prepare {name} {words}" for words in examples),
     ])  # fmt: skip
-    return Verb(prepare, f"prepare {name}")
+    return Verb(prepare, f"prepare {name}", resumes=True)
 
 
 def _folders(text: str) -> list[str]:
@@ -103,6 +105,8 @@ def _folders(text: str) -> list[str]:
 
 def _told(summary: Result) -> Result:
     """Print what a preparation came to."""
+    from common.data.folder_files import others_text
+
     counts = summary["counts"]
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
     views = ", ".join(f"{n} {view}" for view, n in counts.get("views", {}).items())
@@ -112,9 +116,23 @@ def _told(summary: Result) -> Result:
         print("MIMIC-IV was not found, so notes and clinical values are blank; --ehr names its folders")
     elif "notes" in counts:
         print(f"{counts['notes']} of {counts['studies']} studies have a note")
+    for table, reasons in summary.get("left_out", {}).items():
+        print(f"{table}: {sum(reasons.values())} rows or values left out: {_most(reasons)}")
+    if summary.get("not_used"):
+        print(f"values not used: {_most(summary['not_used'])}")
+    if others_text(summary.get("other_files", {})):
+        print(others_text(summary["other_files"]))
     if counts["excluded"]:
         print(f"{counts['excluded']} left out, with reasons: {summary['excluded']}")
     return summary
+
+
+def _most(reasons: Mapping[str, int]) -> str:
+    """`5 REASON; 2 REASON; 1 for 1 other reasons in prepare.json`, the most frequent ones first."""
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    said, rest = [f"{n} {reason}" for reason, n in ranked[:_MOST_REASONS]], ranked[_MOST_REASONS:]
+    said += [f"{sum(n for _, n in rest)} for {len(rest)} other reasons in prepare.json"] if rest else []
+    return "; ".join(said)
 
 
 def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:

@@ -157,6 +157,15 @@ def show_plan(result: Result) -> None:
         print(note)
 
 
+def show_sections(result: Result) -> None:
+    """Print how many reports there were, and what else."""
+    from common.data.folder_files import others_text
+
+    print(f"{result['reports']} reports, {result['excluded']} left out: {result['out']}")
+    if result["other_files"]:
+        print(others_text(result["other_files"]))
+
+
 def show_labels(result: Result) -> None:
     """Print how often each label has each value."""
     from common.visualize.tables import format_table
@@ -168,6 +177,11 @@ def show_labels(result: Result) -> None:
     ]
     print(format_table(rows, ["label", *(value or "blank" for value in values)]))
     print(f"{result['rows']} reports: {', '.join(p for p in (result['out'], result['spans']) if p)}")
+    for name, why in (("without_text", "say nothing"), ("not_english", "are not in English")):
+        if result[name]:
+            print(f"{result[name]} reports {why}: all their labels are blank")
+    if result["excluded"]:
+        print(f"{result['excluded']} rows left out, with reasons: {result['excluded_file']}")
 
 
 def show_json(result: Result) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from common.io.bad_input import BadInput
-from common.io.table import read_rows
+from common.io.table import plain_id, read_rows
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
@@ -56,8 +56,8 @@ def find_label_columns(columns: Sequence[str], id_column: str) -> list[str]:
 
 
 def case_id(text: str) -> str:
-    """An id as it is compared: without white space around it and without the ending of a NIfTI file."""
-    return re.sub(r"\.nii(\.gz)?\Z", "", text.strip())  # CT-RATE writes VolumeName with and without
+    """An id as it is compared: a `plain_id`, without white space around it and without the ending of a NIfTI file."""
+    return plain_id(re.sub(r"\.nii(\.gz)?\Z", "", text.strip()))  # CT-RATE writes VolumeName with and without
 
 
 def difference_words(wanted: Iterable[str], given: Iterable[str], what: str) -> str:

@@ -37,7 +37,7 @@ class Option:
     folders: bool = False
 
 
-VALIDATE = Option("validate", "decode every image, instead of looking at its header and end", False)
+VALIDATE = Option("validate", "decode every image; false looks at its header and end only", True)
 
 
 @dataclass(frozen=True)

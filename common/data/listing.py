@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,7 @@ class Input(Protocol):
 
         Returns:
             What JSON can hold: "row", columns of the manifest that the file told; "image" and "bytes", the file that
-            is used and its size, if it was written here.
+            is used, as seen from the output folder, and its size, if it was written here.
 
         Raises:
             BadInput: naming why it cannot be used.
@@ -66,12 +67,14 @@ class Listing(ABC):
         rows: the inputs.
         problems: what is not usable.
         left_out: (path, reason) of what was left out on purpose, which is no fault.
+        other: kind -> files of the folder that were not looked at, see `common.data.folder_files`.
         facts: for prepare.json.
     """
 
     rows: list[Any] = field(default_factory=list)
     problems: list[BadInput] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
+    other: Counter[str] = field(default_factory=Counter)
     facts: dict[str, Any] = field(default_factory=dict)
 
     one: ClassVar[str]

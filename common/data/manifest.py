@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.io.bad_input import BadInput
+from common.io.output_folder import write_text
 from common.io.remote_folder import fetch_files, is_url
 from common.io.table import read_rows
 
@@ -11,10 +12,13 @@ REQUIRED = ("case", "split", "image")
 VOLUMES = ("image", "regions", "lesions")
 PATHS = (*VOLUMES, "report")
 """Columns that name files; `report` the one that holds the text, such as a table."""
+_PLACE = ".place"
 
 
 def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
     """Rows of a manifest; relative paths are made absolute, as seen from its folder. URLs stay, see `with_files`.
+
+    Files that were written into a prepared folder are those of the folder where it is now: it may have been moved.
 
     Args:
         manifest: the file, or the prepared folder that holds it.
@@ -30,11 +34,28 @@ def read_manifest(manifest: str | Path) -> list[dict[str, str]]:
     rows = [row for _, row in read_rows(manifest, REQUIRED)]
     if not rows:
         raise BadInput(manifest, "lists no case")
+    folder, written = manifest.parent.resolve(), _written_in(manifest.parent)
     for row in rows:
         for name in PATHS:
             if row.get(name) and not is_url(row[name]):
-                row[name] = str(manifest.parent.resolve() / row[name])
+                path = folder / row[name]
+                moved = written is not None and path.is_relative_to(written)
+                row[name] = str(folder / path.relative_to(written) if moved else path)
     return rows
+
+
+def record_place(folder: Path) -> None:
+    """Write down where a prepared folder is, which its manifest was made for."""
+    write_text(folder / _PLACE, f"{folder}\n")
+
+
+def _written_in(folder: Path) -> Path | None:
+    """Where a prepared folder was when its manifest was written, None if it is there still or does not say."""
+    try:
+        place = Path((folder / _PLACE).read_text(encoding="utf-8").removesuffix("\n"))
+    except (OSError, ValueError):
+        return None
+    return place if place.is_absolute() and place.resolve() != folder.resolve() else None
 
 
 def read_split(manifest: str | Path, split: str, limit: int | None = None) -> list[dict[str, str]]:

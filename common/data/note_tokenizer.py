@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from common.io.output_folder import atomic_path
 from common.text.bm25 import with_background
 
-__all__ = ["NoteTokenizer", "build_note_tokenizer"]
+__all__ = ["NoteTokenizer", "build_note_tokenizer", "save_tokenizer"]
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -128,6 +129,12 @@ class NoteTokenizer:
         return self.tokenizer.convert_ids_to_tokens(torch.as_tensor(ids).tolist())
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:
+    """Write a tokenizer of Hugging Face, all of its files or none; they replace another one in the folder."""
+    with atomic_path(Path(folder)) as part:
+        tokenizer.save_pretrained(part)
+
+
 def build_note_tokenizer(
     texts: Iterable[str], folder: str | os.PathLike[str], vocab_size: int = 2000, max_tokens: int = 8192
 ) -> NoteTokenizer:
@@ -165,6 +172,5 @@ def build_note_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     names = {f"{name.strip('[]').lower()}_token": name for name in _SPECIAL}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, **names)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    fast.save_pretrained(folder)
+    save_tokenizer(fast, folder)
     return NoteTokenizer(folder, max_tokens)

@@ -23,16 +23,19 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.data.folder_files import check_regular
 from common.data.layouts import find_layout
 from common.data.listing import Input, Listing
+from common.data.manifest import record_place
 from common.data.splits import SPLITS, split_by_patient
 from common.io.bad_input import BadInput, read_text
-from common.io.output_folder import csv_text, locked, write_text
+from common.io.inputs import reading, refuse_output_folder
+from common.io.output_folder import csv_text, locked, remove_unfinished, write_text
 from common.io.parallel import Failure, map_cases
 
 __all__ = ["PrepareResult", "prepare_data"]
 
-_CHECKS = 2  # raised whenever the checks change, so that results of older ones are not used again
+_CHECKS = 3  # raised whenever the checks change, so that results of older ones are not used again
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def prepare_data(
     exclusion_list: str | os.PathLike[str] | None = None,
     engine: str = "local",
     address: str | None = None,
-    validate: bool = False,
+    validate: bool = True,
     **options: Any,
 ) -> PrepareResult:
     """Check, convert where needed, and split a data set; running it again resumes and gives the same bytes.
@@ -70,7 +73,7 @@ def prepare_data(
         exclusion_list: text file of what to leave out, an entry per line, `#` starts a comment.
         engine: where the processes run, "local" or "ray", see `common.io.parallel`.
         address: of a Ray cluster.
-        validate: decode X-rays, instead of looking at their header and end only; CTs always are.
+        validate: decode X-rays, small; False looks at their header and end only. CTs are always decoded.
         options: of the layout, as its entry in the registry lists them.
 
     Returns:
@@ -86,24 +89,24 @@ def prepare_data(
     found = find_layout(layout)
     if not source.exists():
         raise BadInput(source, f"does not exist, expected {found.expects}")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise BadInput(out, f"lies inside the input {source}, expected an output folder outside it")
+    with reading(source):
+        refuse_output_folder(out)
     (out / ".prepare").mkdir(parents=True, exist_ok=True)
     with locked(out):
-        _remove_leftovers(out)
+        _remove_unfinished(out)
         listing = found.list(source, **options)
         if exclusion_list is not None:
             _leave_out_listed(listing, source, Path(exclusion_list))
         _leave_out_repeats(listing)
         kept = _usable(listing, out, validate, workers, engine, address)
-        _remove_leftovers(out)
+        _remove_unfinished(out)
         return _write(kept, listing, source, out, layout, seed, strict)
 
 
-def _remove_leftovers(out: Path) -> None:
+def _remove_unfinished(out: Path) -> None:
     """Remove what a run or a worker that was killed had only half written."""
-    for leftover in (*out.glob(".prepare/.*"), *out.glob("images/.*")):
-        leftover.unlink()
+    for name in (".prepare", "images"):
+        remove_unfinished(out / name)
 
 
 def _leave_out_listed(listing: Listing, source: Path, exclusion_list: Path) -> None:
@@ -153,7 +156,7 @@ def _usable(
     while waiting:
         # A second reconstruction is looked at only when the first one of its scan is bad.
         firsts = [(group[0], _key(group[0], settings)) for _, group in waiting]
-        todo = [(row, key) for row, key in firsts if not _is_known(known.get(key))]
+        todo = [(row, key) for row, key in firsts if not _is_known(known.get(key), out)]
         chunks = [todo[i : i + listing.chunk] for i in range(0, len(todo), listing.chunk)]
         check = partial(_check_chunk, out=out, validate=validate)
         with tqdm(total=len(todo), unit=listing.one, desc="prepare", dynamic_ncols=True) as bar:
@@ -187,11 +190,13 @@ def _key(row: Input, settings: list[Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _is_known(facts: Mapping[str, Any] | None) -> bool:
+def _is_known(facts: Mapping[str, Any] | None, out: Path) -> bool:
     """Whether a check need not be done again: its result is there, and so is the file that it wrote."""
-    if facts is None or "image" not in facts:
-        return facts is not None
-    image = Path(facts["image"])
+    if facts is None or facts.get("again"):
+        return False
+    if "image" not in facts:
+        return True
+    image = out / facts["image"]
     return image.is_file() and image.stat().st_size == facts["bytes"]
 
 
@@ -200,27 +205,34 @@ def _check_chunk(chunk: Sequence[tuple[Input, str]], out: Path, validate: bool) 
     told = []
     for row, _ in chunk:
         try:
-            row.path.stat()
-        except OSError as error:
-            told.append({"reason": f"cannot be read ({error.strerror})"})
-            continue
-        try:
+            check_regular(row.path)
             told.append(row.check(out, validate))
         except BadInput as error:
-            told.append({"reason": error.reason})
-    lines = "".join(json.dumps([key, facts]) + "\n" for (_, key), facts in zip(chunk, told, strict=True))
+            # What the system refused (a disk error, a share that was away, a lock) may be there the next time.
+            told.append({"reason": error.reason} | ({"again": True} if _by_the_system(error) else {}))
+    kept = [(key, facts) for (_, key), facts in zip(chunk, told, strict=True) if "again" not in facts]
     name = hashlib.sha256("".join(key for _, key in chunk).encode()).hexdigest()[:32]
-    write_text(out / ".prepare" / f"{name}.jsonl", lines)
+    write_text(out / ".prepare" / f"{name}.jsonl", "".join(json.dumps(item) + "\n" for item in kept))
     return told
+
+
+def _by_the_system(error: BaseException | None) -> bool:
+    """Whether an error of the operating system is behind another; libraries raise OSErrors without a number, too."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _read_records(folder: Path) -> dict[str, dict[str, Any]]:
     known = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # a damaged line is a check to be done again
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with suppress(ValueError, TypeError, KeyError):  # a damaged line is a check to be done again
                 key, facts = json.loads(line)
-                known[key] = facts
+                if isinstance(facts["row"] if "reason" not in facts else facts, dict):
+                    known[key] = facts
     return known
 
 
@@ -243,7 +255,8 @@ def _write(
 ) -> PrepareResult:
     rows = [
         {"case": row.case, "patient": row.patient, "split": row.split, "image": str(row.path), **row.columns}
-        | facts.get("row", {})
+        | facts["row"]
+        | ({"image": str(out / facts["image"])} if "image" in facts else {})
         for row, facts in kept
     ]
     _split(rows, listing.fractions, seed)
@@ -265,7 +278,9 @@ def _write(
     counts = {"kept": len(rows), "excluded": len(excluded), "bad": bad, "patients": len({r["patient"] for r in rows})}
     counts |= {split: sum(row["split"] == split for row in rows) for split in SPLITS}
     summary = {"layout": layout, "input": str(source), "seed": seed, **listing.facts, "counts": counts | more}
-    summary |= {"versions": _versions(listing.libraries), "data_hash": data_hash}
+    other = {kind: n for kind, n in sorted(listing.other.items()) if n}
+    summary |= {"other_files": other, "versions": _versions(listing.libraries), "data_hash": data_hash}
+    record_place(out)
     write_text(manifest, csv_text(listing.columns, rows))
     write_text(summary_file, json.dumps(summary, indent=1) + "\n")
     return PrepareResult(manifest, out / "excluded.csv", summary_file, summary)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.cxr.open_i import REPORTS_CSV, OpenIReport, is_open_i, iter_open_i
+from common.data.folder_files import check_regular, other_kind
 from common.io.bad_input import BadInput, read_text
 from common.io.table import is_table, iter_rows, read_columns
+from common.text.plain_text import has_text
 from common.text.section_headers import SPELLINGS
 from common.text.sections import CONCLUSION_ORDER, Section, split_sections
 
@@ -38,7 +41,6 @@ _CT_RATE_COLUMNS = {
     "Findings_EN": "findings",
     "Impressions_EN": "impression",
 }
-_MISSING = ("", "not given", "not given.", "nan")  # as CT-RATE and pandas write "no text"
 _MIMIC_STUDY = re.compile(r"s\d{8}")
 _NO_REPORT = re.compile(r"(?:licen[cs]e|readme|sha256sums|md5sums|records|changelog|index)\b.*", re.IGNORECASE)
 
@@ -60,7 +62,9 @@ class SectionedReport:
     columns: tuple[str, ...] | None = None
 
 
-def iter_reports(path: str | os.PathLike[str], text_column: str | None = None) -> Iterator[SectionedReport | BadInput]:
+def iter_reports(
+    path: str | os.PathLike[str], text_column: str | None = None, other: Counter[str] | None = None
+) -> Iterator[SectionedReport | BadInput]:
     """Yield the reports of a file or folder, cut into sections.
 
     Args:
@@ -68,13 +72,14 @@ def iter_reports(path: str | os.PathLike[str], text_column: str | None = None) -
             Open-i; a table (.csv or .csv.gz) of Open-i, of CT-RATE, with a column per section, or with the report in
             one column; a folder that holds the tables of Open-i or CT-RATE.
         text_column: of a table: the column that holds the report. None looks for `TEXT_COLUMNS`.
+        other: files of a folder of reports that are none are counted into it by kind.
 
     Raises:
         BadInput: if there is no report to be found, or a table cannot be read at all.
     """
     path = Path(path)
     if path.is_dir():
-        found = _of_folder(path)
+        found = _of_folder(path, Counter() if other is None else other)
     elif not path.exists():
         raise BadInput(path, "does not exist, expected a report, a table or a folder of reports")
     elif is_table(path):
@@ -96,7 +101,7 @@ def iter_reports(path: str | os.PathLike[str], text_column: str | None = None) -
         yield report
 
 
-def _of_folder(folder: Path) -> Iterator[SectionedReport | BadInput]:
+def _of_folder(folder: Path, other: Counter[str]) -> Iterator[SectionedReport | BadInput]:
     endings = {Path(name).suffix.lower() for _, _, names in os.walk(folder) for name in names}
     tables = [
         *folder.glob(f"{CT_RATE_REPORTS}/*_reports.csv"),
@@ -115,20 +120,21 @@ def _of_folder(folder: Path) -> Iterator[SectionedReport | BadInput]:
     elif {".txt", ".xml"} <= endings:
         raise BadInput(folder, "holds .txt and .xml reports, expected one kind")
     elif ".txt" in endings:
-        yield from _of_text_tree(folder)
+        yield from _of_text_tree(folder, other)
     elif ".xml" in endings:
         yield from _of_open_i(folder)
     else:
         raise BadInput(folder, f"holds no report, expected .txt or .xml files, {REPORTS_CSV} or {CT_RATE_REPORTS}")
 
 
-def _of_text_tree(folder: Path) -> Iterator[SectionedReport | BadInput]:
+def _of_text_tree(folder: Path, other: Counter[str]) -> Iterator[SectionedReport | BadInput]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             file = Path(parent, name)
             if file.suffix.lower() != ".txt":
-                continue  # the images and tables beside the reports
+                other[other_kind(file)] += 1  # the images and tables beside the reports
+                continue
             if name.startswith(".") or _NO_REPORT.fullmatch(name):
                 yield BadInput(file, "is no report by its name")
             else:
@@ -138,6 +144,7 @@ def _of_text_tree(folder: Path) -> Iterator[SectionedReport | BadInput]:
 
 def _read_text(path: Path, study: str) -> SectionedReport | BadInput:
     try:
+        check_regular(path)
         text = read_text(path, "a report")
     except BadInput as error:
         return error
@@ -186,7 +193,7 @@ def _rows(
             continue
         line, cells = row
         study = str(number) if study_column is None else cells[study_column].strip().removesuffix(".nii.gz")
-        texts = {name: cells[name] for name in section_of if cells[name].strip().lower() not in _MISSING}
+        texts = {name: cells[name] for name in section_of if has_text(cells[name])}
         if not study:
             yield BadInput(path, f"line {line} has no {study_column}, expected the name of the report")
         elif not texts:

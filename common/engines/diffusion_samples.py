@@ -14,11 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from common.data.ct.reader import read_ct
-from common.data.ct.volume import write_nifti
+from common.data.ct.volume import axial_axes, write_nifti
 from common.inferers.slice_interpolation import SliceInterpolationInferer
 from common.networks.slice_interpolator import SliceInterpolator
 from common.networks.weights import weights_hash
-from common.transforms.ct_io import axial_axes, to_axial
+from common.transforms.ct_io import to_axial
 from common.transforms.slabs import simulate_thick
 
 __all__ = ["add_samples"]

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
+from common.data.datasets.features import write_features
 from common.handlers.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from common.inferers.frozen_encoders import FrozenEncoder
-from common.io.output_folder import atomic_path, write_text
+from common.io.output_folder import write_text
 
 __all__ = ["FeatureWriter"]
 
@@ -124,25 +124,27 @@ class FeatureWriter:
             if name == self.scaled and split == "train":
                 spread.add(feature)
 
-        def encode(name: str) -> None:
+        def settle(name: str) -> None:
+            # A batch is always of the same cases, whatever the cache has of it: in another one a case may get other
+            # last digits, and a stage that was interrupted would not give what an undisturbed one does.
             batch = waiting.pop(name)
+            known = [self.cache.get(key) for _, key in batch]
             # Under the lock of the first entry that no other process has made meanwhile.
             entries = cache(lambda: self._encode(name, [cases[row] for row, _ in batch]))
             for i, (row, key) in enumerate(batch):
-                keep(name, row, key, self.cache.get_or_compute(key, lambda i=i: entries()[i]))
+                keep(name, row, key, known[i] or self.cache.get_or_compute(key, lambda i=i: entries()[i]))
 
         for row, case in enumerate(tqdm(cases, f"{self.stage} {split}", unit="case")):
             for name, encoder in self.encoders.items():
                 key = encoder.key(case, self.cache)
-                entry = encoder.absent() if key is None else self.cache.get(key)
-                if entry is not None:
-                    keep(name, row, key, entry)
-                else:
-                    waiting[name].append((row, key))
-                    if len(waiting[name]) == self.batch_size:
-                        encode(name)
+                if key is None:
+                    keep(name, row, key, encoder.absent())
+                    continue
+                waiting[name].append((row, key))
+                if len(waiting[name]) == self.batch_size:
+                    settle(name)
         for name in list(waiting):
-            encode(name)
+            settle(name)
         if self.scaled and split == "train":
             self.scale_factor = 1 / spread.std()
         columns: dict[str, list] = {name: [case[name] for case in cases] for name in self.columns}
@@ -157,9 +159,7 @@ class FeatureWriter:
             "cache_dir": os.path.relpath(self.cache.root.resolve(), self.folder.resolve()),
             "maps": {name: {"tensor": self.encoders[name].tensor, "entries": rows} for name, rows in digests.items()},
         }
-        with atomic_path(self.folder / f"{split}.safetensors") as part:
-            save_file({name: torch.stack(rows) for name, rows in vectors.items()}, part)
-        write_text(self.folder / f"{split}.json", json.dumps(index) + "\n")
+        write_features(self.folder, split, index, {name: torch.stack(rows) for name, rows in vectors.items()})
 
     def _encode(self, name: str, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
         begin = time.perf_counter()

@@ -15,16 +15,25 @@ from typing import Any, Protocol, runtime_checkable
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
-from common.handlers.engine_state import is_step_iteration, on_exception, scalar, total_iterations
+from common.engines.training_state import (
+    DamagedCheckpoint,
+    load_random_state,
+    random_state,
+    read_state_file,
+    write_state_file,
+)
+from common.handlers.engine_state import is_step_iteration, on_exception, scalar, total_iterations, warn
 from common.io.bad_input import BadInput
 from common.io.remote_folder import publish
 
-__all__ = ["ResumableSampler", "ResumeHandler", "differences"]
+__all__ = ["ENDED", "ResumableSampler", "ResumeHandler", "differences"]
 
 logger = logging.getLogger("train")
 
 _NAME = re.compile(r"iteration_(\d+)(?:_(?P<metric>.+)_(?P<value>-?[\d.]+(?:e[+-]\d+)?))?\.pt")
+ENDED = 128 + signal.SIGTERM
+"""Exit code of a training that was asked to end, as of a process that SIGTERM ended: its results are not there yet."""
+
 _BEST = ("best_metric", "best_metric_epoch")
 
 
@@ -51,7 +60,8 @@ class ResumeHandler:
     renamed. It is written only where the optimizer has just stepped, so that no accumulated gradient is lost; at the
     end of an epoch after everything else of that epoch, and not at the very end, where `model.pt` is written instead.
 
-    SIGTERM (a machine that is taken away) saves at the next step and exits with code 0.
+    SIGTERM (a machine that is taken away) saves at the next step and exits with code 143, as nothing is finished yet.
+    Where the newest checkpoint is damaged, a sentence says so and the next intact one is taken.
 
     The data loader needs a `ResumableSampler`. A stage may give its epochs different lengths: it sets
     `engine.state.epoch_length` when an epoch starts, before this handler.
@@ -98,6 +108,7 @@ class ResumeHandler:
         self.resume, self.name = resume, name
         self._random: dict[str, Any] | None = None
         self._saved = 0
+        self._damaged: list[Path] = []
         self._metric: tuple[str, float] | None = None
         self._stop = False
         self._former_handler: Any = None
@@ -122,9 +133,8 @@ class ResumeHandler:
         self._length = engine.state.epoch_length
         self._done = 0  # iterations of the epoch that comes next, which a resumed training does not repeat
         # A trainer that has trained already (a further round of federated learning) goes on by itself.
-        newest = self.newest() if self.resume and engine.state.iteration == 0 else None
-        if newest is not None:
-            self.load(engine, newest)
+        if self.resume and engine.state.iteration == 0 and self.newest() is not None:
+            self.load(engine, *self._intact(engine))
 
     def _epoch_started(self, engine: Engine) -> None:
         length, every = engine.state.epoch_length, getattr(engine, "accumulation_steps", 1)
@@ -159,7 +169,7 @@ class ResumeHandler:
     def _completed(self, engine: Engine) -> None:
         self._unlisten()
         if self._stop:
-            raise SystemExit(0)
+            raise SystemExit(ENDED)
 
     def _save_if_due(self, engine: Engine) -> None:
         iteration, stop = engine.state.iteration, self._stop
@@ -170,7 +180,7 @@ class ResumeHandler:
         self._metric = None
         if stop:
             logger.warning(f"{self.name}: asked to end, saved at iteration {iteration}; the same command goes on.")
-            raise SystemExit(0)
+            raise SystemExit(ENDED)
 
     # ---- signals -----------------------------------------------------------------------------------------------------
 
@@ -197,22 +207,44 @@ class ResumeHandler:
         """The checkpoint of the latest iteration; None if there is none."""
         return next(reversed(self.checkpoints()), None)
 
+    def _intact(self, engine: Engine) -> tuple[Path, Mapping[str, Any]]:
+        """The newest checkpoint that is as it was written, and its content; those after it go with the next save.
+
+        Raises:
+            BadInput: if none is.
+        """
+        self._damaged, found = [], None
+        for path in reversed(self.checkpoints()):
+            try:
+                found = path, read_state_file(path)
+                break
+            except DamagedCheckpoint as error:
+                self._damaged.append(path)
+                reason = error.reason
+        if found is None:
+            more = f"none of the {len(self._damaged) - 1} before it is intact, " if self._damaged[1:] else ""
+            raise BadInput(self._damaged[0], f"{reason}, {more}expected one to go on with or --resume false")
+        for path in self._damaged:
+            warn(engine, f"{self.name}: {path} is damaged, the next intact checkpoint is used: {found[0].name}.")
+        return found
+
     def save(self, engine: Engine) -> None:
         """Write a checkpoint of this moment, then remove those that are no longer kept.
 
         Raises:
-            BadInput: if it cannot be written.
+            DiskFailure: if it cannot be written.
         """
         mine = {"random": random_state(), "sampler": self._sampler.state_dict()}
         ranks = idist.all_gather(mine) if idist.get_world_size() > 1 else [mine]
         self._saved = engine.state.iteration
         if idist.get_rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self.resume:
-                for path in self.checkpoints():
-                    path.unlink()
-            for left in self.folder.glob(".iteration_*.tmp"):  # by a process that was killed while it wrote
-                left.unlink()
+            for path in self._damaged if self.resume else self.checkpoints():
+                path.unlink(missing_ok=True)
+            self._damaged = []
+            for pattern in (".part*", ".iteration_*.tmp"):  # by a process that was killed while it wrote, or before 0.2
+                for left in self.folder.glob(pattern):
+                    left.unlink()
             metric = "" if self._metric is None else f"_{self._metric[0]}_{self._metric[1]:.6g}"
             state = {
                 "settings": self.settings,
@@ -231,13 +263,17 @@ class ResumeHandler:
             publish(self.folder)
         self.resume = True
 
-    def load(self, engine: Engine, path: Path) -> None:
+    def load(self, engine: Engine, path: Path, state: Mapping[str, Any]) -> None:
         """Bring the trainer, and all that belongs to it, to the moment of a checkpoint.
+
+        Args:
+            engine: the trainer.
+            path: of the checkpoint, for sentences.
+            state: its content.
 
         Raises:
             BadInput: if it is of a training with other settings or parts, naming what differs.
         """
-        state = read_state_file(path)
         differing = differences(state["settings"], self.settings)
         differing |= differences({"epoch_length": state["epoch_length"]}, {"epoch_length": self._length})
         if differing:

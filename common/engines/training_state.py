@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +11,15 @@ import numpy as np
 import torch
 
 from common.io.bad_input import BadInput
-from common.io.output_folder import sync_folder
-from common.networks.weights import read_checkpoint
+from common.networks.weights import read_checkpoint, write_checkpoint
 
-__all__ = ["load_random_state", "random_state", "read_state_file", "write_state_file"]
+__all__ = ["DamagedCheckpoint", "load_random_state", "random_state", "read_state_file", "write_state_file"]
 
 FORMAT = 1
+
+
+class DamagedCheckpoint(BadInput):
+    """A checkpoint whose bytes are not those that were written."""
 
 
 def random_state() -> dict[str, Any]:
@@ -44,39 +46,21 @@ def load_random_state(state: Mapping[str, Any]) -> None:
 
 
 def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a file that is whole or not there, even if the machine stops at this moment.
-
-    Args:
-        path: its folder exists.
-        state: nested dicts and lists of tensors, numbers and text.
-
-    Raises:
-        BadInput: if it cannot be written, say because the disk is full; what else is in the folder stays as it is.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch wraps some errors of the disk
-        partial.unlink(missing_ok=True)
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
-        raise BadInput(path, f"cannot be written ({reason}), expected room for one more checkpoint") from error
+    """Write the state of a training as `common.networks.weights.write_checkpoint` does."""
+    write_checkpoint(path, {"format": FORMAT, **state})
 
 
 def read_state_file(path: Path) -> Mapping[str, Any]:
     """Read what `write_state_file` wrote, tensors on the CPU; code in the file is not run.
 
     Raises:
-        BadInput: if it is no such file.
+        DamagedCheckpoint: if it cannot be read whole.
+        BadInput: if it is another kind of file.
     """
     try:
         state = read_checkpoint(path)
     except ValueError as error:
-        raise BadInput(path, f"is not a whole checkpoint ({str(error).removeprefix(f'{path} ')})") from error
+        raise DamagedCheckpoint(path, f"is not a whole checkpoint ({str(error).removeprefix(f'{path} ')})") from error
     if state.get("format") != FORMAT:
         raise BadInput(path, f"is not a checkpoint of a training, expected one of format {FORMAT}")
     return state

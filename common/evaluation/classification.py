@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from common.data.case_list import CaseList
 from common.data.cxr.studies import StudyDataset
-from common.data.datasets.case_loader import CaseList, CaseLoader
+from common.data.datasets.case_loader import CaseLoader
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import NoteTokenizer
 from common.evaluation.compare_models import measure_models

@@ -13,6 +13,7 @@ from common.data.prediction_table import find_predictions
 from common.evaluation.compare_models import SHOWN, compare_models
 from common.evaluation.error_attention import StudyEncoders, saved_encoders
 from common.evaluation.error_cases import case_details
+from common.io.output_folder import atomic_path
 from common.networks.weights import MissingWeights
 from common.visualize.tables import format_table
 
@@ -82,7 +83,8 @@ class RunComparison:
             encoders=self._encoders(reference),
             document=self.document,
         )
-        shutil.copyfile(out / SUMMARY, self.folder / SUMMARY)
+        with atomic_path(self.folder / SUMMARY) as part:
+            shutil.copyfile(out / SUMMARY, part)
         print(f"\n{format_table(result['models'], SHOWN)}\n\n{result['page']}", flush=True)
         return result
 

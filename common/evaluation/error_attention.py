@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from common.data.note_tokenizer import NoteTokenizer
 from common.evaluation.comparison_tables import Comparison
 from common.evaluation.error_cases import ErrorCase
 from common.inferers.note_attention import note_attention
+from common.networks.definitions import read_definitions
 from common.networks.study_encoders import saved_network
 from common.networks.text_encoder import TextEncoder
 from common.networks.vision_encoder import VisionEncoder
@@ -50,7 +50,7 @@ def saved_encoders(ckpt_dir: str | os.PathLike[str]) -> StudyEncoders:
     network = saved_network(str(folder)).eval()
     if network.text is None:
         return StudyEncoders(network.vision)
-    content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+    content = read_definitions(folder / "network.json")
     asked = {key: content[key] for key in ("max_tokens", "background_passages") if key in content}
     tokenizer = saved_tokenizer(str(folder), **asked, labels=content["labels"])
     return StudyEncoders(network.vision, network.text, tokenizer)

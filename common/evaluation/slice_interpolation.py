@@ -12,12 +12,13 @@ import torch
 from tqdm import tqdm
 
 from common.data.ct.reader import read_ct
-from common.data.ct.volume import case_names, find_ct
+from common.data.ct.volume import ct_cases
+from common.data.datasets.case_loader import no_usable_case, reason_of
 from common.data.datasets.feature_cache import hash_array
+from common.data.folder_files import others_text
 from common.data.manifest import read_split
 from common.evaluation.evaluation import Evaluation, Measured
 from common.inferers.slice_interpolation import SliceInterpolationInferer
-from common.io.bad_input import BadInput
 from common.metrics.image_quality import histogram_distance, psnr, ssim
 from common.networks.slice_interpolator import PARTS_OF_MODE, SliceInterpolator, parts_for
 from common.networks.weights import MissingWeights, read_state
@@ -109,23 +110,23 @@ class SliceInterpolationEvaluation(Evaluation):
                 "the refiner was trained without diffusion samples; --refine_samples false leaves it out"
             )
             names.remove("diffusion")
-        (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
-        rows, excluded, hashes = [], [], []
-        for path, case in tqdm(_thin_cases(self.input), desc="evaluate", unit="case"):
+        cases, excluded = _thin_cases(self.input)
+        rows, hashes = [], []
+        for path, case in tqdm(cases, desc="evaluate", unit="case"):
             try:
                 volume = read_ct(path)
                 thin, affine = to_axial(volume)
                 thick, target = simulate_thick(thin, self.ratio)
-            except ValueError as error:
-                excluded.append({"path": str(path), "reason": str(error)})
-                logger.warning("excluded: %s", error)
+                thick_mm = float(np.linalg.norm(affine[:3, 0])) * self.ratio
+                estimates = {
+                    name: _estimate(self.inferer, self.network, name, thick, thick_mm, len(target))
+                    for name in tqdm(names, desc=case, unit="mode", leave=False)
+                }
+            except Exception as error:
+                excluded.append({"path": str(path), "reason": reason_of(error)})
+                logger.warning("excluded: %s: %s", path, excluded[-1]["reason"])
                 continue
             hashes.append(hash_array(target))
-            thick_mm = float(np.linalg.norm(affine[:3, 0])) * self.ratio
-            estimates = {
-                name: _estimate(self.inferer, self.network, name, thick, thick_mm, len(target))
-                for name in tqdm(names, desc=case, unit="mode", leave=False)
-            }
             for name, estimate in estimates.items():
                 rows += _rows(case, name, estimate, target, thick)
             if len(hashes) <= self.pictures:
@@ -136,8 +137,7 @@ class SliceInterpolationEvaluation(Evaluation):
                 caption = f"Case {case}: axial and coronal planes and absolute error in HU, {slabs}."
                 save_picture(figure, output_dir / "pictures" / f"{case}.png", caption)
         if not rows:
-            reason = excluded[0]["reason"] if excluded else "no CT found"
-            raise BadInput(self.input, f"holds no CT that can be evaluated: {reason}")
+            raise no_usable_case(self.input, output_dir, excluded)
         means = mean_metrics(rows)
         wide = {row["mode"]: row for row in means if row["window"] == "wide"}
         linear = {row["window"]: row["psnr"] for row in means if row["mode"] == "linear"}
@@ -225,9 +225,11 @@ def _modes_to_run(
     return [name for name in wanted if name not in not_run], not_run
 
 
-def _thin_cases(source: Path) -> list[tuple[Path, str]]:
-    """Path and name of the test split of a prepared folder, else of every CT found."""
+def _thin_cases(source: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:
+    """Path and name of the test split of a prepared folder, else of every CT found; and what could not be one."""
     if (source / "manifest.csv").is_file():
-        return [(Path(row["image"]), row["case"]) for row in read_split(source, "test")]
-    found = find_ct(source)
-    return list(zip(found, case_names(found, source), strict=True))
+        return [(Path(row["image"]), row["case"]) for row in read_split(source, "test")], []
+    found = ct_cases(source)
+    if others_text(found.other):
+        logger.warning("%s, which were not looked at", others_text(found.other))
+    return [(Path(case["image"]), case["case"]) for case in found], found.excluded

@@ -7,7 +7,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from common.handlers.engine_state import (
     scalar,
     warn,
 )
-from common.io.output_folder import write_text
+from common.io.output_folder import named_if_disk_fails, write_text
 from common.visualize.figures import figure_image, save_picture
 from common.visualize.tables import json_text
 
@@ -128,7 +129,8 @@ class HistoryHandler:
             return path
         pixels = figure_image(picture) if isinstance(picture, Figure) else picture
         save_picture(pixels, path, caption)
-        self.writer.add_image(tag, pixels, self._iteration, dataformats="HWC")
+        with self._board() as writer:
+            writer.add_image(tag, pixels, self._iteration, dataformats="HWC")
         return path
 
     def history(self) -> dict:
@@ -163,13 +165,14 @@ class HistoryHandler:
         self._written = time.perf_counter()
         self._write_cost = self._written - begin
 
-    @property
-    def writer(self) -> SummaryWriter:
-        """The TensorBoard writer, made when it is first needed."""
-        if self._writer is None:
-            # Hides what an interrupted run wrote after the checkpoint from which this one goes on.
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._iteration)
-        return self._writer
+    @contextmanager
+    def _board(self) -> Iterator[SummaryWriter]:
+        """The TensorBoard writer, made when it is first needed; its folder is named if the disk fails."""
+        with named_if_disk_fails(self.folder / "tensorboard"):
+            if self._writer is None:
+                # Hides what an interrupted run wrote after the checkpoint from which this one goes on.
+                self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._iteration)
+            yield self._writer
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -277,12 +280,14 @@ class HistoryHandler:
         for tag, (figure, caption) in (self.pictures() if self.pictures is not None else {}).items():
             self.add_image(tag, figure, caption)
         if text := self._configuration():
-            self.writer.add_text("configuration", text, self._iteration)
+            with self._board() as writer:
+                writer.add_text("configuration", text, self._iteration)
         self._record(engine)
         if self._restored:  # else the run had nothing left to do, and the earlier file stays
             self.write()
         if self._writer is not None:
-            self._writer.close()  # opens a further file if a validation follows
+            with self._board() as writer:
+                writer.close()  # opens a further file if a validation follows
 
     def _exception(self, engine: Engine, error: BaseException) -> None:
         self._record(engine)
@@ -290,11 +295,13 @@ class HistoryHandler:
         if self._restored:
             self.write()
         if self._writer is not None:
-            self._writer.close()
+            with self._board() as writer:
+                writer.close()
 
     def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, iteration)
+        with self._board() as writer:
+            for name, value in values.items():
+                writer.add_scalar(f"{group}/{name}", value, iteration)
 
     def _configuration(self) -> str:
         """The settings as a table, and the configuration of the run, in Markdown."""

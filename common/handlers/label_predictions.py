@@ -115,4 +115,7 @@ def predict_labels(
         cases += batch["case"]
         patients += batch["patient"]
     network.train(was_training)
+    if not cases:
+        told = "".join(f", {row['path']}: {row['reason']}" for row in getattr(loader, "excluded", [])[:1])
+        raise ValueError(f"none of the cases can be used{told}, expected one at least")
     return cases, patients, torch.cat(probabilities).double().numpy(), torch.cat(targets).double().numpy()

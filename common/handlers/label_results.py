@@ -41,6 +41,8 @@ class LabelResults:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
 
     def _iteration_completed(self, engine: Engine) -> None:
+        if not engine.state.output:
+            return  # its case was left out
         cases, probabilities = engine.state.batch["case"], engine.state.output[CommonKeys.PRED].detach().float()
         said = [
             {label: round(p, 6) for label, p in zip(self.labels, row, strict=True)}

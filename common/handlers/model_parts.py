@@ -121,15 +121,11 @@ class ModelPartSaver:
         return state, {key: value for key, value in definitions.items() if key.split("#")[0] in sections}
 
     def _copy_beside(self, target: Path, parts: set[str]) -> None:
-        target.mkdir(parents=True, exist_ok=True)
         for source in [self.folder / name for part, name in self.beside.items() if part in parts]:
             if target == self.folder or not source.exists():  # what lacks is named where it is used
                 continue
-            if source.is_dir():
-                shutil.rmtree(target / source.name, ignore_errors=True)
-                shutil.copytree(source, target / source.name)
-            else:
-                shutil.copyfile(source, target / source.name)
+            with atomic_path(target / source.name) as part:
+                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
 
 
 class PartCheckpointLoader:

@@ -97,7 +97,7 @@ class ImageFeatures(NetworkFeatures):
         settings: Mapping[str, Any], **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(network, inferer, **kwargs)
-        self.read, self.transform = transform, self.transform | dict(settings)
+        self.read, self.transform = transform, self.transform | {"version": 2} | dict(settings)
 
     def key(self, case: Mapping[str, Any], cache: FeatureCache) -> FeatureKey | None:
         """Weights, the bytes of the image, and how it was read and encoded."""

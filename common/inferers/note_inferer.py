@@ -15,8 +15,8 @@ __all__ = ["NoteInferer"]
 class NoteInferer(AutocastInferer):
     """Tokenize the note that a client gives, or the one typed into its form, and call the network with both.
 
-    MONAI Label calls an inferer with image and network alone: there the note comes from the configuration. MONAI Deploy
-    hands further inputs as keywords, a note as text. The tokens of a batch are passed on as they are.
+    MONAI Label calls an inferer with image and network alone: there `common.transforms.typed_note.TypedNoted` sets the
+    note. MONAI Deploy hands further inputs as keywords, a note as text. Tokens of a batch are passed on as they are.
 
     Args:
         tokenizer: of the text encoder (`common.data.note_tokenizer.NoteTokenizer`); None for a network without one.

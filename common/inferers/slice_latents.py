@@ -39,7 +39,7 @@ class SliceLatents(FrozenEncoder):
         norms = [module for module in chunked_vae.vae.modules() if isinstance(module, nn.GroupNorm)]
         self.transform = {
             "what": "slice latents",
-            "version": 1,  # raised whenever the preprocessing changes, so that older latents are not reused
+            "version": 2,  # raised whenever the preprocessing changes, so that older latents are not reused
             "window": "wide",
             "resolution": pairs.resolution,
             # What of the VAE changes latents and is no weight; chunk sizes are exact and do not count.

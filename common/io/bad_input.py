@@ -1,4 +1,4 @@
-"""The one exception that every reader raises for input it cannot use, and the reader of texts, which raises it."""
+"""The one exception that every reader raises for input it cannot use, that of writers, and the reader of texts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,24 @@ class BadInput(ValueError):
     def __str__(self) -> str:
         """Return the sentence `PATH: REASON.`."""
         return f"{self.args[0]}: {self.reason.rstrip('.')}."  # a Path would make s3:/ of s3://
+
+
+class DiskFailure(Exception):  # noqa: N818
+    """A file that could not be written, as one sentence; no fault of any input, so that it ends all work.
+
+    Attributes:
+        path: the file or folder that is not written.
+        reason: why not, without the path.
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str) -> None:
+        super().__init__(fspath(path), reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the sentence `PATH: REASON.`."""
+        return f"{self.args[0]}: {self.reason}."
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.io.bad_input import BadInput
 from common.networks.clinical_encoder import ClinicalEncoder
+from common.networks.definitions import read_definitions
 from common.networks.mdfnet import MDFNet
 from common.networks.modality_fusion import FusionHead
 from common.networks.text_encoder import TextEncoder
@@ -92,7 +92,7 @@ def build_network(
     image_size: int | None = None,
 ) -> MDFNet:
     """The network without weights that a `network.json` describes; further arguments as of `saved_network`."""
-    content = json.loads(Path(definitions).read_text(encoding="utf-8"))
+    content = read_definitions(Path(definitions))
     changes = {"gradient_checkpointing": gradient_checkpointing}
     parts = {}
     for name, kind in (("vision", VisionEncoder), ("text", TextEncoder), ("clinical", ClinicalEncoder)):

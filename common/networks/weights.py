@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common.io.checksum import find_damage, seal
 from common.io.output_folder import atomic_path
 
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 MAKE_WEIGHTS = "python -m common run BUNDLE --scale demo --output_dir RUN"
 
 
@@ -39,20 +41,22 @@ def missing_weights(what: str, make_weights: str | None = None) -> MissingWeight
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Content of a `.safetensors` file or of one that `torch.save` wrote.
+    """Content of a `.safetensors` file or of one that `torch.save` or `write_checkpoint` wrote.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read as weights or is no mapping.
+        ValueError: if it is damaged, cannot be read as weights or is no mapping.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist, expected a checkpoint")
+    if damage := find_damage(path):
+        raise ValueError(f"{path} is damaged ({damage}), expected a file of weights as it was written")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} cannot be read as a file of weights: {reason}") from error
     if not isinstance(content, Mapping):
@@ -139,10 +143,26 @@ def replace_parts(state: Mapping[str, Tensor], parts: Mapping[str, nn.Module | T
 
 
 def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a plain state dict, all of it or nothing; the folder is created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as unfinished:
-        torch.save(dict(state), unfinished)
+    """Write a plain state dict, see `write_checkpoint`."""
+    write_checkpoint(path, dict(state))
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what `torch.load` reads, with a checksum that `read_checkpoint` looks at; the folder is created.
+
+    It is whole or not there, even if the machine stops at this moment.
+
+    Args:
+        path: of the file.
+        content: nested dicts and lists of tensors, numbers and text.
+
+    Raises:
+        DiskFailure: if it cannot be written, say because the disk is full; what else is in the folder stays as it is.
+    """
+    with atomic_path(path, sync=True) as unfinished:
+        with unfinished.open("wb") as file:  # a file of ours, whose errors torch does not hide
+            torch.save(content, file)
+        seal(unfinished)
 
 
 # ---- modules ---------------------------------------------------------------------------------------------------------

@@ -25,12 +25,24 @@ CUES = {
     "either": "the findings on both sides are a guess: versus",
     "ignored_before": "what follows is not of this examination: history of, evaluate for",
     "ignored_after": "what stands before is not of this examination",
-    "plain": "looks like a cue and is none: no change in",
+    "earlier_before": "what follows was seen earlier, and is there if something is said of it now: previously seen",
+    "now_after": "says something of what stands before as it is now: persists, has increased",
+    "elsewhere_after": "what stands before is there after all, on the other side: but persists on the right",
+    "plain": "looks like a cue and is none: no change in, has not resolved",
+    "except": "ends every scope, and what was negated before it is there, unless another finding follows: except for",
     "stop": "ends every scope: but, however",
 }
 POSITIVE, NEGATIVE, UNCERTAIN, IGNORED = "positive", "negative", "uncertain", "ignored"
 
-_STATUS = {"negated": NEGATIVE, "uncertain": UNCERTAIN, "ignored": IGNORED, "either": UNCERTAIN}
+_STATUS = {"negated": NEGATIVE, "uncertain": UNCERTAIN, "ignored": IGNORED, "either": UNCERTAIN, "earlier": IGNORED}
+_ORGANS = frozenset(
+    "adrenal adrenals liver spleen thyroid kidneys kidney pancreas gallbladder bones mediastinum hila trachea aorta "
+    "pleura".split()
+)
+_SAME_SUBJECT = frozenset("is are was were has have".split())
+"""A verb after "but" speaks of what stands before."""
+_NOW = ("now_after", "elsewhere_after")
+_NOT = frozenset("no not none nil never absent resolved cleared without nor neither".split())
 _VERBS = frozenset("is are was were has have appears appear remains remain demonstrates shows there".split())
 _STARTERS = frozenset("the there heart lungs lung this these a an it but".split())
 _LUNG_FINDINGS = frozenset(
@@ -71,22 +83,32 @@ def assess(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> 
     """
     if not mentions:
         return []
-    cues = _outermost(cues)
-    cues = [cue for cue in cues if cue.key != "plain"]
+    cues = [cue for cue in _outermost(_apart(tokens.words, mentions, cues)) if cue.key != "plain"]
+    cues = _one_way(tokens.words, mentions, cues)
     if not cues:
         return [Assertion(mention, POSITIVE, None) for mention in mentions]
-    before = _forwards(tokens, mentions, cues)
-    after = _backwards(tokens, mentions, cues)
+    or_left = _or_ahead(tokens.words)
+    before = _forwards(tokens.words, or_left, mentions, cues)
+    after = _backwards(tokens.words, or_left, mentions, cues)
     inside = _within(mentions, cues)
-    return [Assertion(mention, *_strongest(inside[i], before[i], after[i])) for i, mention in enumerate(mentions)]
+    found = [Assertion(mention, *_strongest(inside[i], before[i], after[i])) for i, mention in enumerate(mentions)]
+    if any(cue.key in ("except", "elsewhere_after") for cue in cues):
+        _reverse(tokens.words, found, cues)
+    return found
 
 
 def _strongest(inside: Match | None, before: Match | None, after: Match | None) -> tuple[str, Match | None]:
     """A guess about what is negated ("no X, cannot be excluded") stays a guess; "a previous X is not seen" is no X."""
+    is_now = after is not None and after.key in _NOW
+    if before is not None and before.key == "earlier_before" and after is not None:
+        return (POSITIVE if is_now else _STATUS[after.key.partition("_")[0]]), after
+    if is_now and before is not None and before.key == "negated_before" and " that" in before.phrase:
+        return POSITIVE, after  # "no evidence that X has increased"
+    after = None if is_now else after
     if after is not None and after.key == "negated_after" and before is not None and before.key == "ignored_before":
         return NEGATIVE, after
     for cue in (inside, before, after):
-        if cue is not None and cue.key.startswith("ignored"):
+        if cue is not None and cue.key.startswith(("ignored", "earlier")):
             return IGNORED, cue
     if inside is not None:
         return _STATUS[inside.key.partition("_")[0]], inside
@@ -99,11 +121,66 @@ def _strongest(inside: Match | None, before: Match | None, after: Match | None) 
     return (POSITIVE, None) if cue is None else (_STATUS[cue.key.partition("_")[0]], cue)
 
 
+def _reverse(words: Sequence[str], found: list[Assertion], cues: Sequence[Match]) -> None:
+    """Turn round what was negated and is there all the same: "no X except at the base", "X resolved, but not here"."""
+    starts = [assertion.mention.first for assertion in found]
+    for k, cue in enumerate(cues):
+        last = bisect_left(starts, cue.first) - 1
+        if cue.key not in ("except", "elsewhere_after") or last < 0 or found[last].status not in (NEGATIVE, IGNORED):
+            continue
+        if cue.key == "elsewhere_after":
+            if " not " not in cue.phrase and not _NOT.isdisjoint(words[cue.first : cue.last]):
+                continue
+            status = POSITIVE
+        else:
+            following = starts[last + 1] if last + 1 < len(found) else len(words)
+            inner = [other for other in cues[k + 1 : k + 4] if other.first < following]
+            if following < len(words) and not any(other.key == "negated_before" for other in inner):
+                continue
+            status = UNCERTAIN if any(other.key.startswith("uncertain") for other in inner) else POSITIVE
+        place = found[last].mention
+        while last >= 0 and found[last].mention.last > place.first:  # one phrase may stand for several findings
+            found[last] = Assertion(found[last].mention, status, cue)
+            last -= 1
+
+
+def _apart(words: Sequence[str], mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match]:
+    """Leave out what looks like no cue but has words of a finding: "no enlargement of the" before "heart"."""
+    starts = [mention.first for mention in mentions]
+    kept = []
+    for cue in cues:
+        if cue.key in ("plain", "now_after") and not _NOT.isdisjoint(words[cue.first : cue.last]):
+            last = bisect_left(starts, cue.last)
+            if any(mention.last > cue.first for mention in mentions[max(0, last - 3) : last]):
+                continue
+        kept.append(cue)
+    return kept
+
+
+def _one_way(words: Sequence[str], mentions: Sequence[Match], cues: list[Match]) -> list[Match]:
+    """Of a cue that can stand before and after ("less likely X", "X less likely"), keep what it is here."""
+    places = {(cue.first, cue.last) for cue in cues if cue.key.endswith("_after")}
+    places &= {(cue.first, cue.last) for cue in cues if cue.key.endswith("_before")}
+    if not places:
+        return cues
+    starts = [mention.first for mention in mentions]
+    kept = []
+    for cue in cues:
+        if (cue.first, cue.last) in places:
+            at = bisect_left(starts, cue.last)
+            is_near = at < len(starts) and starts[at] <= cue.last + 2 and words[cue.last] not in (",", ";")
+            if not cue.key.endswith("_before" if is_near or not at else "_after"):
+                continue
+        kept.append(cue)
+    return kept
+
+
 def _outermost(matches: Sequence[Match]) -> list[Match]:
-    """Leave out what lies within a longer one."""
+    """Leave out what lies within a longer one, and what looks exactly like a cue that is none."""
     kept: list[Match] = []
-    for match in sorted(matches, key=lambda m: (m.first, -m.last)):
-        if not kept or match.last > kept[-1].last or (match.first, match.last) == (kept[-1].first, kept[-1].last):
+    for match in sorted(matches, key=lambda m: (m.first, -m.last, m.key != "plain")):
+        same = kept and (match.first, match.last) == (kept[-1].first, kept[-1].last) and kept[-1].key != "plain"
+        if not kept or match.last > kept[-1].last or same:
             kept.append(match)
     return kept
 
@@ -119,14 +196,15 @@ def _within(mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | No
     return found
 
 
-def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | None]:
-    words = tokens.words
+def _forwards(
+    words: Sequence[str], or_left: Sequence[int], mentions: Sequence[Match], cues: Sequence[Match]
+) -> list[Match | None]:
     found: list[Match | None] = [None] * len(mentions)
     active: Match | None = None
+    is_repeated = False  # the active cue stood before the mention before, too
     next_only = False  # the active cue holds for the next finding and what is joined to it
     last_mention = -1  # where the last mention under the active cue ended
     at_cue = at_word = 0
-    or_left = _or_ahead(words)
     commas = [0, *accumulate(word in (",", "and", ":", "(") for word in words)]
     for at_mention, mention in enumerate(mentions):
         while at_cue < len(cues) and cues[at_cue].first <= mention.first:
@@ -135,19 +213,27 @@ def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) 
             if _cut(words, at_word, cue.first, active, last_mention, or_left):
                 active = None
             at_word = cue.first
-            if cue.key == "stop":
+            if cue.key in ("stop", "except"):
                 active = None
             elif cue.key.endswith(("_before", "_next")) or cue.key == "either":
                 held = (
                     active is not None
                     and active.key == "negated_before"
-                    and cue.key.startswith(("uncertain", "either", "ignored"))
+                    and cue.key.startswith(("uncertain", "either", "ignored", "earlier"))
+                    and _NOT.isdisjoint(words[cue.first : cue.last])
                 )
                 if held and commas[cue.first] == commas[max(last_mention, active.last)]:
                     continue
+                both_no = active is not None and active.key == cue.key == "negated_before"
+                is_repeated = both_no and last_mention >= 0 and words[cue.first - 1] == ","
                 active, last_mention, at_word = cue, -1, cue.last
                 next_only = cue.key in ("uncertain_next", "either")
-        if _cut(words, at_word, mention.first, active, last_mention, or_left):
+        if _cut(words, at_word, mention.first, active, last_mention, or_left) or (
+            # "no X, no Y, Z"
+            is_repeated
+            and words[last_mention : last_mention + 1] == [","]
+            and or_left[last_mention] >= min(len(words), mention.first + 8)
+        ):
             active = None
         at_word = max(at_word, mention.first)
         if active is not None and next_only and last_mention >= 0:
@@ -161,30 +247,41 @@ def _forwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) 
     return found
 
 
-def _backwards(tokens: Tokens, mentions: Sequence[Match], cues: Sequence[Match]) -> list[Match | None]:
-    words = tokens.words
+def _backwards(
+    words: Sequence[str], or_left: Sequence[int], mentions: Sequence[Match], cues: Sequence[Match]
+) -> list[Match | None]:
     found: list[Match | None] = [None] * len(mentions)
     active: Match | None = None
+    used = False  # a mention stands before the active cue already
     at_cue = len(cues) - 1
     end = len(words)
-    or_left = _or_ahead(words)
     for i in range(len(mentions) - 1, -1, -1):
         mention = mentions[i]
         while at_cue >= 0 and cues[at_cue].first >= mention.last:
             cue = cues[at_cue]
             at_cue -= 1
+            if cue.key in _NOW and active is not None and (not used or words[cue.first] not in _VERBS):
+                continue  # "had increased and is not seen": the later word holds
             if cue.key.endswith("_after") or cue.key == "either":
-                active, end = cue, cue.first
-            elif cue.key == "stop" or cue.key.endswith("_before"):
+                active, end, used = cue, cue.first, False
+                if words[end - 1 : end] in ([":"], [";"], ["which"]):
+                    end -= 1  # an answer, or said of what stands before
+            elif cue.key == "stop" and _SAME_SUBJECT.issuperset(words[cue.last : cue.last + 1]):
+                continue  # "was seen before but is not seen now"
+            elif cue.key in ("stop", "except") or (cue.key.endswith("_before") and cue.key != "earlier_before"):
                 active = None
+        if active is not None and used and not _VERBS.isdisjoint(words[mention.last : end]):
+            active = None  # "X has increased and Y has resolved"
         if active is not None:
-            if _cut(words, mention.last, end, active, mention.last, or_left):
+            # what follows "X:" is said of X, if it is short
+            start = mention.last + (words[mention.last : mention.last + 1] == [":"] and end - mention.last < 4)
+            if _cut(words, start, end, active, mention.last, or_left):
                 active = None
             elif active.key == "either":
                 found[i], active = active, None
             else:
                 found[i] = active
-            end = mention.first
+            end, used = mention.first, True
     return found
 
 
@@ -206,9 +303,11 @@ def _cut(
         word, following = words[k], words[k + 1]
         if word == "with" and last_mention >= 0 and active.key == "negated_before":
             return True
-        if word in (":", "which", "while", "whereas"):
+        if word == ":" and k == active.last:
+            continue  # "No: X, Y"
+        if word in (":", ";", "which", "while", "whereas"):
             return True
-        if word not in (",", "and"):
+        if word not in (",", "and", "/"):
             continue
         if word == "," and following in ("and", "or", "nor"):
             continue
@@ -217,6 +316,10 @@ def _cut(
         has_verb = not _VERBS.isdisjoint(segment[:cut])
         if following == "lung" and not _LUNG_FINDINGS.isdisjoint(segment[1:2]):  # "lung nodule or X is not seen"
             continue
+        if following in _ORGANS and not _VERBS.isdisjoint(words[k + 2 : k + 4]) and words[k + 2] not in _LUNG_FINDINGS:
+            return True
+        if following in ("a", "an"):  # "no X and a small Y"
+            following = words[k + 2] if k + 2 < len(words) else ""
         if following == "there" or (following in _STARTERS and has_verb):
             return True
         listed = active.key.endswith("_after")  # "effusion and small nodules are not seen" is one list

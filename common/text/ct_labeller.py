@@ -9,13 +9,13 @@ translated from Turkish; phrases and cues are this library's own and lie in ct_l
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.finding_reader import ASIDE, Evidence, FindingReader
 from common.text.sections import split_sections
-from common.text.sentences import split_sentences
 
 __all__ = ["explain_ct", "label_ct"]
 
@@ -24,7 +24,9 @@ _PLACES = frozenset((_LUNG, _ELSEWHERE, _SAME))
 _OF_THE_LUNG = " (lung)"
 """Ends the labels of phrases that are also used of other organs."""
 
-_ITEMS = str.maketrans(dict.fromkeys('"“”•·', ";"))
+_FINE = re.compile(r"[^.;,]{0,30}\b(?:normal|unremarkable|natural|clear|preserved)\b")
+_NEXT_CLAUSE = re.compile(r"[,;]|\band\b")
+_STOPS = '"“”·'
 """What parts the items of an impression, as a semicolon does."""
 
 
@@ -48,13 +50,9 @@ def explain_ct(report: str) -> list[Evidence]:
         report: its text.
     """
     found: list[Evidence] = []
-    reader, place = _reader(), _LUNG
-    text = report.translate(_ITEMS)
-    for start, end in _told(report):
-        for sentence in split_sentences(text[start:end]):
-            read = list(reader.read_sentence(report, sentence.text, start + sentence.start))
-            if read:
-                place = _keep_lung(read, place, found)
+    place = _LUNG
+    for read in _reader().sentences(report, _told, _STOPS):
+        place = _keep_lung(report, read, place, found)
     return found
 
 
@@ -69,7 +67,7 @@ def _told(report: str) -> list[tuple[int, int]]:
     return [(part.start, part.end) for part in parts if part.name not in ASIDE]
 
 
-def _keep_lung(read: list[Evidence], place: str, found: list[Evidence]) -> str:
+def _keep_lung(report: str, read: list[Evidence], place: str, found: list[Evidence]) -> str:
     """Add to `found` what a sentence says, but not what it says of other organs; return the last place named."""
     places = [item for item in read if item.label in (_LUNG, _ELSEWHERE)]
     inherited = place if any(item.label == _SAME for item in read) else _LUNG
@@ -80,12 +78,21 @@ def _keep_lung(read: list[Evidence], place: str, found: list[Evidence]) -> str:
         if item.label.endswith(_OF_THE_LUNG):
             while k < len(places) and places[k].start < item.start:
                 k += 1
-            near = [(max(item.start - p.end, p.start - item.end), p.label) for p in places[max(0, k - 1) : k + 2]]
-            if min(near, default=(0, inherited))[1] == _ELSEWHERE:
+            near = [_distance(report, item, place) for place in places[max(0, k - 1) : k + 2]]
+            if min(near, default=(False, 0, inherited))[2] == _ELSEWHERE:
                 continue
             item = replace(item, label=item.label.removesuffix(_OF_THE_LUNG))
         found.append(item)
     return places[-1].label if places else place
+
+
+def _distance(report: str, item: Evidence, place: Evidence) -> tuple[bool, int, str]:
+    """Whether a place is in another clause, how many characters it is away, and which it is."""
+    start, end = (place.end, item.start) if place.start < item.start else (item.end, place.start)
+    is_apart = _NEXT_CLAUSE.search(report, start, max(start, end)) is not None
+    if is_apart and end == place.start and _FINE.match(report, place.end):
+        return True, len(report), _LUNG  # "nodules, liver and spleen are normal"
+    return is_apart, end - start, place.label
 
 
 @cache

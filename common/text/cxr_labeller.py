@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import cache
 
 from common.text.finding_reader import Evidence, FindingReader
+from common.text.plain_text import has_text, is_english
 
 __all__ = ["CHEXPERT_LABELS", "explain_cxr", "label_cxr"]
 
@@ -30,16 +31,17 @@ def label_cxr(report: str) -> dict[str, float | None]:
 
     Returns:
         Each of ``CHEXPERT_LABELS``: 1.0 there, 0.0 said not to be there, -1.0 uncertain, None not mentioned. Of several
-        mentions the strongest counts: there, then uncertain, then not there. "No Finding" is 1.0 if the
-        report says something and nothing but devices is there or uncertain, and None otherwise.
+        mentions the strongest counts: there, then uncertain, then not there. "No Finding" is 1.0 if the report says
+        something, in English, and nothing but devices is there or uncertain, and None otherwise.
     """
     values: dict[str, set[float | None]] = {label: set() for label in CHEXPERT_LABELS}
-    for item in explain_cxr(report):
+    items = explain_cxr(report)
+    for item in items:
         values[item.label].add(item.value)
     labels = {label: next((v for v in (1.0, -1.0, 0.0) if v in found), None) for label, found in values.items()}
     others = (labels[label] for label in CHEXPERT_LABELS if label not in ("No Finding", "Support Devices"))
     found = any(value in (1.0, -1.0) for value in others)
-    labels["No Finding"] = None if found or not report.strip() else 1.0
+    labels["No Finding"] = None if found or not (items or (has_text(report) and is_english(report))) else 1.0
     return labels
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from common.text.plain_text import PlainText
 from common.text.section_headers import section_of_capitals
-from common.text.section_lines import find_headers, same_place
+from common.text.section_lines import find_headers
 from common.text.sections import LAST_PARAGRAPH, normalise, report_sections
 
 COLUMNS = 79
@@ -73,5 +74,5 @@ def _wrapped(words: list[str]) -> list[str]:
 def _joins_badly(words: list[str], place: int) -> bool:
     """Whether a line broken before this word would be read as something else."""
     line = f"Text.\n {' '.join(words[place : place + 12])}\n"
-    opens = any(header.cut == line.index("\n") for header in find_headers(same_place(line)))
+    opens = any(header.cut == line.index("\n") for header in find_headers(PlainText(line).text))
     return opens or _OPEN_END.fullmatch(words[place - 1][-2:]) is not None

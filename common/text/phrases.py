@@ -6,24 +6,35 @@
     ^ word, word $  the first word, the last word of a sentence
     {name}          the group of that name in the lexicon's `words`
 
-Words are lower case; a hyphen parts words as a blank does, commas, colons, slashes and brackets are words of their own.
+Words are lower case; a hyphen parts words as a blank does, commas, colons, slashes and brackets are words of their own,
+"isn't" is "is not", "(-)" and "(+)" are "negative" and "positive", "[ ]" and "[x]" are "unchecked" and "checked".
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from functools import cached_property
 from typing import NamedTuple
 
 __all__ = ["Match", "PhraseMatcher", "Tokens"]
 
-_TOKEN = re.compile(r"[^\W_]+|[,:()/&?+%]")
+_TOKEN = re.compile(r"[^\W_]+|[,:;()/&?+%]")
+# "isn't" is two words; "(-)", "(+)", "[ ]" and "[x]" are answers.
+_SHORT_FORMS = re.compile(
+    r"[^\W_]+(?=n't(?![^\W_]))|n't(?![^\W_])|\( ?[-+] ?\)|\[[ x]?\]|[\u2610-\u2612]|[-+]ve(?![^\W_])|" + _TOKEN.pattern
+)
+_LONG_FORMS = {"n't": "not", "ca": "can", "wo": "will", "-ve": "negative", "+ve": "positive"}
+_LONG_FORMS |= {"[ ]": "unchecked", "[]": "unchecked", "\u2610": "unchecked"} | dict.fromkeys("\u2611\u2612", "checked")
+_LONG_FORMS |= {"[x]": "checked"} | {f"({a}-{b})": "negative" for a in ("", " ") for b in ("", " ")}
+_LONG_FORMS |= {f"({a}+{b})": "positive" for a in ("", " ") for b in ("", " ")}
+_SIGN = re.compile(r"[(\[\u2610-\u2612](?:(?<=\() ?[-+] ?\)|(?<=\[)[ x]?\]|(?<=[\u2610-\u2612]))")
 _PHRASE = re.compile(r"\s*(?:(\{\w+\})|(\.\.\d+)|([(|)])|([^\s(){}|?*]+\*?)|(\?))")
 _GAP = r"(?: [^\W_]+){0,%s}?"
 _STEM = 3
+_MANY = 4  # phrases at a word, so that one pattern before them pays
+_WORDS_KEPT = 20_000
+"""Words whose phrases are remembered."""
 
 
 class Tokens:
@@ -31,7 +42,7 @@ class Tokens:
 
     Attributes:
         words: lower-case words and punctuation marks.
-        spans: where each stands in the report.
+        line: the words with one blank before each and one after the last.
     """
 
     def __init__(self, text: str, start: int = 0) -> None:
@@ -40,23 +51,23 @@ class Tokens:
         lowered = text.lower()
         if len(lowered) != len(text):
             lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-        matches = list(_TOKEN.finditer(lowered))
-        self.words = [match[0] for match in matches]
-        self.spans = [(start + match.start(), start + match.end()) for match in matches]
+        if "n't" in lowered or "-ve" in lowered or "+ve" in lowered or _SIGN.search(lowered):
+            matches = list(_SHORT_FORMS.finditer(lowered))
+            self.words = [_LONG_FORMS.get(match[0], match[0]) for match in matches]
+        else:
+            matches = list(_TOKEN.finditer(lowered))
+            self.words = [match[0] for match in matches]
+        self.line = f" {' '.join(self.words)} "
+        self._matches, self._start = matches, start
 
-    @cached_property
-    def line(self) -> str:
-        """The words with one blank before each and one after the last."""
-        return f" {' '.join(self.words)} "
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each word stands in the report."""
+        return [self.span(k, k + 1) for k in range(len(self.words))]
 
-    @cached_property
-    def places(self) -> list[int]:
-        """Where in `line` the blank before each word stands, and where the line ends."""
-        places, place = [], 0
-        for word in self.words:
-            places.append(place)
-            place += len(word) + 1
-        return [*places, place]
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Where the words from `first` to the one before `last` stand in the report."""
+        return self._start + self._matches[first].start(), self._start + self._matches[last - 1].end()
 
 
 class Match(NamedTuple):
@@ -93,6 +104,7 @@ class PhraseMatcher:
         self._words = {name: "|".join(group) for name, group in (words or {}).items()}
         self._exact: dict[str, list[tuple]] = defaultdict(list)
         self._stems: dict[str, list[tuple]] = defaultdict(list)
+        self._at_word: dict[str, tuple] = {}
         for key, phrase in phrases:
             parser = _Parser(phrase, self._words)
             entry = (key, re.compile(parser.pattern + r"(?= )").match, phrase)
@@ -101,28 +113,47 @@ class PhraseMatcher:
                     self._stems[first[:_STEM]].append((first[:-1], entry))
                 else:
                     self._exact[first].append(entry)
+        for word, entries in self._exact.items():
+            if len(entries) > _MANY:
+                self._entries(word)
+
+    def knows(self, word: str, longer_than: int) -> bool:
+        """Whether a phrase starts with this word, or with so many of its letters and at least one more than given."""
+        if word in self._exact:
+            return True
+        return any(longer_than < len(stem) and word.startswith(stem) for stem, _ in self._stems.get(word[:_STEM], ()))
 
     def find(self, tokens: Tokens) -> list[Match]:
         """Return every phrase at every word, the longest of each key at each word, in order of the words."""
-        exact, stems = self._exact, self._stems
-        line, places = tokens.line, tokens.places
+        at_word, line = self._at_word, tokens.line
         found: list[Match] = []
+        place = 0
         for index, word in enumerate(tokens.words):
-            entries = exact.get(word, ())
-            by_stem = stems.get(word[:_STEM])
-            if by_stem:
-                entries = [*entries, *(entry for stem, entry in by_stem if word.startswith(stem))]
-            if not entries:
-                continue
-            longest: dict[Hashable, Match] = {}
-            place = places[index]
-            for key, pattern, phrase in entries:
-                match = pattern(line, place)
-                if match:
-                    last = bisect_left(places, match.end(), index)
-                    if key not in longest or longest[key].last < last:
-                        longest[key] = Match(key, index, last, phrase)
-            found += longest.values()
+            entries = at_word.get(word)
+            if entries is None:
+                entries = self._entries(word)
+            if entries and (entries[0] is None or entries[0](line, place)):
+                longest: dict[Hashable, Match] = {}
+                for key, pattern, phrase in entries[1]:
+                    match = pattern(line, place)
+                    if match:
+                        last = index + match[0].count(" ")
+                        if key not in longest or longest[key].last < last:
+                            longest[key] = Match(key, index, last, phrase)
+                found += longest.values()
+            place += len(word) + 1
+        return found
+
+    def _entries(self, word: str) -> tuple:
+        """The phrases that may start with a word, after one pattern of them all that rules most words out at once."""
+        entries = list(self._exact.get(word, ()))
+        entries += (entry for stem, entry in self._stems.get(word[:_STEM], ()) if word.startswith(stem))
+        found = (None, entries) if entries else ()
+        if len(entries) > _MANY:
+            found = re.compile("|".join(match.__self__.pattern for _, match, _ in entries)).match, entries
+        if len(self._at_word) > _WORDS_KEPT:
+            self._at_word.clear()
+        self._at_word[word] = found
         return found
 
 

@@ -70,7 +70,7 @@ def find_leaks(note: str, labels: Sequence[str]) -> list[Leak]:
                 o.key[1] == label and o.first <= match.first and match.last <= o.last for o in other
             ):
                 continue  # "body mass" is no mass
-            start, end = tokens.spans[match.first][0], tokens.spans[match.last - 1][1]
+            start, end = tokens.span(match.first, match.last)
             leaks.setdefault((label, start, end), Leak(label, start, end, own[start:end], match.phrase))
     return sorted(leaks.values(), key=lambda leak: (leak.start, leak.end, leak.label))
 

@@ -54,14 +54,6 @@ _WORD_START = re.compile(r"(?<![\w/&-])[A-Za-z]")
 _LAST_WORDS = frozenset(spelling.split()[-1].split("/")[-1] for spelling in SECTION_OF)
 _LONGEST = max(map(len, SECTION_OF))
 
-# The rules below see blanks for tabs and the like and one kind of newline, each in the place of one character.
-_SAME_PLACE = str.maketrans(
-    dict.fromkeys("\t\u00a0\u1680\u202f\u205f\u3000\ufeff\u200b", " ")
-    | {chr(code): " " for code in range(0x2000, 0x200B)}
-    | dict.fromkeys("\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", "\n")
-    | {"\uff1a": ":", "\u2013": "-", "\u2014": "-"}
-)
-
 
 @dataclass(frozen=True)
 class Header:
@@ -105,16 +97,11 @@ class _Style(NamedTuple):
     width: int  # characters of the longest line, of the page
 
 
-def same_place(report: str) -> str:
-    """The report with plain blanks, newlines, colons and dashes, each character in its place."""
-    return report.replace("\r\n", " \n").translate(_SAME_PLACE)
-
-
 def find_headers(plain: str) -> list[Header]:
     """All headers of a report, and the banners after its beginning, in order.
 
     Args:
-        plain: from `same_place`.
+        plain: the text of a `PlainText`.
     """
     lines = [match for match in _COLON_LINE.finditer(plain) if could_open(match["name"])]
     found = [*lines, *_BARE_LINE.finditer(plain)]

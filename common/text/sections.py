@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from common.text.plain_text import PlainText
 from common.text.section_headers import BODY
-from common.text.section_lines import BANNER, LETTER, PREAMBLE, find_headers, same_place
+from common.text.section_lines import BANNER, LETTER, PREAMBLE, find_headers
 
 CONCLUSION_ORDER = ("impression", "findings", "last_paragraph", "comparison")
 """Where the conclusion of a report is looked for; the columns of `mimic_cxr_sectioned.csv`, in its order."""
@@ -60,7 +61,8 @@ def split_sections(report: str) -> list[Section]:
         neither is left, the text after the first paragraph of the last section is "last_paragraph"; so is all of a
         report without headers, but for its title.
     """
-    plain = same_place(report)
+    decoded = PlainText(report)
+    plain = decoded.text
     headers = find_headers(plain)
     spans: list[tuple[str, int, int]] = []
     first = headers[0].name_at if headers else len(plain)
@@ -72,7 +74,8 @@ def split_sections(report: str) -> list[Section]:
     spans = [span for span in spans if span[0] not in BODY or LETTER.search(plain, span[1], span[2])]
     if not any(name in BODY for name, _, _ in spans):
         spans = _with_last_paragraph(plain, spans)
-    return [Section(name, report[start:end], start, end) for name, start, end in spans]
+    places = ((name, *decoded.span(start, end)) for name, start, end in spans)
+    return [Section(name, report[start:end], start, end) for name, start, end in places]
 
 
 def report_sections(report: str) -> dict[str, str]:
@@ -82,8 +85,8 @@ def report_sections(report: str) -> dict[str, str]:
         report: any text.
 
     Returns:
-        Section -> text with single blanks, words broken at the end of a line joined, lines that only separate left
-        out; "impression", "findings", "last_paragraph", "comparison" first, then in the order of the report.
+        Section -> text with single blanks, words broken at the end of a line joined, without mark-up and lines that
+        only separate; "impression", "findings", "last_paragraph", "comparison" first, then in the order of the report.
     """
     return sections_text(split_sections(report))
 
@@ -92,7 +95,7 @@ def sections_text(sections: Sequence[Section]) -> dict[str, str]:
     """What `report_sections` returns, for sections that are cut already."""
     texts: dict[str, str] = {}
     for section in sections:
-        text = _with_newlines(section.text)
+        text = PlainText(section.text, signs=False).text if section.name == PREAMBLE else section.text
         text = normalise(BANNER.sub(" ", text) if section.name == PREAMBLE else text)
         if text:
             texts[section.name] = text
@@ -109,12 +112,8 @@ def conclusion(sections: Mapping[str, str]) -> str:
 
 
 def normalise(text: str) -> str:
-    """Text with single blanks, words broken at the end of a line joined, and lines that only separate left out."""
-    return " ".join(_BROKEN_WORD.sub("-", _SEPARATOR.sub(" ", _with_newlines(text))).split())
-
-
-def _with_newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """Text with single blanks, broken words joined, without mark-up and lines that only separate."""
+    return " ".join(_BROKEN_WORD.sub("-", _SEPARATOR.sub(" ", PlainText(text, signs=False).text)).split())
 
 
 def _with_last_paragraph(plain: str, spans: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:

@@ -10,25 +10,17 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, SaveImaged
 from monai.utils import convert_to_tensor
-from nibabel.orientations import io_orientation
 
 from common.data.ct.reader import read_ct
-from common.data.ct.volume import CTVolume, write_nifti
+from common.data.ct.volume import CTVolume, axial_axes, write_nifti
 from common.io.bad_input import BadInput
 from common.transforms.slabs import round_keeping_slab_means
 
 DTYPES = ("float32", "int16")
 
 
-def axial_axes(affine: np.ndarray) -> tuple[int, int, int]:
-    """Array axes that run closest to superior-inferior, anterior-posterior and left-right, in this order."""
-    world = io_orientation(affine)[:, 0].astype(int)
-    d, h, w = (int(np.flatnonzero(world == axis)[0]) for axis in (2, 1, 0))
-    return d, h, w
-
-
 def to_axial(volume: CTVolume) -> tuple[torch.Tensor, np.ndarray]:
-    """A CT as (D, H, W) float32 HU and the affine of its (d, h, w) indices; axes are permuted, never flipped."""
+    """A CT as (D, H, W) float32 HU, slices first (`axial_axes`), and its affine; axes are permuted, never flipped."""
     axes = axial_axes(volume.affine)
     hu = torch.from_numpy(np.ascontiguousarray(volume.hu.transpose(axes), dtype=np.float32))
     return hu, volume.affine[:, [*axes, 3]]
@@ -80,6 +72,7 @@ class SaveCTd(SaveImaged):
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.output_dir, self.dtype = Path(output_dir), dtype
         self.written: list[str] = []
+        self._case_of: dict[Path, str] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write every key; ``data[key + "_path"]`` names the file."""
@@ -99,6 +92,8 @@ class SaveCTd(SaveImaged):
         return out
 
     def _write(self, path: Path, volume: torch.Tensor, prediction: MetaTensor, meta: Mapping) -> None:
+        if self._case_of.setdefault(path, meta["case"]) != meta["case"]:
+            raise BadInput(meta["filename_or_obj"], f"would be {path}, which is of the case {self._case_of[path]!r}")
         back, affine = _file_axes(prediction, meta)
         write_nifti(path, convert_to_tensor(volume).cpu().numpy().transpose(back), affine)
         self.written.append(str(path))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -26,11 +29,30 @@ DPI = 110
 
 
 def figure_image(figure: Figure, dpi: float = DPI) -> np.ndarray:
-    """Pixels of a figure, uint8 (H, W, 3)."""
+    """Pixels of a figure, uint8 (H, W, 3); what it says is text, with no formulas but those of its axes' numbers."""
+    numbers = {id(label) for axis in figure.findobj(Axis) for label in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        if id(text) not in numbers:
+            text.set_parse_math(False)
     figure.set_dpi(dpi)
+    _take_literally(figure)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in another script, say
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _take_literally(figure: Figure) -> None:
+    """Let a dollar sign in a name be one: matplotlib would read what stands between two as a formula.
+
+    Only the powers of ten of a logarithmic axis are formulas.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"):
+        for text in axis.get_ticklabels(which="both"):
+            text.set_parse_math(True)
 
 
 def save_picture(picture: Figure | np.ndarray, path: str | os.PathLike[str], caption: str) -> Path:

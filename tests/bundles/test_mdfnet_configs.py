@@ -107,7 +107,7 @@ def test_the_documents_hyperparameters():
     parser = ConfigParser(train)
     weights = [parser.get_parsed_content(name) for name in ("bce_weight", "focal_weight", "focal_alpha", "focal_gamma")]
     assert weights == pytest.approx([0.7, 0.3, 0.25, 2.0])
-    assert (train["early_stopping"], train["max_grad_norm"], train["precision"]) == (5, 1.0, "bfloat16")
+    assert (train["early_stopping"], train["max_grad_norm"]) == (5, 1.0)
     assert train["best"]["criteria"] == {
         "best_auroc": "pooled_auroc", "best_mean": "mean_auroc", "best_rare": "rare_auroc",
     }  # fmt: skip

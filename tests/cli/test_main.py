@@ -1,4 +1,6 @@
+import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ignite.engine import Engine
 
 from common.apps.run.bundle import CommandLineText, open_bundle
 from common.cli.main import VERBS, main
@@ -88,6 +91,9 @@ def test_help_with_a_bundle_tells_what_is_in_it(toy: Path, capsys: Any) -> None:
 def test_run(toy: Path, tmp_path: Path, capsys: Any) -> None:
     data = make_manifest(tmp_path / "data")
     words = ["run", str(toy), "--dataset_dir", str(data), "--output_dir", str(tmp_path / "out"), "--stages", "first"]
+    assert main(words) == 1
+    assert capsys.readouterr().err.startswith(f"{toy}: would run what was not reviewed (configs/train.json: import: ")
+    words.append("--trust")
     assert main([*words, "--train#trainer#max_epochs", "2", "--label", "007"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 stages run, 0 skipped, see")
     assert main([*words, "--train#trainer#max_epochs", "2", "--label", "007", "--json"]) == 0
@@ -130,7 +136,8 @@ MISTAKES = {
 def test_mistakes_get_one_sentence(toy: Path, words: str, capsys: Any, monkeypatch: Any) -> None:
     code, message = MISTAKES[words]
     monkeypatch.chdir(toy.parent)
-    assert main(words.format(toy=toy).split()) == code
+    trust = ["--trust"] if words.startswith("run {toy} ") or words == "run {toy}" else []
+    assert main([*words.format(toy=toy).split(), *trust]) == code
     shown = capsys.readouterr()
     assert not (toy.parent / "runs").exists()
     assert shown.out == "" and shown.err.count("\n") == 1
@@ -146,7 +153,7 @@ def test_an_error_inside_a_stage_is_a_sentence_too(toy: Path, tmp_path: Path, ca
         "--output_dir",
         str(tmp_path / "o"),
     ]
-    words += ["--train#trainer#loss_function", "$1 / 0"]
+    words += ["--train#trainer#loss_function", "$1 / 0", "--trust"]
     assert main(words) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "ZeroDivisionError: division by zero; --debug shows where"
     with pytest.raises(RuntimeError):
@@ -158,8 +165,71 @@ def test_interrupting_is_no_traceback(toy: Path, monkeypatch: Any, capsys: Any) 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("common.apps.run.recipe.run_recipe", interrupt)
-    assert main(["run", str(toy)]) == 1
+    assert main(["run", str(toy), "--trust"]) == 1
     assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("common.apps.predict.predict", ["predict", "{toy}", "--input", "{toy}", "--output_dir", "out"]),
+        ("common.apps.text.label.label_table", ["label", "cxr", "t.csv", "--text_columns", "a", "--out", "o.csv"]),
+        ("common.apps.packaging.pack.pack_bundle", ["pack", "{toy}", "--out", "o", "--trust"]),
+    ],
+)
+def test_an_interrupted_verb_that_starts_again_promises_nothing_else(
+    toy: Path, monkeypatch: Any, capsys: Any, target: str, words: list[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, interrupt)
+    assert main([word.format(toy=toy) for word in words]) == 1
+    said = "interrupted; what it has written stays, and the same command does all of it again\n"
+    assert capsys.readouterr().err == said
+
+
+def test_what_resumes_says_so() -> None:
+    groups = [(name, verb.verbs if isinstance(verb, Group) else {name: verb}) for name, verb in VERBS.items()]
+    resuming = {name for name, verbs in groups for verb in verbs.values() if verb.resumes}
+    assert resuming == {"demo", "run", "tune", "prepare"}
+
+
+def test_an_engine_that_ends_with_an_error_does_not_say_so_before_the_sentence(
+    monkeypatch: Any, capsys: Any, toy: Path
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        engine = Engine(lambda engine, batch: engine.nothing)
+        try:
+            engine.run([1])
+        except AttributeError as error:
+            raise RuntimeError(f"applying transform {engine}") from error
+
+    shown, everything = io.StringIO(), io.StringIO()
+    handlers = [logging.StreamHandler(shown), logging.StreamHandler(everything)]
+    handlers[0].setLevel(logging.INFO)
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
+    monkeypatch.setattr("common.apps.predict.predict", failing)
+    assert main(["predict", str(toy), "--input", str(toy), "--output_dir", "out"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "0x" not in err and "has no attribute 'nothing'" in err
+    assert "exception" not in shown.getvalue() and "exception" in everything.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda:99", "--device is 'cuda:99', which this machine does not have"),
+        ("gpu", "--device is 'gpu', expected a device of PyTorch, such as --device cpu"),
+        ("cpu:x", "--device is 'cpu:x', expected a device of PyTorch"),
+    ],
+)
+def test_a_device_that_is_not_there(toy: Path, capsys: Any, device: str, said: str) -> None:
+    config = toy / "configs" / "train.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"device": "cpu"}))
+    assert main(["run", str(toy), "--device", device, "--trust"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(said) and "--device cpu" in err and err.count("\n") == 1
 
 
 def test_prepare(tmp_path: Path, capsys: Any) -> None:
@@ -207,5 +277,5 @@ def test_demo(monkeypatch: Any, tmp_path: Path) -> None:
     calls: list[Any] = []
     monkeypatch.setattr("common.apps.run.demo.run_demo", lambda *given: calls.append(given) or {})
     assert main(["demo"]) == 0
-    assert main(["demo", "--bundle", "toy", "--output_dir", str(tmp_path)]) == 0
+    assert main(["demo", "--bundle", "toy", "--output_dir", str(tmp_path), "--trust"]) == 0
     assert calls == [("ct_slice_interpolation", "runs/demo"), ("toy", str(tmp_path))]

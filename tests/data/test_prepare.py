@@ -1,4 +1,5 @@
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from common.data import prepare as prepare_module
 from common.data.ct import listing as ct_listing
 from common.data.ct.listing import MANIFEST_COLUMNS
 from common.data.ct.reader import read_ct
+from common.data.manifest import read_manifest
 from common.data.prepare import prepare_data
 from common.io.bad_input import BadInput
 from common.io.output_folder import locked
@@ -71,12 +73,12 @@ def test_what_a_killed_worker_half_wrote_is_removed(tmp_path, monkeypatch):
         kept = usable(listing, out, *options)
         for folder in ("images", ".prepare"):
             (out / folder).mkdir(exist_ok=True)
-            (out / folder / ".half.tmp").write_text("half")
+            (out / folder / ".part01234567_half").write_text("half")
         return kept
 
     monkeypatch.setattr(prepare_module, "_usable", killed)
     prepare_data(tmp_path / "in", tmp_path / "out", "ct")
-    assert not list(tmp_path.rglob(".half*"))
+    assert not list(tmp_path.rglob(".part*"))
 
 
 def test_20_good_are_kept_and_25_bad_are_listed_with_their_reason(mixed):
@@ -171,7 +173,7 @@ def test_sigkill_then_the_same_command(mixed):
     process.send_signal(signal.SIGKILL)
     process.wait()
     (root / "out4" / "images").mkdir(exist_ok=True)
-    (root / "out4" / "images" / ".good_d7.nii.gz.1.tmp").write_bytes(b"half")
+    (root / "out4" / "images" / ".part01234567_good_d7.nii.gz").write_bytes(b"half")
     prepare_data(root / "in", root / "out4", "ct")
     assert outputs(root / "out4") == outputs(root / "out")
 
@@ -206,13 +208,21 @@ def test_layout_decides_what_is_taken(tmp_path):
         prepare_data(tmp_path / "in", tmp_path / "out", "nrrd")
 
 
-def test_duplicate_case_names_do_not_overwrite(tmp_path):
+def test_files_of_one_name_are_told_apart(tmp_path):
     write_volume(tmp_path / "in" / "a" / "x.nii.gz", tiny_hu(1))
     write_volume(tmp_path / "in" / "b" / "x.nii", tiny_hu(2))
+    write_volume(tmp_path / "in" / "b" / "x.nii.gz", tiny_hu(3))
+    write_volume(tmp_path / "in" / "y.nii", tiny_hu(4))
     result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
-    assert rows(result.manifest)[0]["image"] == str(tmp_path / "in" / "a" / "x.nii.gz")
-    (row,) = rows(result.excluded)
-    assert row["path"] == str(tmp_path / "in" / "b" / "x.nii") and "duplicate case name 'x'" in row["reason"]
+    found = {row["case"]: (row["patient"], Path(row["image"]).relative_to(tmp_path / "in").as_posix())
+             for row in rows(result.manifest)}  # fmt: skip
+    assert found == {
+        "a_x": ("a_x", "a/x.nii.gz"),
+        "b_x_nii": ("b_x", "b/x.nii"),  # the same scan twice, say, which must not be in two splits
+        "b_x_nii_gz": ("b_x", "b/x.nii.gz"),
+        "y": ("y", "y.nii"),
+    }
+    assert rows(result.excluded) == []
 
 
 def test_patients_csv(tmp_path):
@@ -223,17 +233,24 @@ def test_patients_csv(tmp_path):
     assert [(row["case"], row["patient"]) for row in rows(result.manifest)] == [("a", "007"), ("b", "007")]
     reasons = [row["reason"] for row in rows(result.excluded)]
     assert reasons == ["has no row for case 'c' in patients.csv", "row 'd' has no image in the input"]
-    for text, match in [
-        ("case,who\n", "has no column 'patient'"),
-        ("case,patient\na,1\na,2\n", "a second patient"),
-        ("case,patient\na,\n", "line 2 lacks"),
-    ]:
-        (tmp_path / "in" / "patients.csv").write_text(text)
-        with pytest.raises(BadInput, match=match):
-            prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
-    (tmp_path / "in" / "patients.csv").write_bytes(b"case,patient\na,\xff\n")
-    with pytest.raises(BadInput, match="not UTF-8"):
+    (tmp_path / "in" / "patients.csv").write_text("case,who\n")
+    with pytest.raises(BadInput, match="has no column 'patient'"):
         prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
+
+
+def test_a_bad_row_of_patients_csv_costs_its_case(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write_volume(tmp_path / "in" / f"{name}.nii.gz", tiny_hu(ord(name)))
+    (tmp_path / "in" / "patients.csv").write_bytes(b"case;patient\na;1\na;2\nb;\nc;\xff\nd;27959241.0\n")
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
+    assert [(row["case"], row["patient"]) for row in rows(result.manifest)] == [("d", "27959241")]
+    reasons = [row["reason"] for row in rows(result.excluded)]
+    assert reasons == [
+        *(f"has no row for case {name!r} in patients.csv" for name in "abc"),
+        "line 3 gives case 'a' a second patient",
+        "line 4 lacks a case or a patient",
+        "line 5 is not UTF-8 text (byte 0xFF, as of Latin-1 or Windows-1252)",
+    ]
 
 
 def test_exclusion_list(tmp_path):
@@ -345,3 +362,53 @@ def test_series_folders_named_alike_are_told_apart(tmp_path):
     result = prepare_data(tmp_path / "in", tmp_path / "out", layout="dicom")
     with result.manifest.open(newline="") as file:
         assert [row["case"] for row in csv.DictReader(file)] == ["P1_CT", "P2_CT"]
+
+
+def test_what_the_system_refused_is_tried_again(tmp_path, monkeypatch):
+    paths = [write_volume(tmp_path / "in" / f"{name}.nii.gz", tiny_hu(ord(name))) for name in "abc"]
+    paths[2].write_bytes(b"no image")
+    real = Path.open
+
+    def failing(path, *args, **kwargs):
+        if path == paths[0]:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
+        reasons = {Path(row["path"]).name: row["reason"] for row in rows(result.excluded)}
+        assert "Input/output error" in reasons["a.nii.gz"] and "gzip" in reasons["c.nii.gz"]
+    read = []
+    original = ct_listing.read_ct
+    monkeypatch.setattr(ct_listing, "read_ct", lambda path: read.append(path.name) or original(path))
+    result = prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
+    assert [row["case"] for row in rows(result.manifest)] == ["a", "b"]
+    assert read == ["a.nii.gz"], "neither the good one nor the damaged one is looked at again"
+
+
+@pytest.mark.parametrize("record", ["", "null\n", "[]\n", "{}\n", "\0\0\0\0", '["KEY", null]\n', '["KEY", {}]\n',
+                                    '["KEY", {"row": 1}]\n', '["KEY", 7]\n', "\xff\xfe"])  # fmt: skip
+def test_a_damaged_record_is_a_check_to_be_done_again(tmp_path, record):
+    write_volume(tmp_path / "in" / "a.nii.gz")
+    prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
+    before = outputs(tmp_path / "out")
+    (path,) = (tmp_path / "out" / ".prepare").glob("*.jsonl")
+    path.write_bytes(record.replace("KEY", json.loads(path.read_text())[0]).encode("latin-1"))
+    prepare_data(tmp_path / "in", tmp_path / "out", "nifti")
+    assert outputs(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_a_prepared_folder_may_be_moved_and_copied(tmp_path, monkeypatch, how):
+    write_series(tmp_path / "in" / "a")
+    write_volume(tmp_path / "in" / "n.nii.gz")
+    prepare_data(tmp_path / "in", tmp_path / "out", "ct")
+    how(tmp_path / "out", tmp_path / "other" / "place")
+    place = tmp_path / "other" / "place"
+    found = {row["case"]: row["image"] for row in read_manifest(place)}
+    assert found == {"a": str(place / "images" / "a.nii.gz"), "n": str(tmp_path / "in" / "n.nii.gz")}
+    monkeypatch.setattr(ct_listing, "read_ct", lambda path: pytest.fail(f"{path} was read again"))
+    result = prepare_data(tmp_path / "in", place, "ct")
+    assert {row["case"]: row["image"] for row in rows(result.manifest)} == found
+    assert {row["case"]: row["image"] for row in read_manifest(place)} == found

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.data.datasets.feature_cache import FeatureKey, hash_array
+from common.data.datasets.feature_cache import FeatureCache, FeatureKey, hash_array
 from common.data.datasets.features import FeatureDataset
 from common.engines.frozen_features import FeatureWriter
 from common.inferers.frozen_encoders import FrozenEncoder, ImageFeatures
@@ -44,17 +44,17 @@ def write(tmp_path, encoder, cases, **kwargs):
     return FeatureWriter({"steps": encoder}, cases, ["case"], tmp_path / "cache", tmp_path / "run", **kwargs)
 
 
-def test_inputs_that_the_cache_lacks_are_encoded_in_batches(tmp_path):
+def test_batches_that_the_cache_lacks_are_encoded(tmp_path):
     encoder = Steps(2)
     metrics = write(tmp_path, encoder, {"train": numbered(5, 6, None, 5, 7), "val": numbered(6, 8)}, batch_size=2).run()
-    assert encoder.batches == [[5, 6], [7], [8]]
-    assert (metrics["cases"], metrics["numbers_encoded"], metrics["misses"], metrics["hits"]) == (7, 4, 4, 2)
+    assert encoder.batches == [[5, 6], [5, 7], [6, 8]]
+    assert (metrics["cases"], metrics["numbers_encoded"], metrics["misses"], metrics["hits"]) == (7, 6, 4, 2)
     data = FeatureDataset(tmp_path / "run" / "features", "train")
     assert data.vectors["steps"].tolist() == [[5, 5], [6, 6], [0, 0], [5, 5], [7, 7]]
     assert FeatureDataset(tmp_path / "run" / "features", "val")[1]["first"] == 8
     history = json.loads((tmp_path / "run" / "features" / "history.json").read_text())
     assert history["stage"] == "features" and history["iterations"] == history["validations"] == []
-    assert history["metrics"] == metrics and "4 numbers encoded" in history["notes"][0]
+    assert history["metrics"] == metrics and "6 numbers encoded" in history["notes"][0]
 
 
 def test_after_an_interruption_only_the_rest_is_encoded(tmp_path):
@@ -70,6 +70,32 @@ def test_after_an_interruption_only_the_rest_is_encoded(tmp_path):
     encoder = Steps()
     metrics = write(tmp_path, encoder, numbered(1, 2, 3, 4)).run()
     assert encoder.batches == [[3], [4]] and metrics["hits"] == metrics["misses"] == 2
+
+
+def test_an_interruption_within_a_batch_changes_nothing(tmp_path, monkeypatch):
+    """A bug: what was left was put into other batches, whose last digits differ with their size."""
+
+    class OfItsBatch(Steps):
+        def encode(self, cases):
+            return [{"feature": entry["feature"] + len(cases) / 10} for entry in super().encode(cases)]
+
+    cases = numbered(1, 2, 3, 4, 5)
+    write(tmp_path / "whole", OfItsBatch(2), cases, batch_size=2).run()
+    compute, calls = FeatureCache.get_or_compute, []
+
+    def killed(self, key, fn):
+        calls.append(key)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return compute(self, key, fn)
+
+    monkeypatch.setattr(FeatureCache, "get_or_compute", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "killed", OfItsBatch(2), cases, batch_size=2).run()
+    monkeypatch.undo()
+    write(tmp_path / "killed", OfItsBatch(2), cases, batch_size=2).run()
+    found = [FeatureDataset(tmp_path / name / "run" / "features", "train").vectors for name in ("whole", "killed")]
+    assert torch.equal(found[0]["steps"], found[1]["steps"])
 
 
 def test_the_scale_factor_is_that_of_the_training_split(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from common.engines.resume import ResumeHandler, differences
+from common.engines.resume import ENDED, ResumeHandler, differences
 from common.engines.training_state import load_random_state, random_state, read_state_file, write_state_file
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, DiskFailure
 from common.networks.weights import ChosenWeights, freeze
 from tests.engines.resumable import EPOCHS, LENGTH, make, result, run
 from tests.handlers.small_engines import make_trainer
@@ -187,12 +187,12 @@ def test_killed_for_real_at_random_moments(tmp_path, uninterrupted):
     same(found, uninterrupted)
 
 
-def test_sigterm_saves_and_exits_with_0(tmp_path, uninterrupted):
+def test_sigterm_saves_and_exits_as_one_that_was_ended(tmp_path, uninterrupted):
     process = started(tmp_path, 0.05, tmp_path / "log")
     time.sleep(0.3)
     process.terminate()
     process.join()
-    assert process.exitcode == 0
+    assert process.exitcode == ENDED == 143  # nothing is finished, so not 0
     assert not (tmp_path / "result.pt").exists() and "asked to end" in (tmp_path / "log").read_text()
     trainer = make(tmp_path)
     trainer.run()
@@ -269,8 +269,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_earlier_ones(tmp_path, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, "no space")
 
-    with monkeypatch.context() as patch, pytest.raises(BadInput, match="No space left on device"):
-        patch.setattr("common.engines.training_state.os.fsync", full)
+    with monkeypatch.context() as patch, pytest.raises(DiskFailure, match="No space left on device"):
+        patch.setattr("common.io.output_folder.os.fsync", full)
         make(tmp_path).run()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     trainer = make(tmp_path)
@@ -279,9 +279,36 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_earlier_ones(tmp_path, monkeyp
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
-    tmp_path.joinpath(".iteration_000000004.pt.123.tmp").write_bytes(b"half")
+    for name in (".part0123_iteration_000000004.pt", ".iteration_000000004.pt.123.tmp"):  # now, and of earlier versions
+        tmp_path.joinpath(name).write_bytes(b"half")
     make(tmp_path).run()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_next_intact_one_used(tmp_path, uninterrupted, caplog, damage):
+    """A bug: a training went on with other weights, and ended with them."""
+    with pytest.raises(Killed):
+        make(tmp_path, [kill_at(15)]).run()
+    *_, before, newest = make(tmp_path).resume.checkpoints()
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes({"flip": data, "cut": data[:-1], "empty": b""}[damage])
+    trainer = make(tmp_path)
+    trainer.run()
+    assert f"{newest} is damaged, the next intact checkpoint is used: {before.name}" in caplog.text
+    same(result(trainer), uninterrupted)
+
+
+def test_without_an_intact_checkpoint_it_says_so(tmp_path):
+    with pytest.raises(Killed):
+        make(tmp_path, [kill_at(9)]).run()
+    found = make(tmp_path).resume.checkpoints()
+    for path in found:
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BadInput, match=rf"{found[-1].name}: is not a whole .*none of the 1 before it.*--resume false"):
+        make(tmp_path).run()
+    assert make(tmp_path).resume.checkpoints() == found  # nothing is removed
 
 
 def test_a_loader_that_cannot_begin_in_the_middle_is_refused(tmp_path):

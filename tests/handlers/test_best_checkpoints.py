@@ -6,6 +6,7 @@ from ignite.engine import Engine, Events
 
 from common.handlers.best_checkpoints import BestCheckpoints
 from common.handlers.engine_state import notes
+from common.io.bad_input import DiskFailure
 from common.networks.weights import ChosenWeights
 
 CRITERIA = {"best_auroc": "pooled_auroc", "best_mean": "mean_auroc", "best_rare": "rare_auroc"}
@@ -147,12 +148,11 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     make(tmp_path).run([0], max_epochs=3)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def full(content, path):
-        with open(path, "wb") as file:
-            file.write(b"half")
+    def full(content, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("common.networks.weights.torch.save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskFailure, match=r"\.pt: cannot be written \(No space left on device\), expected room for it"):
         make(tmp_path).run([0], max_epochs=3)
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

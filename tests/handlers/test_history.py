@@ -243,7 +243,7 @@ def test_pictures(tmp_path):
     assert path == tmp_path / "diffusion" / "pictures" / "samples_case_1.png"
     assert Image.open(path).info["Description"] == "A line, grössere Zahl rechts."
     assert (np.asarray(Image.open(plain)) == pixels).all()
-    history.writer.close()
+    history._writer.close()
     board = events(tmp_path)
     assert [(e.step, e.width, e.height) for e in board.Images("pixels")] == [(8, 6, 4)]
     assert [e.step for e in board.Images("samples/case 1")] == [8]

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from common.data.cxr.studies import StudyCollate, StudyDataset
+from common.data.datasets.case_loader import CaseLoader
 from common.data.modalities import MODALITIES
 from common.data.note_tokenizer import build_note_tokenizer
 from common.data.prediction_table import align_predictions, find_predictions, read_predictions, read_truth
@@ -12,6 +13,7 @@ from common.engines.cxr_batch import PrepareStudyBatch
 from common.handlers.engine_state import notes
 from common.handlers.label_predictions import LabelPredictions, predict_labels
 from common.inferers.autocast import AutocastInferer
+from common.io.bad_input import BadInput
 from common.transforms.xray_io import xray_tensor
 from tests.data.cxr.tiny_study import LABELS, make_cases, make_scaler
 from tests.networks.tiny_mdfnet import make_network
@@ -59,6 +61,19 @@ def alone(network, tokenizer, item, hidden=None):
         given["clinical"] = item["clinical"][None]
     present = None if given else torch.zeros(1, 3, dtype=torch.bool)
     return network.eval()(**given, present=present).sigmoid()[0].double().numpy()
+
+
+def test_without_any_usable_case_it_says_so():
+    class Gone(Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise BadInput("gone.png", "is gone")
+
+    loader = CaseLoader(Gone(), [{"case": "c0", "image": "gone.png"}])
+    with pytest.raises(ValueError, match="none of the cases can be used, gone.png: is gone, expected one at least"):
+        predict_labels(make_network(), loader, PrepareStudyBatch(), AutocastInferer("float32"), "cpu")
 
 
 @pytest.mark.parametrize("hidden", [None, 0, 1, 2])

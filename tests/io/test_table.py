@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from common.io.bad_input import BadInput
-from common.io.table import iter_rows, read_columns, read_rows
+from common.io.table import TableCounts, iter_rows, plain_id, read_columns, read_rows, stream_rows
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -58,13 +58,76 @@ def test_bad_rows_do_not_hide_good_ones(tmp_path: Path) -> None:
     rows = list(iter_rows(table))
     assert [row[1]["id"] for row in rows if not isinstance(row, BadInput)] == ["1", "5"]
     reasons = [row.reason for row in rows if isinstance(row, BadInput)]
-    assert reasons == ["line 3 has 1 fields, expected 2", "line 4 is not UTF-8 text", "line 5 has 3 fields, expected 2"]
+    assert reasons == [
+        "line 3 has 1 fields, expected 2",
+        "line 4 is not UTF-8 text (byte 0xE9, as of Latin-1 or Windows-1252)",
+        "line 5 has 3 fields, expected 2",
+    ]
 
 
-def test_an_open_quote_ends_the_table(tmp_path: Path) -> None:
-    first, last = iter_rows(write(tmp_path / "t.csv", 'id,text\n1,a\n2,"open\n3,b\n'))
-    assert first == (2, {"id": "1", "text": "a"})
-    assert isinstance(last, BadInput) and "no CSV table after line 2" in last.reason
+def test_an_open_quote_costs_its_row_alone(tmp_path: Path) -> None:
+    lines = ["1,a", '2,"open', "3,b", '4,"two', 'lines"', '5,12" tube', '6,"x" y']
+    rows = list(iter_rows(write(tmp_path / "t.csv", "id,text\n" + "\n".join(lines) + "\n")))
+    assert [row for row in rows if not isinstance(row, BadInput)] == [
+        (2, {"id": "1", "text": "a"}),
+        (4, {"id": "3", "text": "b"}),
+        (6, {"id": "4", "text": "two\nlines"}),
+        (7, {"id": "5", "text": '12" tube'}),
+    ]
+    bad = [row.reason for row in rows if isinstance(row, BadInput)]
+    assert bad == [f"line {line} has quoted text that cannot be read" for line in (3, 8)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "id\ttext\n1\ta, b\n",
+        "sep=;\nid;text\n1;a, b\n",
+        "\n\nid;text\n\n1;a, b\n",
+        "id;text;;\n1;a, b;;\n",
+        'id,text\r1,"a, b"\r',
+        'id,text\r\n1,"a, b"\r\n',
+        '"id","text"\n"1","a, b"',
+    ],
+)
+def test_tables_as_other_programs_write_them(tmp_path: Path, content: str) -> None:
+    table = write(tmp_path / "t.csv", content)
+    assert [row for _, row in read_rows(table)] == [{"id": "1", "text": "a, b"}]
+
+
+def test_a_zero_byte_and_a_cell_beyond_the_header_cost_a_row(tmp_path: Path) -> None:
+    rows = list(iter_rows(write(tmp_path / "t.csv", b"id,text,\n1,a\0b,\n2,b,c\n3,c,\n4,d\n")))
+    assert [row[1]["id"] for row in rows if not isinstance(row, BadInput)] == ["3", "4"]
+    reasons = [row.reason for row in rows if isinstance(row, BadInput)]
+    assert reasons == ["line 2 holds a zero byte, expected text", "line 3 has 3 fields, expected 2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("27959241.0", "27959241"),
+        ("27959241.", "27959241"),
+        ("2.7959241E7", "27959241"),  # as Java and Spark write a double
+        ("2.795924E7", "27959240"),
+        ("2.79592E+07", "2.79592E+07"),  # as a spreadsheet shows it: digits are lost
+        ("000123", "000123"),
+        ("000123.0", "000123"),
+        ("1.5", "1.5"),
+        ("s50414267", "s50414267"),
+        ("1.2.840.1", "1.2.840.1"),
+        ("", ""),
+    ],
+)
+def test_ids_that_a_program_took_for_numbers(text: str, expected: str) -> None:
+    assert plain_id(text) == expected
+
+
+def test_the_wanted_rows_whatever_their_ids_look_like(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "stay_id;n\n27959241;1\n27959241.0;2\n2.7959241E7;3\n2795924;4\nnone;5\n;6\n")
+    counts = TableCounts()
+    rows = list(stream_rows(path, ("stay_id", "n"), {"stay_id": {"27959241"}}, counts))
+    assert rows == [("27959241", n) for n in "123"]
+    assert (counts.rows, counts.selected, counts.bad) == (6, 3, {"stay_id is not an id": 2})
 
 
 @pytest.mark.parametrize(
@@ -74,8 +137,9 @@ def test_an_open_quote_ends_the_table(tmp_path: Path) -> None:
         ("\n\n", "is empty"),
         (b"\x00\x01text\n", "holds a zero byte"),
         ("id,id\n", "has the column 'id' twice"),
-        (b"id,\xe9\n", r"is not UTF-8 text \(line 1\)"),
-        ("id,text\n".encode("utf-16"), r"is not UTF-8 text \(line 1\)"),
+        (b"id,\xe9\n", r"is not UTF-8 text \(byte 0xE9, as of Latin-1 or Windows-1252\), line 1"),
+        ("id,text\n".encode("utf-16"), "is UTF-16 text, expected a CSV table as UTF-8 text"),
+        (b"PK\x03\x04....", "is a zip archive or an Excel workbook"),
         ("id,other\n1,a\n", "has no column 'text', expected it among id, other"),
     ],
 )
@@ -92,7 +156,7 @@ def test_a_table_that_cannot_be_read(tmp_path: Path, content: str | bytes, says:
         ("id,text\n1\n", "line 2 has 1 fields, expected 2"),
         ("id,text\n1,a,b\n", "line 2 has 3 fields, expected 2"),
         (b"id,text\n1,\xe9\n", "line 2 is not UTF-8"),
-        ('id,text\n1,"open\n', "is no CSV table"),
+        ('id,text\n1,"open\n', "line 2 has quoted text that cannot be read"),
     ],
 )
 def test_a_damaged_row_is_refused(tmp_path: Path, content: str | bytes, says: str) -> None:

@@ -201,6 +201,13 @@ def test_any_text_is_read() -> None:
         assert set(label_cxr(report).values()) <= {1.0, 0.0, -1.0, None}
 
 
+@pytest.mark.parametrize(
+    "piece", ["no effusion\nsmall edema\n", "no effusion Small edema ", "<!-- no edema ", "Effusion: no "]
+)
+def test_a_long_list_is_read_as_a_short_one(piece: str) -> None:
+    assert label_cxr(piece * 3000) == label_cxr(piece * 3)
+
+
 def test_agrees_with_human_labels() -> None:
     if not REPORTS.is_dir():
         pytest.skip("the Open-i reports and their human labels are not here")
@@ -239,5 +246,5 @@ def test_every_part_of_a_lexicon_is_of_a_known_kind(name):
     if name == "context_lexicon.yaml":
         assert set(parts) - {"words"} == set(context.CUES)
     else:
-        assert set(parts) <= {"present", "normal", "not_this", "cues", "words"}
+        assert set(parts) <= {"present", "normal", "not_this", "places", "cues", "words"}
         assert set(parts.get("cues", {})) <= set(context.CUES)

@@ -59,3 +59,27 @@ def test_words_stand_where_they_say_whatever_their_letters() -> None:
     assert all(10 <= start < end <= 10 + len(text) for start, end in tokens.spans)
     first, last = tokens.spans[tokens.words.index("effusion")]
     assert text[first - 10 : last - 10] == "Effusion"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("It isn't seen", "it is not seen"),
+        ("can't, won't", "can not , will not"),
+        ("Effusion (-), edema ( + )", "effusion negative , edema positive"),
+        ("effusion -ve", "effusion negative"),
+        ("[ ] edema [x] mass \u2610 effusion", "unchecked edema checked mass unchecked effusion"),
+        ("left-sided (small)", "left sided ( small )"),
+    ],
+)
+def test_short_forms_and_signs_are_words(text, words):
+    tokens = Tokens(text)
+    assert tokens.words == words.split()
+    assert len(tokens.spans) == len(tokens.words) and tokens.span(0, 2)[1] == tokens.spans[1][1]
+
+
+def test_a_matcher_knows_the_words_that_its_phrases_start_with():
+    matcher = PhraseMatcher([("x", "pneumothora*"), ("x", "airspace disease"), ("y", "line*")])
+    assert matcher.knows("pneumothorax", 6) and matcher.knows("airspace", 3)
+    assert not matcher.knows("linelike", 4)  # "line-like" is no broken word
+    assert not matcher.knows("disease", 3)

@@ -5,8 +5,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, SaveImaged
 
 from common.data.ct.reader import read_ct
-from common.data.ct.volume import write_nifti
-from common.transforms.ct_io import FileAxesd, ReadCTd, SaveCTd, axial_axes
+from common.data.ct.volume import axial_axes, write_nifti
+from common.io.bad_input import BadInput
+from common.transforms.ct_io import FileAxesd, ReadCTd, SaveCTd
 
 
 @pytest.fixture(params=[(0, 1, 2), (2, 0, 1), (1, 2, 0)], ids=["xyz", "zxy", "yzx"])
@@ -19,6 +20,17 @@ def case(request, tmp_path):
     path = tmp_path / "a.b.nii.gz"
     write_nifti(path, hu.transpose(order), affine[:, [*order, 3]])
     return path, hu
+
+
+def test_a_case_is_not_written_over_the_uncertainty_of_another(tmp_path):
+    image = MetaTensor(
+        torch.zeros(1, 4, 4, 4), meta={"case": "a", "filename_or_obj": "x/a.nii", "axial_axes": (2, 1, 0)}
+    )
+    save = SaveCTd("pred", str(tmp_path))
+    save({"image": image, "pred": MetaTensor(torch.zeros(2, 4, 4, 4))})
+    image.meta["case"] = "a_uncertainty"
+    with pytest.raises(BadInput, match=r"would be .*a_uncertainty.nii.gz, which is of the case 'a'"):
+        save({"image": image, "pred": MetaTensor(torch.zeros(1, 4, 4, 4))})
 
 
 def test_reads_axial_slices_first_whatever_the_file_order(case):

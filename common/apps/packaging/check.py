@@ -19,11 +19,11 @@ import torch
 import yaml
 
 from common.apps.packaging.check_code import Finding, check_configs
-from common.apps.packaging.vendored import imported_files, modules_of_config, texts, vendored_files
+from common.apps.packaging.vendored import LIBRARY, imported_files, modules_of_config, texts, vendored_files
 from common.apps.run.bundle import open_bundle
 from common.io.bad_input import BadInput
 
-__all__ = ["check_bundle"]
+__all__ = ["check_bundle", "refuse_unsafe"]
 
 REQUIRED = (
     "LICENSE", "configs/metadata.json", "configs/inference.json", "configs/train.json", "docs/README.md",
@@ -39,6 +39,7 @@ METADATA = {
 _TENSOR_KEYS = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data",
                 "channel_def")  # fmt: skip
 _LOG_HANDLERS = ("StreamHandler", "logging.StreamHandler", "NullHandler", "logging.NullHandler")
+_INCOMPLETE = ("layout", "metadata", "id", "path", "json")  # rules about what a bundle lacks, not what it would run
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin")
 _CODE = (".so", ".pyd", ".pyc", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ts", ".pkl", ".pickle", ".joblib", ".pyo",
          ".whl", ".egg", ".jar", ".pth.tar", ".dill")  # fmt: skip
@@ -49,12 +50,13 @@ Files = dict[str, Path | zipfile.Path]
 """Path below the bundle -> where the file lies; read, never written."""
 
 
-def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> list[Finding]:
+def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = (), weights: bool = True) -> list[Finding]:
     """Look for whatever would keep a bundle from being used, or make it dangerous to use.
 
     Args:
         bundle: folder of a bundle or a packed one, or a zip of it.
         allow: further modules that targets and imports may name; "scripts" accepts Python of the bundle's own.
+        weights: whether the weights are looked at, which takes as long as reading them.
 
     Returns:
         Findings; none means the bundle is fine.
@@ -73,15 +75,44 @@ def check_bundle(bundle: str | os.PathLike[str], allow: Sequence[str] = ()) -> l
     metadata = configs.pop("configs/metadata.json", None)
     if metadata is not None:
         findings += _check_metadata(metadata)
-    findings += check_configs(configs, allow)
+    # Metadata are part of the parsed configuration, where an id may refer to them.
+    findings += check_configs(configs | {"configs/metadata.json": metadata or {}}, allow)
     for name, config in configs.items():
         findings += _check_paths(name, config)
     findings += _check_properties(configs)
     if complete:  # else nobody knows what the bundle needs
         findings += _check_python(files, configs, "scripts" in allow)
     for name in sorted(files):
-        findings += _check_file(files, name)
+        if weights or not name.startswith("models/"):
+            findings += _check_file(files, name)
     return findings
+
+
+def refuse_unsafe(bundle: str | os.PathLike[str], judged: Sequence[str] = ("*",)) -> None:
+    """Refuse a bundle that would run what nobody has reviewed, before anything in it is executed.
+
+    Weights of the bundles that lie beside this library are left out, as they are this user's own.
+
+    Args:
+        bundle: folder or name.
+        judged: names of the configuration files that count, "*" for all; Python and weights always do.
+
+    Raises:
+        BadInput: naming the first finding of `check_bundle` that is more than a part that is missing.
+    """
+    root = open_bundle(bundle).root
+    ours = root.resolve().parent == (LIBRARY.parent / "bundles").resolve()
+    names = {f"configs/{name}.json" for name in (*judged, "metadata")}
+    found = [
+        finding
+        for finding in check_bundle(root, weights=not ours)
+        if finding.rule not in _INCOMPLETE
+        and ("*" in judged or finding.file in names or not re.fullmatch(r"configs/.*\.json", finding.file))
+    ]
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        what = f"would run what was not reviewed ({found[0]}{more})"
+        raise BadInput(root, f"{what}; see `python -m common check {root}`, or --trust it")
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

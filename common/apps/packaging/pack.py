@@ -21,7 +21,8 @@ from common.apps.packaging.vendored import (
 from common.apps.run.bundle import Bundle, has_id, merged_config, missing, open_bundle
 from common.apps.run.remote_paths import takes_urls
 from common.io.bad_input import BadInput
-from common.io.output_folder import content_hash
+from common.io.output_folder import content_hash, named_if_disk_fails
+from common.networks.definitions import read_definitions
 from common.networks.weights import read_checkpoint
 from common.version import __version__
 
@@ -66,6 +67,7 @@ def pack_bundle(
     """
     bundle, out = open_bundle(bundle), Path(out)
     weights = _weights(bundle, None if ckpt_dir is None else Path(ckpt_dir))
+    bundle.stay_out(out)
     configs = _with_activation(_configs(bundle, weights))
     own = {path.relative_to(bundle.root).as_posix(): path for path in (bundle.root / "scripts").rglob("*.py")}
     code = vendored_files({file for config in configs.values() for file in modules_of_config(config)}, own)
@@ -75,7 +77,7 @@ def pack_bundle(
         raise BadInput(target, "stands where the copy goes and is no packed bundle, expected another --out")
 
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=f".{bundle.name}.") as scratch:
+    with named_if_disk_fails(target), tempfile.TemporaryDirectory(dir=out, prefix=f".{bundle.name}.") as scratch:
         copy = Path(scratch) / bundle.name
         _copy_documents(bundle, copy)
         for path, content in code.items():
@@ -144,7 +146,7 @@ def _sizes(weights: Mapping[str, Path]) -> dict[str, Any]:
     """What the weights' `network.json` holds: ids and values of the networks' sizes; nothing without it."""
     model = weights.get("models/model.pt")
     path = None if model is None else model.with_name("network.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+    return read_definitions(path) if path is not None and path.is_file() else {}
 
 
 def _configs(bundle: Bundle, weights: Mapping[str, Path]) -> dict[str, Any]:

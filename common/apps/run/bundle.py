@@ -1,4 +1,9 @@
-"""What the verbs that take a bundle share: find it, read its configuration, check and apply `--key value` overrides."""
+"""What the verbs that take a bundle share: find it, read its configuration, check and apply `--key value` overrides.
+
+Paths, names and texts of the user are data. Whatever MONAI would take for configuration in them goes through `literal`,
+here and nowhere else: `Bundle.config` and `read_overrides` do it for the ids of `TEXTS` and those that a bundle lists
+as "text_ids".
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import difflib
 import inspect
 import os
 import pydoc
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.apps.packaging.active_bundle import activate
 from common.io.bad_input import BadInput, first_error
+from common.io.inputs import reading, refuse_output_folder
 
 if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command line needs none of it
     from monai.bundle import ConfigParser
@@ -22,6 +29,9 @@ if TYPE_CHECKING:  # monai takes seconds to import, and the help of the command 
 
 _COMPONENT_KEYS = ("_disabled_", "_requires_", "_mode_", "_desc_")  # MONAI's own, valid in every `_target_` section
 JOINED = "+"  # between the overlays of a scale
+TEXTS = ("bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "cache_dir", "input")
+"""Ids whose value from the user is a path, whatever it looks like; a bundle's id "text_ids" lists further ones."""
+_MEANS_SOMETHING = re.compile(r"^[$@%]|#|[@%]::|[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 _MISSING = object()
 
 
@@ -74,6 +84,15 @@ class Bundle:
             sys.path[:] = [path, *(entry for entry in sys.path if entry != path)]
             activate()
 
+    def stay_out(self, output_dir: str | os.PathLike[str]) -> None:
+        """Refuse an output folder that is an input, or in which the bundle's own files or weights lie.
+
+        Raises:
+            BadInput: naming it.
+        """
+        with reading(self.configs, self.root / "models", self.root / "scripts"):
+            refuse_output_folder(output_dir)
+
     def config_file(self, name: str) -> Path:
         """Path of `configs/NAME.json`; the ending may be left out.
 
@@ -95,7 +114,8 @@ class Bundle:
     ) -> BundleConfig:
         """Read configuration files into one parser, as `python -m monai.bundle run` would.
 
-        `CKPT_DIR/network.json`, which holds the sizes of the networks in the checkpoint, is merged over the files.
+        `CKPT_DIR/network.json`, which holds the sizes of the networks in the checkpoint and nothing else, is merged
+        over the files.
 
         Args:
             names: configuration files, or several joined by "+", later ones over earlier ones.
@@ -108,15 +128,19 @@ class Bundle:
             A parser whose `bundle_root` and `ckpt_dir` are set.
 
         Raises:
-            BadInput: if a file or the checkpoint folder does not exist, or a file is not JSON.
+            BadInput: if a file or the checkpoint folder does not exist, a file is not JSON, or network.json holds more
+                than sizes.
             UnknownKey: if an override's id is in none of the files.
         """
         files = [self.config_file(part) for name in names for part in name.split(JOINED)]
         if ckpt_dir is not None and not Path(ckpt_dir).is_dir():
-            raise missing(ckpt_dir, "a folder with model.pt")
+            raise missing(ckpt_dir, "a folder with model.pt (--ckpt_dir)")
         asked = ckpt_dir is not None
         ckpt_dir = self.root / "models" if ckpt_dir is None else Path(ckpt_dir)
         if (ckpt_dir / "network.json").is_file():
+            from common.networks.definitions import read_definitions
+
+            read_definitions(ckpt_dir / "network.json")
             files.append(ckpt_dir / "network.json")
         parser = merged_config(files)
         self.find_scripts()
@@ -184,8 +208,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def missing(path: str | os.PathLike[str], expected: str) -> BadInput:
-    """The refusal of a path that does not exist, with the nearest one that does."""
+    """The refusal of a path that does not exist, with the nearest one that does; or is a file instead of a folder."""
     path = Path(path)
+    if path.exists() or path.parent.is_file():
+        return BadInput(path if path.exists() else path.parent, f"is a file, expected {expected}")
     parent = path.parent
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent  # the first part that is wrong is the one to compare
@@ -237,15 +263,37 @@ def config_ids(config: Any, prefix: str = "") -> Iterator[str]:
             yield from config_ids(value, f"{prefix}{key}#")
 
 
-def read_overrides(overrides: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
+def literal(value: Any) -> Any:
+    """What to write into a configuration so that MONAI reads this text, and those in a list or section, as it is.
+
+    MONAI evaluates `$...`, looks up `@...` and `%...` and changes `#`; a text with any of these, or that is more than a
+    line, becomes an expression that holds it. It is the same in this process, in a file and in a command.
+    """
+    if isinstance(value, str):
+        return quoted(value) if _MEANS_SOMETHING.search(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: literal(item) for key, item in value.items()}
+    return [literal(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def quoted(text: str) -> str:
+    """The expression whose value is this text."""
+    return "$" + re.sub("[@%#]", lambda sign: f"\\x{ord(sign[0]):x}", repr(str(text)))
+
+
+def read_overrides(
+    overrides: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], where: str, of_bundle: bool = False
+) -> dict[str, Any]:
     """Check that each id is in one of the configurations, and read what was typed on the command line.
 
-    An id may also add an argument that a `_target_` section leaves out, if the target takes it.
+    An id may also add an argument that a `_target_` section leaves out, if the target takes it. What the user gives for
+    an id that is a path or a text, and a typed word that names something that exists, is `literal`.
 
     Args:
         overrides: id -> value; a `CommandLineText` is read by `parse_value`, other values stay.
         configs: merged configurations.
         where: names them in the error.
+        of_bundle: whether the bundle's own files say so, and not the user.
 
     Returns:
         id (with `#`) -> value.
@@ -259,8 +307,38 @@ def read_overrides(overrides: Mapping[str, Any], configs: Sequence[Mapping[str, 
         present = [found for found in (_current(config, key) for config in configs) if found is not _MISSING]
         if not present:
             raise UnknownKey(key, [name for config in configs for name in config_ids(config)], where)
-        result[key] = parse_value(value, present[0]) if isinstance(value, CommandLineText) else value
+        typed = isinstance(value, CommandLineText)
+        if not of_bundle and _is_text(key, configs):
+            result[key] = None if typed and value.lower() in ("null", "none") else literal(value)
+        elif typed and value.startswith(("$", "@", "%")) and os.path.lexists(value):
+            result[key] = literal(value)
+        else:
+            result[key] = parse_value(value, present[0]) if typed else value
+        if key == "device":
+            _check_device(result[key])
     return result
+
+
+def _is_text(key: str, configs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(key == name.replace("::", "#") for config in configs for name in (*TEXTS, *config.get("text_ids", ())))
+
+
+def _check_device(device: Any) -> None:
+    """Refuse a device by name that PyTorch does not know, or that this machine does not have."""
+    if not isinstance(device, str) or device.startswith(("$", "@", "%")):
+        return
+    import torch
+
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"--device is {device!r}, expected a device of PyTorch, such as --device cpu") from error
+    try:
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        what = f"which this machine does not have ({why})"
+        raise UsageError(f"--device is {device!r}, {what}, expected one that it has, such as --device cpu") from error
 
 
 def has_id(config: Mapping[str, Any], key: str) -> bool:

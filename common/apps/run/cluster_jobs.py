@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
+import unicodedata
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.apps.run.bundle import UsageError, hint, open_bundle
 from common.apps.run.recipe import merged_stage
 from common.apps.run.stage_runner import monai_command
+from common.io.output_folder import write_text
 from common.io.remote_folder import is_url
 
 __all__ = ["KINDS", "render_job"]
@@ -79,9 +84,11 @@ def render_job(
             raise UsageError(f"--{name} is {value}, expected at least 1")
     found = open_bundle(bundle)
     places = {"bundle_root": str(found.root), "dataset_dir": dataset_dir, "output_dir": output_dir}
-    job = merged_stage(found, stage, scale, places | {"ckpt_dir": f"{output_dir}/models"}, overrides)
+    places |= {"ckpt_dir": f"{output_dir}/models"}
+    job = merged_stage(found, stage, scale, places, overrides)
     files = [*job.files, str(found.config_file("multi_gpu_train.json"))]
-    command = monai_command(files, None, job.overrides)
+    # A URL becomes a local path before MONAI sees it.
+    command = monai_command(files, None, job.overrides | {key: url for key, url in places.items() if is_url(url)})
     if any(is_url(value) for value in (dataset_dir, output_dir, *(overrides or {}).values())):
         command = command.replace("-m monai.bundle", "-m common.apps.run.remote_run", 1)
     values = {
@@ -94,10 +101,13 @@ def render_job(
         "storage_dir": storage_dir,
         "project_dir": project_dir,
     }
+    if any(unicodedata.category(sign) == "Cc" for sign in f"{output_dir}{project_dir}{storage_dir}{image}{claim}"):
+        raise UsageError("a path of the job has a line break or another control character, which no job file can hold")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters |= {"shell": shlex.quote, "yaml": partial(json.dumps, ensure_ascii=False)}
     text = environment.get_template(KINDS[kind]).render(values | numbers)
     if out is not None:
-        Path(out).write_text(text, encoding="utf-8")
+        write_text(Path(out), text)
     return {"kind": kind, "stage": stage, "job": text, "file": out}

@@ -17,6 +17,8 @@ from common.apps.run.bundle import open_bundle, resolve
 from common.apps.run.remote_paths import takes_urls
 from common.evaluation.evaluation import write_measured
 from common.io.bad_input import BadInput
+from common.io.inputs import reading
+from common.io.output_folder import locks
 from common.visualize.run_summary import build_summary
 from common.visualize.tables import json_text
 
@@ -24,6 +26,7 @@ SECTION = "evaluation"
 
 
 @takes_urls(reads=["input", "ckpt_dir"], writes=["output_dir"])
+@locks("output_dir")
 def evaluate(
     bundle: str | Path,
     input: str | Path,
@@ -51,6 +54,7 @@ def evaluate(
         UsageError: for an override that the bundle does not have.
     """
     found, out = open_bundle(bundle), Path(output_dir)
+    found.stay_out(out)
     overlay = json.loads(found.config_file("evaluate").read_text(encoding="utf-8"))
     if SECTION not in overlay:
         raise BadInput(found.config_file("evaluate"), f"has no id {SECTION!r}, expected what `evaluate` measures")
@@ -60,7 +64,9 @@ def evaluate(
     places = {"input": str(input), "output_dir": str(out)}
     config = found.config("inference", ckpt_dir=ckpt_dir, overrides=asked, changes=changes, places=places)
     *_, evaluation = resolve(config, *(name for name in ("network", SECTION) if name in config))
-    measured = evaluation.run(out)
+    cases = config.ref_resolver.resolved_content.get("cases", ())
+    with reading(*(case.get("image") for case in cases)):
+        measured = evaluation.run(out)
     summary = build_summary(
         found.name, "evaluate", config.get("seed", 0), measured.data, [], measured.baselines, measured.parameters
     )

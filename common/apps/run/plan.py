@@ -149,6 +149,9 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
     """
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # what fails is said in our sentence
     parser = merged_config(files)
+    if "precision" in parser:  # of a GPU, for which one plans
+        parser.update({**overrides, "device": "cuda"})
+        overrides = {**overrides, "precision": parser.get_parsed_content("precision")}
     # A network of fake tensors cannot be moved, and there are no data yet that a scale could come from.
     parser.update({**overrides, "device": "$torch.device('cpu')", "network": "@network_def"})
     if "scale_factor" in parser:

@@ -16,6 +16,7 @@ from common.data.ct.listing import MANIFEST_COLUMNS
 from common.data.cxr.listing import write_study_tables
 from common.data.cxr.mimic_study import list_mimic
 from common.data.layouts import LAYOUTS, VIRTUAL_LAYOUTS
+from common.data.manifest import record_place
 from common.data.prepare import prepare_data
 from common.data.splits import SPLITS, split_by_patient
 from common.data.virtual.cache import write_virtual
@@ -159,6 +160,7 @@ def _write(out: Path, rows: list[dict[str, Any]], facts: dict[str, Any], first: 
     summary = {"layout": facts["layout"], "input": "virtual"} | facts
     summary |= {"counts": counts, "versions": versions, "data_hash": hashlib.sha256(hashes.encode()).hexdigest()}
     write_text(out / "excluded.csv", csv_text(["path", "reason"], []))
+    record_place(out)
     write_text(out / "manifest.csv", csv_text(columns, rows))
     write_text(out / "prepare.json", json.dumps(summary, indent=1) + "\n")
     return summary | {"manifest": str(out / "manifest.csv"), "excluded": str(out / "excluded.csv")}

@@ -33,7 +33,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.apps.run.bundle import JOINED, Bundle, UsageError, has_id, hint, merged_config, open_bundle, read_overrides
+from common.apps.run.bundle import (
+    JOINED,
+    Bundle,
+    UsageError,
+    has_id,
+    hint,
+    literal,
+    merged_config,
+    open_bundle,
+    read_overrides,
+)
 from common.apps.run.remote_paths import takes_urls
 from common.apps.run.run_data import CT, check_data, provide_data
 from common.apps.run.stage_runner import TRACKERS, Job, StageRunner, settings_of_torch
@@ -121,6 +131,7 @@ def run_recipe(
     overlay = _overlay(bundle, recipe, scale)
     out = Path("runs") / f"{bundle.name}_{scale}" if output_dir is None else Path(output_dir)
     models = out / "models" if ckpt_dir is None else Path(ckpt_dir)
+    bundle.stay_out(out)
     plain = [_merge(bundle, stage, overlay, {}, {}) for stage in recipe]  # to see what the scale says of the stages
     settings, user = _scale_settings(plain[0].config, overrides or {})
     wanted = _choose(recipe, scale, stages, settings.get("stages"))
@@ -292,12 +303,12 @@ def _merge(
     """Merge a stage's files; over them its overrides in the recipe, those of the scale for it, those of the user."""
     files = [str(bundle.config_file(name)) for name in (*stage.config, *overlay)]
     parser = merged_config(files)
-    overrides: dict[str, Any] = dict(places or {})
+    overrides: dict[str, Any] = literal(dict(places or {}))
     for source, where in (
         (stage.overrides, f"stage {stage.name} (recipe.json)"),
         (stage.of_name(of_scale), f"stage {stage.name} (stage_overrides)"),
     ):
-        overrides |= read_overrides(source, [parser.config], where)
+        overrides |= read_overrides(source, [parser.config], where, of_bundle=True)
     overrides |= {key: value for key, value in user.items() if has_id(parser.config, key)}
     parser.update(overrides)
     parser.resolve_macro_and_relative_ids()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from common.apps.run.bundle import literal
 from common.io.remote_folder import fetch, is_url, working_copy
 
 __all__ = ["local_words", "main"]
@@ -47,8 +48,10 @@ def local_words(words: Sequence[str], rank: int = 0) -> Iterator[list[str]]:
                 local[option] = fetch(value, required=False)
             elif not value.startswith(("http://", "https://")):  # a service, such as one that tracks experiments
                 local[option] = fetch(value)
+        before = ["", *words]
         yield [
-            str(local[option]) if option in local else word for option, word in zip(["", *words], words, strict=False)
+            literal(str(local[option])) if option in local else word
+            for option, word in zip(before, words, strict=False)
         ]
 
 

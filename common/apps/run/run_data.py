@@ -15,11 +15,13 @@ from common.apps.run.bundle import UsageError, cpu_count, missing
 from common.apps.run.prepare import prepare, prepare_virtual
 from common.data.manifest import PATHS, read_manifest
 from common.io.bad_input import BadInput
+from common.io.inputs import refuse_input
 from common.io.output_folder import content_hash, csv_text, write_text
 from common.io.remote_folder import is_url, remote_facts, to_url
 
 TABLES = ("notes.csv", "clinical.csv")  # what of X-rays lies beside the manifest
 _LOOKED_AT = ("image", "report")  # files whose content counts
+SEEN = "images_seen.json"
 VIRTUAL_KEYS = ("n", "shape", "spacing", "seed")
 CT = "ct"
 
@@ -71,7 +73,7 @@ def provide_data(
         if not (given / "manifest.csv").is_file():
             _prepare(given, data_dir, layout)
             given = data_dir
-        return _described(given)
+        return _described(given, data_dir)
 
     rows = []
     if given is not None:
@@ -81,7 +83,7 @@ def provide_data(
         rows = read_manifest(given / "manifest.csv")
     made = make_virtual(data_dir / "virtual", virtual)
     if layout != CT:
-        return _described(data_dir / "virtual")
+        return _described(data_dir / "virtual", data_dir)
     if rows:
         needs_val = not any(row["split"] == "val" for row in rows)
         n_val = max(1, len(made) // 5) if needs_val and len(made) > 1 else 0
@@ -92,7 +94,7 @@ def provide_data(
             raise BadInput(given, f"has the case {min(clash)!r} that a virtual patient has too, expected other names")
     columns = list(dict.fromkeys(name for row in (*rows, *made) for name in row))
     write_text(data_dir / "manifest.csv", csv_text(columns, [*rows, *made]))
-    return _described(data_dir)
+    return _described(data_dir, data_dir)
 
 
 def check_data(dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str, Any] | None) -> None:
@@ -108,11 +110,13 @@ def check_data(dataset_dir: str | os.PathLike[str] | None, virtual: Mapping[str,
         raise missing(dataset_dir, "a folder of data, or one that prepare wrote")
 
 
-def _described(folder: Path) -> RunData:
+def _described(folder: Path, data_dir: Path) -> RunData:
     """Hash a manifest, the reports that it names and the tables beside it.
 
     The hash of an image that the manifest has is believed, unless the image is not older than the manifest: then it is
-    read. Without a hash, size and modification time of the image stand for its content. Reports are read.
+    read. So is one that is not as it was when this run first saw it, whatever its modification time says, which a copy
+    in its place may keep. Without a hash, size and modification time of the image stand for its content. Reports are
+    read.
     """
     manifest = folder / "manifest.csv"
     lines, told, voxels = [], [], []
@@ -120,6 +124,8 @@ def _described(folder: Path) -> RunData:
     written = manifest.stat().st_mtime_ns
     remote = remote_facts(row[name] for row in rows for name in _LOOKED_AT if _is_remote(row, name))
     hashes: dict[str, str] = {}
+    seen = _read_seen(data_dir / SEEN)
+    now: dict[str, list[str]] = {}
     for row in rows:
         facts = {name: value for name, value in row.items() if name not in PATHS}
         if row.get("sha256"):
@@ -130,8 +136,12 @@ def _described(folder: Path) -> RunData:
             facts |= {"bytes": _status(manifest, row["image"]).st_size, "modified": _modified(manifest, row["image"])}
         # As it was before reports counted, so that summary.json goes on saying the same of the same data.
         told.append(to_url(json.dumps(facts | ({"report": row["report"]} if "report" in row else {}), sort_keys=True)))
-        if row.get("sha256") and os.path.exists(row["image"]) and _modified(manifest, row["image"]) >= written:
-            facts["sha256"] = content_hash(row["image"])
+        if row.get("sha256") and os.path.exists(row["image"]):
+            state, (then, known) = _state(row["image"]), seen.get(row["image"], (None, row["sha256"]))
+            is_newer = then is None and _modified(manifest, row["image"]) >= written
+            is_another = then is not None and then != state
+            facts["sha256"] = content_hash(row["image"]) if is_newer or is_another else known
+            now[row["image"]] = [state, facts["sha256"]]
         if (report := row.get("report")) and report not in hashes:
             if report in remote:
                 hashes[report] = f"{remote[report].size} {remote[report].modified}"
@@ -139,6 +149,8 @@ def _described(folder: Path) -> RunData:
                 _status(manifest, report)
                 hashes[report] = content_hash(report)
         lines.append(to_url(json.dumps(facts | ({"report": hashes[report]} if report else {}), sort_keys=True)))
+    if now != seen:
+        write_text(data_dir / SEEN, json.dumps(now, indent=1) + "\n")
     tables = [f"{name} {content_hash(folder / name)}" for name in TABLES if (folder / name).is_file()]
     # The formula of prepare.json, so that a run can be matched with the preparation it used.
     same_as_prepare = hashlib.sha256("".join(sorted(voxels)).encode()).hexdigest()
@@ -149,6 +161,22 @@ def _described(folder: Path) -> RunData:
 
 def _joined(lines: list[str], tables: list[str]) -> str:
     return hashlib.sha256("\n".join([*sorted(lines), *tables]).encode()).hexdigest()
+
+
+def _read_seen(path: Path) -> dict[str, list[str]]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the first time, or it is damaged: the modification times decide
+        return {}
+
+
+def _state(path: str) -> str:
+    """A hash of sizes, times and numbers of a file, or of those in a folder; no change leaves all of them alike."""
+    stats = [
+        (file.name, file.stat()) for file in (sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)])
+    ]
+    facts = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _is_remote(row: Mapping[str, str], name: str) -> bool:
@@ -201,6 +229,7 @@ def make_virtual(folder: Path, virtual: Mapping[str, Any]) -> list[dict[str, str
     except FileExistsError:
         if not (folder / "virtual.json").is_file():
             raise
+        refuse_input(folder, whole=True)
         shutil.rmtree(folder)
         prepare_virtual(folder, layout, **virtual, workers=cpu_count())
     return read_manifest(folder / "manifest.csv")

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,25 @@ _PARENT = "THORAX_TUNE_WORKER"
 _GRACE_SECONDS = 30.0  # between SIGTERM, after which a training writes a checkpoint, and SIGKILL
 
 
+@contextmanager
+def interruptions_held() -> Iterator[None]:
+    """Let SIGINT and SIGTERM that come meanwhile act at the end."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
+
+
 class TrialProcess:
-    """A trial that runs.
+    """A trial that runs in a `with` block, which leaves nothing of it: an interrupted one ends in good order.
 
     Args:
         folder: of the trial, created; spec and log go there.
@@ -38,20 +56,32 @@ class TrialProcess:
     """
 
     def __init__(self, folder: Path, spec: Mapping[str, Any]) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / SPEC, json.dumps(spec, indent=1) + "\n")
+        self.folder, self.spec = folder, spec
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> TrialProcess:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / SPEC, json.dumps(self.spec, indent=1) + "\n")
         library = str(Path(__file__).parents[3])
         paths = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")]))
-        with (folder / LOG).open("ab") as log:
-            self.process = subprocess.Popen(
-                trial_command(folder),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": paths, _PARENT: str(os.getpid())},
-                start_new_session=True,  # Ctrl-C reaches the worker alone, which then ends the trial and queues it
-            )
+        try:
+            # Interrupted before Popen returns, the process would go on and nobody would know it.
+            with (self.folder / LOG).open("ab") as log, interruptions_held():
+                self.process = subprocess.Popen(
+                    trial_command(self.folder),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | {"PYTHONPATH": paths, _PARENT: str(os.getpid())},
+                    start_new_session=True,  # Ctrl-C reaches the worker alone, which then ends the trial and queues it
+                )
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self.stop(grace=_GRACE_SECONDS if isinstance(error, KeyboardInterrupt) else 0)
 
     def wait(self, seconds: float) -> int | None:
         """Wait, at most this long, for the end; its exit code or None."""
@@ -62,6 +92,8 @@ class TrialProcess:
 
     def stop(self, grace: float = _GRACE_SECONDS) -> None:
         """End it and what it started, in good order if it does so within `grace` seconds."""
+        if self.process is None:
+            return
         if self.process.poll() is None and grace > 0:
             self.process.terminate()
             self.wait(grace)

@@ -124,6 +124,7 @@ def tune(
         limit = plan.grid_size()
 
     out = Path("runs") / f"{bundle.name}_tune" if output_dir is None else Path(output_dir)
+    bundle.stay_out(out)
     out.mkdir(parents=True, exist_ok=True)
     with waiting_lock(out):
         data = provide_data(out / "data", dataset_dir, virtual, configs[0].get("layout", CT))

@@ -68,15 +68,9 @@ def run_shared(out: Path, spec: Mapping[str, Any]) -> None:
         with waiting_lock(folder):  # the process of a worker that was killed a moment ago ends
             pass
         print(f"running the stages that all trials share: {', '.join(spec['stages'])}", flush=True)
-        process = TrialProcess(folder, dict(spec) | {"output_dir": str(folder.resolve())})
-        try:
+        with TrialProcess(folder, dict(spec) | {"output_dir": str(folder.resolve())}) as process:
             while process.wait(_POLL_SECONDS) is None:
                 pass
-        except KeyboardInterrupt:
-            process.stop()
-            raise
-        finally:
-            process.stop(grace=0)
         if process.process.returncode != 0:
             raise BadInput(folder, f"has a stage that all trials need and that failed: {process.reason()}")
 
@@ -152,40 +146,37 @@ def _one_trial(shared: SharedSearch, trials: Trials, trial: FrozenTrial, seconds
     reported: list[float | None] = list(trial.user_attrs.get(REPORTED, []))
     values, state, error, in_time = None, TrialState.FAIL, None, True
     with shared.beating(trial):
-        process = TrialProcess(folder, spec)
         try:
-            while process.wait(_POLL_SECONDS) is None:
-                took = time.monotonic() - start
-                if seconds is not None and took > seconds:
-                    in_time = False
-                    process.stop()
-                    break
-                if took > trials.max_seconds:
-                    error = f"took longer than {trials.max_seconds / 3600:g} hours"
-                    break
-                if _is_hopeless(shared, trials, trial, folder, reported):
-                    state = TrialState.PRUNED
-                    break
-            else:
-                if process.process.returncode == 0 and _is_hopeless(shared, trials, trial, folder, reported):
-                    state = TrialState.PRUNED
-                elif process.process.returncode == 0:
-                    values = trial_values(folder, trials.plan.objectives)
-                    state = TrialState.COMPLETE
+            with TrialProcess(folder, spec) as process:
+                while process.wait(_POLL_SECONDS) is None:
+                    took = time.monotonic() - start
+                    if seconds is not None and took > seconds:
+                        in_time = False
+                        process.stop()
+                        break
+                    if took > trials.max_seconds:
+                        error = f"took longer than {trials.max_seconds / 3600:g} hours"
+                        break
+                    if _is_hopeless(shared, trials, trial, folder, reported):
+                        state = TrialState.PRUNED
+                        break
                 else:
-                    error = process.reason()
+                    if process.process.returncode == 0 and _is_hopeless(shared, trials, trial, folder, reported):
+                        state = TrialState.PRUNED
+                    elif process.process.returncode == 0:
+                        values = trial_values(folder, trials.plan.objectives)
+                        state = TrialState.COMPLETE
+                    else:
+                        error = process.reason()
         except BadInput as problem:
             error = str(problem)
         except UpdateFinishedTrialError:
             print(f"trial {trial.number}: another worker took this one for dead and has queued the trial", flush=True)
             return True
         except KeyboardInterrupt:
-            process.stop()
             shared.note(trial, seconds=before + time.monotonic() - start)
             shared.requeue(trial, died=False)
             raise
-        finally:
-            process.stop(grace=0)
         took = time.monotonic() - start
         facts = {"seconds": round(before + took, 3)} | ({} if error is None else {"error": error})
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter
@@ -13,12 +12,14 @@ from typing import Any
 
 from common.apps.run.bundle import UsageError, hint
 from common.io.bad_input import BadInput
-from common.io.output_folder import atomic_text
-from common.io.table import read_columns, read_rows
+from common.io.inputs import is_same, reading
+from common.io.output_folder import atomic_text, csv_text, csv_writer, write_text
+from common.io.table import iter_rows, read_columns
 from common.text.ct_labeller import explain_ct, label_ct
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.cxr_labeller import CHEXPERT_LABELS, explain_cxr, label_cxr
 from common.text.finding_reader import Evidence
+from common.text.plain_text import has_text, is_english
 
 KINDS = {"cxr": (CHEXPERT_LABELS, label_cxr, explain_cxr), "ct": (CT_RATE_LABELS, label_ct, explain_ct)}
 _BETWEEN = "\n\n"
@@ -34,8 +35,9 @@ def label_table(
     """Read which findings the reports of a table state, by rules that explain themselves.
 
     cxr gives the 14 findings of CheXpert as 1.0 (there), 0.0 (said not to be there), -1.0 (uncertain) or blank (not
-    mentioned); ct the 18 of CT-RATE as 1 or 0. The input's columns come first; one with a label's name becomes
-    input_<name>. The input is read row by row and never changed.
+    mentioned); ct the 18 of CT-RATE as 1 or 0. A report that says nothing (blank, "nan", "N/A") or is not in English is
+    counted and all its labels are blank. The input's columns come first; one with a label's name becomes input_<name>.
+    The input is read row by row and never changed; rows that cannot be read go to OUT.excluded.csv (path,reason).
 
     Args:
         kind: cxr or ct
@@ -45,11 +47,12 @@ def label_table(
         explain: also write OUT.spans.jsonl, with the row, column, characters, value and rule of every mention
 
     Returns:
-        `rows`, `out`, `spans` (a path or None) and `counts`: label -> value -> rows.
+        `rows`, `without_text`, `not_english` and `excluded` (numbers), `out`, `excluded_file` and `spans` (paths or
+        None), `counts`: label -> value -> rows.
 
     Raises:
         UsageError: for an unknown kind, no text column, or an output that is the input.
-        BadInput: if the table is damaged or lacks a text column.
+        BadInput: if the table lacks a text column, or none of its rows can be read.
 
     Examples:
         python -m common label cxr reports.csv --text_columns findings,impression --out labels.csv --explain
@@ -64,7 +67,7 @@ def label_table(
     if not text_columns or not all(text_columns):
         given = repr(",".join(text_columns)) if text_columns else "empty"
         raise UsageError(f"--text_columns is {given}, expected names of columns with commas between them")
-    if out.resolve() == table.resolve():
+    if is_same(out, table):
         raise UsageError(f"--out is {out}, which is the input, expected another file")
     columns = read_columns(table)
     renamed = {name: f"input_{name}" if name in labels else name for name in columns}
@@ -74,15 +77,23 @@ def label_table(
     out.parent.mkdir(parents=True, exist_ok=True)
     spans = out.with_suffix(".spans.jsonl") if explain else None
     counts: dict[str, Counter[str]] = {name: Counter() for name in labels}
-    rows = 0
+    rows = without_text = not_english = 0
+    excluded = []
     with ExitStack() as stack:
+        stack.enter_context(reading(table))
         file = stack.enter_context(atomic_text(out))
         spans_file = stack.enter_context(atomic_text(spans)) if spans else None
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerow([*renamed.values(), *labels])
-        for rows, (_, row) in enumerate(read_rows(table, text_columns), 1):
+        for found_row in iter_rows(table, text_columns):
+            if isinstance(found_row, BadInput):
+                excluded.append({"path": str(found_row.path), "reason": found_row.reason})
+                continue
+            row, rows = found_row[1], rows + 1
             text = _BETWEEN.join(row[name] for name in text_columns)
-            found = label(text)
+            says, english = has_text(text), is_english(text)
+            without_text, not_english = without_text + (not says), not_english + (says and not english)
+            found = label(text) if says and english else dict.fromkeys(labels)
             values = [_cell(found[name]) for name in labels]
             writer.writerow([*row.values(), *values])
             for name, value in zip(labels, values, strict=True):
@@ -90,8 +101,19 @@ def label_table(
             if spans_file:
                 for item in _in_columns(explained(text), row, text_columns):
                     spans_file.write(json.dumps({"row": rows} | item, ensure_ascii=False) + "\n")
+        if excluded and not rows:
+            raise BadInput(**excluded[0])
+    excluded_file = out.with_suffix(".excluded.csv")
+    if excluded:
+        write_text(excluded_file, csv_text(("path", "reason"), excluded))
+    else:  # that of an earlier call would be taken for this one's
+        excluded_file.unlink(missing_ok=True)
     return {
         "rows": rows,
+        "without_text": without_text,
+        "not_english": not_english,
+        "excluded": len(excluded),
+        "excluded_file": str(excluded_file) if excluded else None,
         "out": str(out),
         "spans": None if spans is None else str(spans),
         "counts": {name: dict(sorted(count.items())) for name, count in counts.items()},

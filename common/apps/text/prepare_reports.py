@@ -17,10 +17,12 @@ from common.data.ct.ct_rate import CT_RATE_REPORT, FOLDERS, list_ct_rate
 from common.data.ct.lesion_findings import read_lesion_findings
 from common.data.manifest import read_manifest
 from common.io.bad_input import BadInput
+from common.io.inputs import reading, refuse_output_folder
 from common.io.output_folder import csv_text, locked, write_text
-from common.io.table import read_rows
+from common.io.table import iter_rows
 from common.text.ct_labels import CT_RATE_LABELS
 from common.text.ct_template import ct_report
+from common.text.plain_text import has_text
 from common.text.template_facts import FindingLike
 
 __all__ = ["prepare_reports"]
@@ -29,7 +31,6 @@ COLUMNS = ("VolumeName", *CT_RATE_REPORT, "source")
 """Of the tables written; `source` is "real" or "template"."""
 
 NOT_GIVEN = "Not given."
-_MISSING = ("", "not given", "not given.", "nan", "none")
 _FILE_OF_SPLIT = {split: f"{word}_reports.csv" for split, word in FOLDERS.values()} | {"test": "test_reports.csv"}
 _LABELS_BESIDE = "labels.csv"
 
@@ -76,8 +77,8 @@ def prepare_reports(input: str | os.PathLike[str], output_dir: str | os.PathLike
     source, out = Path(os.path.abspath(input)), Path(os.path.abspath(output_dir))
     if not source.exists():
         raise missing(source, "a CT-RATE tree or a manifest")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise BadInput(out, f"lies inside the input {source}, expected an output folder outside it")
+    with reading(source):
+        refuse_output_folder(out)
     problems: list[BadInput] = []
     # Virtual CT-RATE data has a manifest beside its tree, which knows more: real reports, sex and age.
     is_tree = (source / "dataset" / "multi_abnormality_labels").is_dir()
@@ -131,7 +132,11 @@ def _manifest_cases(source: Path, problems: list[BadInput]) -> list[_Case]:
         raise BadInput(
             manifest, f"has no column {lacking!r}, expected the 18 labels of CT-RATE, or {beside.name} beside it"
         )
-    labelled = rows if has_columns else (row for _, row in read_rows(beside, ["case", *CT_RATE_LABELS]))
+    labelled = rows
+    if not has_columns:
+        found = list(iter_rows(beside, ["case", *CT_RATE_LABELS]))
+        problems += [row for row in found if isinstance(row, BadInput)]
+        labelled = [row[1] for row in found if not isinstance(row, BadInput)]
     tables = {row["case"]: row for row in labelled}
     cases = []
     for row in rows:
@@ -217,4 +222,4 @@ def _person(sex: str | None, age: str | None) -> tuple[str | None, int | None]:
 
 def _text(value: str | None) -> str | None:
     text = (value or "").strip()
-    return None if text.lower() in _MISSING else text
+    return text if has_text(text) else None

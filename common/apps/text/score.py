@@ -11,6 +11,7 @@ from typing import Any
 
 from common.apps.run.bundle import UsageError, hint
 from common.io.bad_input import BadInput, read_text
+from common.io.inputs import is_same
 from common.io.output_folder import write_text
 from common.metrics.report.metrics import (
     KINDS,
@@ -95,7 +96,7 @@ def score_reports(
     if draws < 1:
         raise UsageError(f"--draws is {draws}, expected at least 1")
     predictions = [Path(path) for path in (pred, pred2) if path is not None]
-    if out is not None and Path(out).resolve() in [path.resolve() for path in (*predictions, Path(ref))]:
+    if out is not None and any(is_same(out, path) for path in (*predictions, ref)):
         raise UsageError(f"--out is {out}, which is an input, expected another file")
     references = read_reports(ref)
     ids = sorted(references)

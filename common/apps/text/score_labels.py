@@ -15,6 +15,7 @@ import numpy as np
 from common.apps.run.bundle import UsageError
 from common.data.label_table import difference_words, find_id_column, find_label_columns, read_label_values
 from common.io.bad_input import BadInput, read_text
+from common.io.inputs import is_same
 from common.io.output_folder import write_text
 from common.io.table import read_columns
 from common.metrics.delong import delong_by_class
@@ -98,7 +99,7 @@ def score_labels(
     if draws < 1:
         raise UsageError(f"--draws is {draws}, expected at least 1")
     predictions = [Path(path) for path in (pred, pred2) if path is not None]
-    if out is not None and Path(out).resolve() in [path.resolve() for path in (*predictions, Path(ref))]:
+    if out is not None and any(is_same(out, path) for path in (*predictions, ref)):
         raise UsageError(f"--out is {out}, which is an input, expected another file")
     wanted = [name.strip() for name in labels.split(",")] if isinstance(labels, str) else labels
     if wanted is not None and not all(wanted):

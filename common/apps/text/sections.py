@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter
@@ -13,7 +12,8 @@ from typing import Any
 from common.apps.run.bundle import UsageError
 from common.data.report_files import SectionedReport, iter_reports
 from common.io.bad_input import BadInput
-from common.io.output_folder import atomic_text
+from common.io.inputs import is_same, reading
+from common.io.output_folder import atomic_text, csv_writer
 from common.text.section_lines import PREAMBLE
 from common.text.sections import CONCLUSION_ORDER, sections_text
 
@@ -41,7 +41,8 @@ def write_sections(
         text_column: NAME of the column that holds the report, in a table of an unknown layout
 
     Returns:
-        `reports` and `excluded` (numbers), `out`, `spans` and `excluded_file` (paths), `sections`: column -> reports.
+        `reports` and `excluded` (numbers), `other_files` (kind -> number), `out`, `spans` and `excluded_file` (paths),
+        `sections`: column -> reports.
 
     Raises:
         BadInput: if nothing in the input is usable.
@@ -55,7 +56,7 @@ def write_sections(
     source, out = Path(path), Path(out)
     if out.is_dir():
         raise UsageError(f"--out is {out}, which is a folder, expected a file O.csv")
-    if out.resolve() == source.resolve():
+    if is_same(out, source):
         raise UsageError(f"--out is {out}, which is the input, expected another file")
     if source.is_dir() and out.exists() and out.suffix.lower() in (".txt", ".xml"):
         raise UsageError(f"--out is {out}, which may be a report, expected a file O.csv")
@@ -63,11 +64,12 @@ def write_sections(
     spans, excluded = out.with_suffix(".spans.jsonl"), out.with_suffix(".excluded.csv")
     counts: Counter[str] = Counter(dict.fromkeys(SECTION_COLUMNS, 0))
     reports = 0
+    other: Counter[str] = Counter()
     problems: list[BadInput] = []
-    with atomic_text(out) as table_file, atomic_text(spans) as spans_file:
-        table = csv.writer(table_file, lineterminator="\n")
+    with reading(source), atomic_text(out) as table_file, atomic_text(spans) as spans_file:
+        table = csv_writer(table_file)
         table.writerow(["study", *SECTION_COLUMNS, "other"])
-        for report in iter_reports(source, text_column):
+        for report in iter_reports(source, text_column, other):
             if isinstance(report, BadInput):
                 problems.append(report)
                 continue
@@ -79,12 +81,13 @@ def write_sections(
                 spans_file.write(json.dumps(span, ensure_ascii=False) + "\n")
         with atomic_text(excluded) as file:
             rows = [["path", "reason"], *([str(problem.path), problem.reason] for problem in problems)]
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            csv_writer(file).writerows(rows)
         if not reports:
             raise _nothing_left(source, problems)
     return {
         "reports": reports,
         "excluded": len(problems),
+        "other_files": dict(sorted(other.items())),
         "out": str(out),
         "spans": str(spans),
         "excluded_file": str(excluded),

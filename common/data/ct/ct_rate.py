@@ -21,17 +21,17 @@ import nibabel as nib
 import numpy as np
 
 from common.data.ct.nifti import load_nifti
-from common.data.ct.volume import CTVolume, case_name, is_nifti, rescale, validate_hu
+from common.data.ct.volume import CTVolume, case_name, checked_spacing, is_nifti, rescale, validate_hu
 from common.io.bad_input import BadInput, read_text
-from common.io.table import read_rows
+from common.io.table import iter_rows
 from common.text.ct_labels import CT_RATE_LABELS
+from common.text.plain_text import has_text
 
 CT_RATE_REPORT = ("ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN")
 FOLDERS = {"train": ("train", "train"), "valid": ("val", "validation")}
 """Folder -> its split here, and the word that its report and metadata tables are named by."""
 
 _NAME = re.compile(r"((train|valid)_\d+)_([a-z]+)_(\d+)")
-_MISSING_TEXT = ("", "not given", "not given.", "nan")
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _list_folder(root: Path, name: str) -> tuple[list[CTRateImage], list[BadInpu
     metadata_csv = root / "metadata" / f"{word}_metadata.csv"
     labels, problems = _read_labels(labels_csv)
     # Reports may be absent: a scan without one gets a template later. Metadata only matter for plain folders.
-    reports = _by_scan(_read_table(reports_csv, CT_RATE_REPORT)) if reports_csv.is_file() else {}
-    rows = _read_table(metadata_csv, ()) if metadata_csv.is_file() else []
+    reports = _by_scan(_read_table(reports_csv, CT_RATE_REPORT, problems)) if reports_csv.is_file() else {}
+    rows = _read_table(metadata_csv, (), problems) if metadata_csv.is_file() else []
     metadata = {case_name(row["VolumeName"]): row for row in rows}
     no_chest = _read_no_chest(root / "metadata" / f"no_chest_{name}.txt")
 
@@ -159,14 +159,17 @@ def _list_folder(root: Path, name: str) -> tuple[list[CTRateImage], list[BadInpu
                 images.append(
                     CTRateImage(path, case, scan, match[1], split, fixed, labels[scan], text, metadata.get(case))
                 )
-    for row in _read_table(labels_csv, ()):
+    for row in _read_table(labels_csv, (), []):
         if case_name(row["VolumeName"]) not in seen:
             problems.append(BadInput(labels_csv, f"row {row['VolumeName']!r} has no image in the tree"))
     return images, problems
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    return [row for _, row in read_rows(path, ("VolumeName", *columns))]
+def _read_table(path: Path, columns: tuple[str, ...], problems: list[BadInput]) -> list[dict[str, str]]:
+    """The rows of a table; those that cannot be read are problems."""
+    rows = list(iter_rows(path, ("VolumeName", *columns)))
+    problems += [row for row in rows if isinstance(row, BadInput)]
+    return [row[1] for row in rows if not isinstance(row, BadInput)]
 
 
 def _read_labels(path: Path) -> tuple[dict[str, dict[str, int]], list[BadInput]]:
@@ -174,8 +177,8 @@ def _read_labels(path: Path) -> tuple[dict[str, dict[str, int]], list[BadInput]]
     labels: dict[str, dict[str, int]] = {}
     contradictory = set()
     seen = set()
-    problems = []
-    for row in _read_table(path, CT_RATE_LABELS):
+    problems: list[BadInput] = []
+    for row in _read_table(path, CT_RATE_LABELS, problems):
         case = case_name(row["VolumeName"])
         scan = case.rpartition("_")[0]
         if case in seen:
@@ -206,7 +209,7 @@ def _by_scan(rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
 def _text(value: str | None) -> str | None:
     """Report text, None where the table only says that there is none."""
     text = (value or "").strip()
-    return None if text.lower() in _MISSING_TEXT else text
+    return text if has_text(text) else None
 
 
 def _read_no_chest(path: Path) -> set[str]:
@@ -258,6 +261,7 @@ def _plain_affine(path: Path, row: dict[str, str], affine: np.ndarray) -> np.nda
     spacing = np.array([*in_plane, _number(path, row, "ZSpacing")])
     if (spacing <= 0).any():
         raise BadInput(path, f"has spacing {spacing.tolist()} in the metadata table, expected positive mm")
+    checked_spacing(path, spacing)
     if same_in_plane and np.isclose(found[2], spacing[2], rtol=0.01):
         return affine
     orientation = _vector(path, row, "ImageOrientationPatient", 6)

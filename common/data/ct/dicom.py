@@ -6,9 +6,7 @@ stacked without gap or repeat along their own normal, and rescaled to HU by the 
 
 from __future__ import annotations
 
-import io
 import os
-import re
 import struct
 import zipfile
 import zlib
@@ -16,28 +14,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import FileDataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from common.data.ct.volume import LPS_TO_RAS, CTVolume, case_name, rescale, validate_hu
+from common.data.ct.volume import (
+    HU_FLOOR,
+    LPS_TO_RAS,
+    TILT_DEGREES,
+    CTVolume,
+    accompanies,
+    case_name,
+    checked_affine,
+    checked_spacing,
+    rescale,
+    validate_hu,
+)
+from common.data.dicom_file import DAMAGE, HEAD, read_dataset
+from common.data.dicom_pixels import stored_values
+from common.data.folder_files import content_kind, file_kind
 from common.io.bad_input import BadInput
 
 MAX_ZIP_BYTES = 16 * 2**30
 """Largest unpacked size of a zip, which is read in memory."""
 
-_OTHER_FILES = re.compile(
-    r"^(\..*|dicomdir|licen[cs]e|readme|version|checksums?|thumbs\.db|.*\.(txt|xml|csv|tsv|json|md|html?|pdf|log|png|jpe?g|zip"
-    r"|nii|nii\.gz|nrrd|nhdr|mha|mhd|z?raw|raw\.gz))$",
-    re.IGNORECASE,
-)
 _ORIENTATION_TOLERANCE = 1e-3
-_TILT_DEGREES = 0.2
-_DAMAGE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError,
-    OverflowError, struct.error, zlib.error, BytesLengthException,
-)  # fmt: skip
-"""What pydicom and its decoders raise on damaged files; each becomes a BadInput that names the file."""
+_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+_RECONSTRUCTION = ("ConvolutionKernel", "KVP")
+"""What all slices of one reconstruction have in common; a slice that does not tell may be of any."""
 _ZIP_DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, UnicodeDecodeError,
 )  # fmt: skip
@@ -66,7 +76,7 @@ def read_dicom(path: str | os.PathLike[str]) -> CTVolume:
             _check_slice(path, name, ds)
         except BadInput:
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise BadInput(path, f"{name} has an unreadable header ({error})") from error
     _check_one_series(path, slices)
     if len(slices) < 2:
@@ -79,13 +89,13 @@ def read_dicom(path: str | os.PathLike[str]) -> CTVolume:
 
 def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:
     for name in sorted(entry.name for entry in path.iterdir() if entry.is_file()):
-        if _OTHER_FILES.match(name):
-            continue
         try:
-            data = Path(path, name).read_bytes()
+            if _is_slice(name, file_kind(path / name)):
+                yield name, (path / name).read_bytes()
         except OSError as error:
             raise BadInput(path, f"{name} cannot be read ({error.strerror})") from error
-        yield name, data
+        except BadInput as error:
+            raise BadInput(path, f"{name} {error.reason}") from error
 
 
 def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -108,18 +118,23 @@ def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
                     data = archive.read(entry)
                 except _ZIP_DAMAGE as error:
                     raise BadInput(path, f"the zip is damaged at entry {entry.filename!r} ({error})") from error
-                if not _OTHER_FILES.match(Path(entry.filename).name):
+                if _is_slice(Path(entry.filename).name, content_kind(data[:HEAD])):
                     yield entry.filename, data
     except _ZIP_DAMAGE as error:
         raise BadInput(path, f"is not a readable zip ({error})") from error
 
 
+def _is_slice(name: str, kind: str) -> bool:
+    """Whether a file counts as a slice: it is DICOM by its content, or does not accompany a series by its name."""
+    return not name.startswith(".") and (kind == "dicom" or (kind != "dicomdir" and not accompanies(name)))
+
+
 def _read_slice(path: Path, name: str, data: bytes) -> FileDataset:
     try:
-        return pydicom.dcmread(io.BytesIO(data))
+        return read_dataset(data)
     except InvalidDicomError as error:
         raise BadInput(path, f"{name} is not a DICOM file, expected only slices of one CT series") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BadInput(path, f"{name} is a damaged DICOM file ({error})") from error
 
 
@@ -128,7 +143,7 @@ def _number(path: Path, name: str, ds: FileDataset, keyword: str, count: int = 1
     try:
         value = ds.get(keyword)
         numbers = np.atleast_1d(np.asarray(value, dtype=np.float64)) if value is not None else np.empty(0)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BadInput(path, f"{name} has an unreadable {keyword} ({error})") from error
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise BadInput(path, f"{name} has no {keyword}, expected {count} finite number{'s' if count > 1 else ''}")
@@ -159,8 +174,6 @@ def _check_slice(path: Path, name: str, ds: FileDataset) -> None:
         raise BadInput(path, f"{name} has RescaleSlope 0, expected a slope to HU")
     if not ds.get("SeriesInstanceUID"):
         raise BadInput(path, f"{name} has no SeriesInstanceUID, expected slices of one series")
-    if abs(float(ds.get("GantryDetectorTilt") or 0)) > _TILT_DEGREES:
-        raise BadInput(path, f"{name} has a gantry tilt of {ds.GantryDetectorTilt} degrees, expected 0")
 
 
 def patient_id(ds: FileDataset) -> str:
@@ -173,8 +186,6 @@ def _check_one_series(path: Path, slices: list[tuple[str, FileDataset]]) -> None
     (first_name, first), rest = slices[0], slices[1:]
     orientation = _number(path, first_name, first, "ImageOrientationPatient", 6)
     spacing = _number(path, first_name, first, "PixelSpacing", 2)
-    if (spacing <= 0).any():
-        raise BadInput(path, f"{first_name} has PixelSpacing {spacing.tolist()}, expected positive mm")
     rows, columns = orientation.reshape(2, 3)
     lengths_and_angle = [rows @ rows - 1, columns @ columns - 1, rows @ columns]
     if np.abs(lengths_and_angle).max() > 10 * _ORIENTATION_TOLERANCE:
@@ -191,6 +202,15 @@ def _check_one_series(path: Path, slices: list[tuple[str, FileDataset]]) -> None
     for name, ds in rest:
         if ds.SeriesInstanceUID != first.SeriesInstanceUID:
             raise BadInput(path, f"mixes two series, {first_name} and {name} differ in SeriesInstanceUID")
+    for keyword in _RECONSTRUCTION:
+        told = [(name, value) for name, ds in slices if (value := _text(ds, keyword))]
+        for name, value in told:
+            if value != told[0][1]:
+                raise BadInput(
+                    path,
+                    f"mixes two series under one SeriesInstanceUID, {told[0][0]} and {name} differ in {keyword} "
+                    f"({told[0][1]}, {value})",
+                )
     for name, ds in rest:
         sizes = [(item.get("Columns"), item.get("Rows")) for item in (first, ds)]
         if sizes[0] != sizes[1]:
@@ -205,6 +225,33 @@ def _check_one_series(path: Path, slices: list[tuple[str, FileDataset]]) -> None
                 )
 
 
+def _text(ds: FileDataset, keyword: str) -> str:
+    """An element as text in which 120 and 120.0 are alike, "" where it is missing or empty."""
+    value = ds.get(keyword)
+    parts = [] if value is None else value if isinstance(value, MultiValue) else [value]
+    return "/".join(f"{part:g}" if isinstance(part, float) else str(part).strip() for part in parts)
+
+
+def _check_one_acquisition(path: Path, slices: list[tuple[str, FileDataset]]) -> None:
+    """Check, of slices in their order, that no acquisition begins before the one below it has ended.
+
+    A scanner that halts between slices counts each stop, so one series may be of many acquisitions, one above the
+    other. Two that cover the same body are two series, whose slices would lie in turn.
+    """
+    told = [(name, number) for name, ds in slices if (number := _text(ds, "AcquisitionNumber"))]
+    ended: set[str] = set()
+    for (below, before), (name, number) in zip(told, told[1:], strict=False):
+        if number == before:
+            continue
+        ended.add(before)
+        if number in ended:
+            raise BadInput(
+                path,
+                f"mixes two series under one SeriesInstanceUID, {below} and {name} are of the acquisitions {before} "
+                f"and {number}, which overlap along the body",
+            )
+
+
 def _sort_slices(path: Path, slices: list[tuple[str, FileDataset]]) -> tuple[list[tuple[str, FileDataset]], np.ndarray]:
     """Order the slices along their normal and give the affine (4, 4) to RAS mm of the stack."""
     rows, columns = _number(path, *slices[0], "ImageOrientationPatient", 6).reshape(2, 3)
@@ -214,6 +261,7 @@ def _sort_slices(path: Path, slices: list[tuple[str, FileDataset]]) -> tuple[lis
     slices, origins = [slices[i] for i in order], origins[order]
     names = [name for name, _ in slices]
     heights = origins @ normal
+    _check_one_acquisition(path, slices)
     steps = np.diff(heights)
     if (steps < 0.01).any():
         i = int(np.argmax(steps < 0.01))
@@ -221,7 +269,7 @@ def _sort_slices(path: Path, slices: list[tuple[str, FileDataset]]) -> tuple[lis
 
     aside = origins - origins[0] - np.outer(heights - heights[0], normal)
     shift = np.linalg.norm(aside, axis=1)
-    allowed = 0.02 + np.tan(np.radians(_TILT_DEGREES)) * (heights - heights[0])
+    allowed = 0.02 + np.tan(np.radians(TILT_DEGREES)) * (heights - heights[0])
     if (shift > allowed).any():
         i = int(np.argmax(shift - allowed))
         raise BadInput(
@@ -245,40 +293,32 @@ def _sort_slices(path: Path, slices: list[tuple[str, FileDataset]]) -> tuple[lis
     to_lps[:3, 1] = columns * row_step
     to_lps[:3, 2] = (origins[-1] - origins[0]) / (len(slices) - 1)
     to_lps[:3, 3] = origins[0]
-    return slices, LPS_TO_RAS @ to_lps
-
-
-def _can_decode(syntax: pydicom.uid.UID) -> bool:
-    if syntax.is_private or not syntax.is_transfer_syntax:
-        return False
-    # Imported here because pydicom 2, which MONAI Label is bound to, lacks it; NIfTI needs none of it.
-    from pydicom.pixels import get_decoder
-
-    try:
-        return not syntax.is_encapsulated or get_decoder(syntax).is_available
-    except NotImplementedError:
-        return False
+    sizes = checked_spacing(path, [column_step, row_step, np.linalg.norm(to_lps[:3, 2])])
+    shape = (int(slices[0][1].Columns), int(slices[0][1].Rows), len(slices))
+    return slices, checked_affine(path, LPS_TO_RAS @ to_lps, sizes, shape)
 
 
 def _read_plane(path: Path, name: str, ds: FileDataset) -> np.ndarray:
     """Decode one slice to HU, (rows, columns) int16 or float32."""
-    syntax = getattr(ds.file_meta, "TransferSyntaxUID", None)
-    if syntax is None:
-        raise BadInput(path, f"{name} has no TransferSyntaxUID, expected one in its file header")
     try:
-        if not _can_decode(syntax):
-            raise BadInput(path, f"{name} is compressed as {syntax.name} and no decoder for it is installed")
-        if not syntax.is_encapsulated:
+        syntax = ds.file_meta.get("TransferSyntaxUID")
+        if syntax in _NATIVE:
             needed = int(ds.Rows) * int(ds.Columns) * int(ds.BitsAllocated) // 8
             if len(ds.PixelData) < needed:
                 raise BadInput(path, f"{name} has corrupt pixel data, {len(ds.PixelData)} of {needed} bytes")
-        pixels = ds.pixel_array
+        pixels, padding = stored_values(path, ds, name)
     except BadInput:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(path, f"{name} has corrupt pixel data ({first_line})") from error
     if pixels.shape != (ds.Rows, ds.Columns):
         raise BadInput(path, f"{name} has pixels of shape {pixels.shape}, expected {(ds.Rows, ds.Columns)}")
     slope, intercept = (float(_number(path, name, ds, keyword)[0]) for keyword in ("RescaleSlope", "RescaleIntercept"))
-    return rescale(pixels, slope, intercept)
+    if padding is None:
+        return rescale(pixels, slope, intercept)
+    image = pixels[~padding]
+    # Rescaled without the padding, which may be what no type of HU holds.
+    hu = rescale(np.where(padding, image[0] if image.size else pixels.dtype.type(0), pixels), slope, intercept)
+    hu[padding] = HU_FLOOR
+    return hu

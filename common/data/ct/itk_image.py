@@ -83,7 +83,7 @@ def load_itk(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     to_lps = np.eye(4)
     to_lps[:3, :3] = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3] * spacing
     to_lps[:3, 3] = reader.GetOrigin()[:3]
-    affine = checked_affine(path, LPS_TO_RAS @ to_lps, spacing)
+    affine = checked_affine(path, LPS_TO_RAS @ to_lps, spacing, shape)
     voxel = sitk.Image([1] * 3, reader.GetPixelID())
     check_length(path, shape, voxel.GetSizeOfPixelComponent(), _bytes_of_voxels(path, header))
     try:

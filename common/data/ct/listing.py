@@ -17,10 +17,11 @@ from typing import Any
 from common.data.ct.ct_rate import CT_RATE_LABELS, CT_RATE_REPORT, CTRateImage, list_ct_rate, read_ct_rate
 from common.data.ct.reader import input_files, read_ct
 from common.data.ct.volume import case_name, case_names, find_ct, is_image, is_nifti, write_nifti
+from common.data.folder_files import other_kind
 from common.data.listing import Listing
 from common.io.bad_input import BadInput
 from common.io.output_folder import content_hash
-from common.io.table import read_rows
+from common.io.table import iter_rows, plain_id
 
 __all__ = ["MANIFEST_COLUMNS", "CTInput", "CTListing", "list_folder", "list_scans"]
 
@@ -77,8 +78,10 @@ class CTInput:
             write_nifti(image, volume.hu, volume.affine)
         geometry = [*(round(size, 6) for size in volume.spacing), *volume.hu.shape]
         row = dict(zip(MANIFEST_COLUMNS[4:10], geometry, strict=True))
-        row |= {"patient": patient, "image": str(image), "sha256": content_hash(image)}
-        return {"row": row} | ({} if image == self.path else {"image": str(image), "bytes": image.stat().st_size})
+        row |= {"patient": patient, "sha256": content_hash(image)}
+        if image == self.path:
+            return {"row": row}
+        return {"row": row, "image": image.relative_to(out).as_posix(), "bytes": image.stat().st_size}
 
 
 @dataclass
@@ -118,19 +121,24 @@ def list_folder(source: str | os.PathLike[str], kinds: Sequence[str]) -> CTListi
         BadInput: if patients.csv is damaged.
     """
     source, listing = Path(source), CTListing()
-    paths = find_ct(source, kinds)
+    paths = find_ct(source, kinds, listing.problems, listing.other)
     patients_csv = (source if source.is_dir() else source.parent) / "patients.csv"
-    patients = _read_patients(patients_csv) if patients_csv.is_file() else None
-    for path, unique in zip(paths, case_names(paths, source), strict=True):
-        # Two files of one name are a mistake that the user should see; series folders are often named alike.
-        case, patient = case_name(path) if is_image(path) else unique, None
+    patients = _read_patients(patients_csv, listing.problems) if patients_csv.is_file() else None
+    if patients is not None and source.is_dir():
+        listing.other[other_kind(patients_csv)] -= 1
+    names = case_names(paths, source)
+    for path, unique in zip(paths, names, strict=True):
+        name, patient = case_name(path), None
         if patients is not None and is_image(path):
-            patient = patients.get(case)
+            patient = patients.get(unique, patients.get(name))
             if patient is None:
-                listing.problems.append(BadInput(path, f"has no row for case {case!r} in {patients_csv.name}"))
+                listing.problems.append(BadInput(path, f"has no row for case {name!r} in {patients_csv.name}"))
                 continue
-        listing.rows.append(CTInput(path, case, str(path), patient))
-    for case in sorted(set(patients or {}) - {case_name(path) for path in paths}):
+        elif is_image(path) and unique != name:
+            # The same name in another folder is another patient; with another ending it is the same one.
+            patient = "_".join([*path.relative_to(source).parts[:-1], name])
+        listing.rows.append(CTInput(path, unique, str(path), patient))
+    for case in sorted(set(patients or {}) - {case_name(path) for path in paths} - set(names)):
         listing.problems.append(BadInput(patients_csv, f"row {case!r} has no image in the input"))
     return listing
 
@@ -153,12 +161,19 @@ def list_scans(source: str | os.PathLike[str]) -> CTListing:
     return listing
 
 
-def _read_patients(path: Path) -> dict[str, str]:
+def _read_patients(path: Path, problems: list[BadInput]) -> dict[str, str]:
+    """Case -> patient; rows that cannot be used are problems, and so are all rows of a case with two patients."""
     patients: dict[str, str] = {}
-    for line, row in read_rows(path, ("case", "patient")):
-        case, patient = case_name(row["case"].strip()), row["patient"].strip()
+    torn = set()
+    for row in iter_rows(path, ("case", "patient")):
+        if isinstance(row, BadInput):
+            problems.append(row)
+            continue
+        line, cells = row
+        case, patient = case_name(cells["case"].strip()), plain_id(cells["patient"])
         if not case or not patient:
-            raise BadInput(path, f"line {line} lacks a case or a patient")
-        if patients.setdefault(case, patient) != patient:
-            raise BadInput(path, f"line {line} gives case {case!r} a second patient")
-    return patients
+            problems.append(BadInput(path, f"line {line} lacks a case or a patient"))
+        elif patients.setdefault(case, patient) != patient:
+            problems.append(BadInput(path, f"line {line} gives case {case!r} a second patient"))
+            torn.add(case)
+    return {case: patient for case, patient in patients.items() if case not in torn}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.quaternions import quat2mat
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
@@ -19,6 +20,7 @@ _HEADERS = {348: (nib.Nifti1Header, 344, b"n+1\x00"), 540: (nib.Nifti2Header, 4,
 _NOT_MM = {1: "metres", 3: "micrometres"}
 _LONG_QUATERNION = 1e-3
 """By how much b, c, d may be too long; nibabel refuses what a program rounded to four digits, ITK takes anything."""
+_QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 
 
 def load_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +39,7 @@ def load_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     raw = _read_bytes(path)
     header = _read_header(path, raw)
     shape = _shape(path, header)
-    affine = _affine(path, header)
+    affine = _affine(path, header, shape)
     return _read_voxels(path, raw, header, shape), affine
 
 
@@ -80,19 +82,30 @@ def _shape(path: Path, header: nib.Nifti1Header) -> tuple[int, int, int]:
     return checked_shape(path, header["dim"][1 : 1 + n_axes])
 
 
-def _affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
+def _affine(path: Path, header: nib.Nifti1Header, shape: tuple[int, int, int]) -> np.ndarray:
     spacing = checked_spacing(path, header["pixdim"][1:4])
     unit = int(header["xyzt_units"]) & 7
     if unit in _NOT_MM:
         raise BadInput(path, f"gives its spacing in {_NOT_MM[unit]}, expected mm")
     if header["sform_code"] <= 0 and header["qform_code"] <= 0:
         raise BadInput(path, "has neither sform nor qform (both codes are 0), so left and right are unknown")
-    header.quaternion_threshold = _LONG_QUATERNION
-    try:
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    except (HeaderDataError, ValueError) as error:
-        raise BadInput(path, f"has an unreadable orientation ({error})") from error
-    return checked_affine(path, affine, spacing)
+    stated = header["sform_code"] > 0
+    affine = header.get_sform().astype(np.float64) if stated else _of_quaternion(path, header, spacing)
+    return checked_affine(path, affine, spacing, shape)
+
+
+def _of_quaternion(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> np.ndarray:
+    """The affine (4, 4) of the qform; only a negative qfac turns the third axis, 0 does not (nifti1.h)."""
+    b, c, d, *origin = (float(header[name]) for name in _QFORM)
+    squares = b * b + c * c + d * d
+    if not squares <= 1 + _LONG_QUATERNION:  # NaN fails as well
+        raise BadInput(path, f"has an unreadable orientation, its quaternion ({b:g}, {c:g}, {d:g}) is longer than 1")
+    # At half a turn what is left for the real part is rounding alone; `quat2mat` makes the quaternion as long as 1.
+    real = np.sqrt(1 - squares) if 1 - squares > abs(header.quaternion_threshold) else 0.0
+    affine = np.eye(4)
+    affine[:3, :3] = quat2mat([real, b, c, d]) * spacing * [1, 1, -1 if header["pixdim"][0] < 0 else 1]
+    affine[:3, 3] = origin
+    return affine
 
 
 def _read_voxels(path: Path, raw: bytes, header: nib.Nifti1Header, shape: tuple[int, int, int]) -> np.ndarray:

@@ -50,6 +50,7 @@ class CTPatchDataset(EpochDraws, Dataset):
             raise ValueError(f"{patches_per_volume} patches of {patch}, expected positive numbers, sizes as (d, h, w)")
         self.cases = list(cases)
         self.store = VolumeStore(store_dir)
+        self.store.check(case["image"] for case in self.cases)
         self.patch = tuple(patch)
         self.patches_per_volume = patches_per_volume
         self.transform = transform

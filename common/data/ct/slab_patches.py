@@ -18,7 +18,6 @@ from common.data.ct.volume import HU_FLOOR
 from common.data.ct.volume_store import VolumeStore
 from common.data.datasets.epoch_draws import EpochDraws
 from common.data.seeds import seeded_generator
-from common.io.output_folder import atomic_path
 
 __all__ = ["SCALES", "SlabPatchDataset", "coarser_copy"]
 
@@ -61,10 +60,7 @@ def coarser_copy(store: VolumeStore, image: str | os.PathLike[str], scale: tuple
         return volume
     original = Path(volume.filename)
     stored = original.with_name(f"{original.stem}_{along:g}_{in_plane:g}_{kind}.npy")
-    if not stored.is_file():
-        with atomic_path(stored) as part:
-            np.save(part, _coarser(np.array(volume), along, in_plane, kind))
-    return np.load(stored, mmap_mode="r")
+    return store.get_or_make(stored, lambda: _coarser(np.array(volume), along, in_plane, kind))
 
 
 class SlabPatchDataset(EpochDraws, Dataset):

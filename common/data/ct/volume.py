@@ -7,19 +7,38 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import io_orientation
 
+from common.data.case_list import CaseList
+from common.data.case_names import unique_names
+from common.data.folder_files import check_regular, file_kind, other_kind, others_text, walk_files
 from common.io.bad_input import BadInput
 from common.io.output_folder import atomic_path
 
 HU_FLOOR = -1024
 """Lowest HU kept: air. What lies below is padding (CT-RATE pads with -8192, GE with -2000 before rescaling)."""
+
+TILT_DEGREES = 0.2
+"""By how much the axes of a volume may miss a right angle; what leans further is sheared, and no box of voxels."""
+
+_SPACINGS = (0.1, 30.0)
+"""mm; finer is no chest CT (0.15 mm is what the finest scanners give), and metres or centimetres look like it."""
+
+_COARSE = 1.2
+"""Slices are thick where their spacing is so many times that of the other two axes."""
+
+_SAME_AXES = 5e-4
+"""By how much of a voxel a qform may step aside: rounding, in its quaternion or in cosines of few digits."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From the axes of DICOM and ITK to those of NIfTI; its own inverse."""
@@ -27,6 +46,14 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _IMAGE_SUFFIXES = {"nifti": NIFTI_SUFFIXES, "itk": ITK_SUFFIXES}
+_OF_KIND = {"nifti": "nifti", "nrrd": "itk", "metaimage": "itk"}
+_HEADER_BYTES = 2**16
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_BESIDE_SLICES = re.compile(
+    r"^(\..*|dicomdir|licen[cs]e|readme|version|checksums?|thumbs\.db|.*\.(txt|xml|csv|tsv|json|md|html?|pdf|log|png|jpe?g|zip"
+    r"|nii|nii\.gz|nrrd|nhdr|mha|mhd|z?raw|raw\.gz|tiff?|bmp|gif|exe|dll|inf|ini|bat|db|rtf|docx?|xlsx?|gz))$",
+    re.IGNORECASE,
+)
 _KNOWN_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".zip", ".dcm", ".png", ".jpg", ".jpeg", ".json", ".txt")
 
 
@@ -68,20 +95,25 @@ def case_name(path: str | os.PathLike[str]) -> str:
 
 
 def case_names(paths: Sequence[Path], root: Path) -> list[str]:
-    """A name for each input below a folder: its case name, where several share one with the folders above it.
+    """A name for each input below a folder, see `common.data.case_names.unique_names`; mostly its `case_name`."""
+    return unique_names(paths, root, case_name)
 
-    Series folders are often named alike: `P1/CT` and `P2/CT` become `P1_CT` and `P2_CT`. What then still shares a name
-    keeps its ending: `a.mha` and `a.nii.gz` become `a_mha` and `a_nii_gz`.
+
+def axial_axes(affine: np.ndarray) -> tuple[int, int, int]:
+    """Array axes of slices, rows and columns: along the thick slices, then by where they run in the body.
+
+    The slices are those of the axis whose spacing is clearly the coarsest, as of a sagittal or coronal stack; where
+    none is, of the axis that runs closest to superior-inferior. The others follow in the order superior-inferior,
+    anterior-posterior, left-right.
     """
-    names = [case_name(path) for path in paths]
-    folders = [path.relative_to(root).parts[:-1] for path in paths]
-    endings = [path.name[len(name) :].replace(".", " ").split() for path, name in zip(paths, names, strict=True)]
-    below = ["_".join([*above, name]) for above, name in zip(folders, names, strict=True)]
-    full = ["_".join([name, *ending]) for name, ending in zip(below, endings, strict=True)]
-    for longer in (below, full):
-        count = Counter(names)
-        names = [long if count[name] > 1 else name for name, long in zip(names, longer, strict=True)]
-    return names
+    world = io_orientation(affine)[:, 0].astype(int)
+    d, h, w = (int(np.flatnonzero(world == axis)[0]) for axis in (2, 1, 0))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    coarsest = int(np.argmax(spacing))
+    if spacing[coarsest] < _COARSE * np.sort(spacing)[1]:
+        return d, h, w
+    rest = [axis for axis in (d, h, w) if axis != coarsest]
+    return coarsest, rest[0], rest[1]
 
 
 def is_nifti(path: Path) -> bool:
@@ -95,66 +127,107 @@ def is_image(path: Path) -> bool:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its `DICM` mark or, so that a damaged one is not overlooked, by its name."""
-    if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
-        return True
-    try:
-        with path.open("rb") as file:
-            file.seek(128)
-            return file.read(4) == b"DICM"
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror})") from error
+    """Whether a file is DICOM by its content or, so that a damaged one is not overlooked, by its name."""
+    return path.suffix.lower() in _DICOM_SUFFIXES or file_kind(path) == "dicom"
 
 
-def find_ct(path: str | os.PathLike[str], kinds: Iterable[str] = ("nifti", "itk", "dicom")) -> list[Path]:
+def accompanies(name: str) -> bool:
+    """Whether a file that is no DICOM stands beside the slices of a series by custom, such as LICENSE or *.txt."""
+    return _BESIDE_SLICES.match(name) is not None
+
+
+def find_ct(
+    path: str | os.PathLike[str],
+    kinds: Iterable[str] = ("nifti", "itk", "dicom"),
+    problems: list[BadInput] | None = None,
+    other: Counter[str] | None = None,
+) -> list[Path]:
     """List the CT inputs at or below a path: image files, DICOM series folders, zips; sorted, hidden names left out.
 
     Args:
         path: a single input or a folder.
         kinds: "nifti" for *.nii and *.nii.gz; "itk" for NRRD (*.nrrd, *.nhdr) and MetaImage (*.mha, *.mhd); "dicom" for
-            every folder that directly holds DICOM files and every zip. The data file of a header (*.raw) is no input.
+            every folder that directly holds DICOM files, whatever their names, and every zip. The data file of a header
+            (*.raw) is no input.
+        problems: files are added that are of these kinds by content and cannot be used, and what is no file.
+        other: all other files are counted into it by kind.
 
     Returns:
         Candidates, not yet validated.
 
     Raises:
-        BadInput: if the path does not exist or a file in it cannot be opened.
+        BadInput: if the path does not exist, or is no file and no folder.
     """
     path, kinds = Path(path), set(kinds)
+    problems, other = [] if problems is None else problems, Counter() if other is None else other
     if not path.exists():
         raise BadInput(path, "does not exist")
-    if path.is_file():
+    if not path.is_dir():
+        check_regular(path)
         return [path]
     endings = tuple(ending for kind in kinds for ending in _IMAGE_SUFFIXES.get(kind, ()))
-    found = []
-    visited = set()
-    for folder, subfolders, names in os.walk(path, followlinks=True):
-        if os.path.realpath(folder) in visited:  # a link back to where we have been
-            subfolders.clear()
-            continue
-        visited.add(os.path.realpath(folder))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        files = [Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"]
-        found += [file for file in files if file.name.lower().endswith(endings)]
-        if "dicom" in kinds:
-            found += [file for file in files if file.suffix.lower() == ".zip"]
-            rest = (file for file in files if not is_image(file) and file.suffix.lower() != ".zip")
-            if any(looks_like_dicom(file) for file in rest):
-                found.append(Path(folder))
+    found: list[Path] = []
+    for folder, files in groupby(walk_files(path, problems, other), lambda file: file.parent):
+        slices, rest = [], []
+        for file in files:
+            name = file.name.lower()
+            if name.endswith(endings) or ("dicom" in kinds and name.endswith(".zip")):
+                found.append(file)
+            elif name.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".zip")):
+                other[other_kind(file)] += 1
+            else:
+                try:
+                    kind = "dicom" if file.suffix.lower() in _DICOM_SUFFIXES else file_kind(file)
+                except BadInput as problem:
+                    problems.append(problem)
+                    continue
+                if kind == "dicom" and "dicom" in kinds:
+                    slices.append(file)
+                elif _OF_KIND.get(kind) in kinds:
+                    expected = " or ".join(_IMAGE_SUFFIXES[_OF_KIND[kind]])
+                    problems.append(BadInput(file, f"is {kind} by its content, expected a name ending in {expected}"))
+                else:
+                    rest.append((file, kind))
+        if slices:
+            found.append(folder)
+        headers = [file for file in found if file.parent == folder and file.name.lower().endswith((".nhdr", ".mhd"))]
+        for file, kind in rest:
+            if _is_data_of(file, headers):
+                continue
+            named = accompanies(file.name) or kind == "dicomdir"
+            if kind == "empty" and other_kind(file) == "without ending" and not slices:
+                problems.append(BadInput(file, "is an empty file (0 bytes), expected an image"))
+            elif named or not slices:  # else it is taken for a slice, and the series refused for it
+                other["DICOMDIR" if kind == "dicomdir" else other_kind(file)] += 1
     return sorted(found)
 
 
-def ct_cases(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+def _is_data_of(file: Path, headers: Iterable[Path]) -> bool:
+    """Whether one of some headers (*.nhdr, *.mhd) beside a file names it as the place of its voxels."""
+    for header in headers:
+        with suppress(BadInput):  # an empty header, which its own check names
+            if file.name.encode() in read_file(header, _HEADER_BYTES):
+                return True
+    return False
+
+
+def ct_cases(path: str | os.PathLike[str]) -> CaseList:
     """What `find_ct` finds, as items of a MONAI `Dataset`: `[{"image": PATH, "case": NAME}, ...]`.
 
     Raises:
         BadInput: if there is no CT.
     """
-    paths = find_ct(path)
+    problems: list[BadInput] = []
+    other: Counter[str] = Counter()
+    paths = find_ct(path, problems=problems, other=other)
     if not paths:
-        raise BadInput(path, "holds no CT, expected NIfTI, NRRD or MetaImage files or DICOM series")
+        if problems:
+            raise problems[0]
+        held = f" ({others_text(other)})" if others_text(other) else ""
+        raise BadInput(path, f"holds no CT{held}, expected NIfTI, NRRD or MetaImage files or DICOM series")
     names = case_names(paths, Path(path))
-    return [{"image": str(found), "case": name} for found, name in zip(paths, names, strict=True)]
+    cases = [{"image": str(found), "case": name} for found, name in zip(paths, names, strict=True)]
+    return CaseList(cases, [{"path": str(p.path), "reason": p.reason} for p in problems], other)
 
 
 def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
@@ -209,17 +282,40 @@ def checked_spacing(path: Path, spacing: Sequence[float] | np.ndarray) -> np.nda
     if not np.isfinite(spacing).all() or (spacing <= 0).any():
         kind = "zero" if (spacing == 0).any() else "negative" if (spacing < 0).any() else "non-finite"
         raise BadInput(path, f"has a {kind} spacing ({_listed(spacing)}), expected positive mm")
+    low, high = _SPACINGS
+    if spacing.min() < low or spacing.max() > high:
+        raise BadInput(
+            path,
+            f"has a spacing of {_listed(spacing)} mm, which no chest CT has, expected {low:g} to {high:g} mm (is it in "
+            "another unit?)",
+        )
     return spacing
 
 
-def checked_affine(path: Path, affine: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """An affine (4, 4) to mm, if its axes span the space and are as long as the spacing (3,) says."""
+def checked_affine(path: Path, affine: np.ndarray, spacing: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """An affine (4, 4) to mm, if its axes stand upright on each other and are as long as the spacing (3,) says.
+
+    Args:
+        path: named in errors.
+        affine: of the volume.
+        spacing: as its header says beside the affine.
+        shape: of the volume; how far a shear moves the end of an axis tells it from rounding.
+    """
     if not np.isfinite(affine).all():
         raise BadInput(path, "has NaN or infinity in its affine, expected finite mm")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(affine[:3, :3]))
     if volume <= 1e-3 * lengths.prod():
         raise BadInput(path, f"has a singular affine (a voxel of {volume:.3g} mm3), its axes must span the space")
+    axes, extent = affine[:3, :3] / lengths, (np.asarray(shape) - 1) * lengths
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        lean, reach = abs(axes[:, i] @ axes[:, j]), min(extent[i], extent[j])
+        if lean * reach > 0.02 + np.tan(np.radians(TILT_DEGREES)) * reach:
+            raise BadInput(
+                path,
+                f"has a shear of {np.degrees(np.arcsin(min(lean, 1))):.3g} degrees between its axes {i} and {j} (a "
+                "gantry tilt?), expected right angles",
+            )
     if (np.abs(lengths / spacing - 1) > 0.01).any():
         raise BadInput(
             path,
@@ -293,7 +389,7 @@ def write_nifti(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndar
     Args:
         path: *.nii or *.nii.gz; its folder is created. Equal arrays give equal bytes.
         array: (x, y, z) or (x, y, z, c), written with its own dtype, no scaling.
-        affine: (4, 4) to RAS mm, stored as sform and qform with code 1 (scanner).
+        affine: (4, 4) to RAS mm, stored as sform with code 1 (scanner), and so as qform where a quaternion can say it.
 
     Returns:
         The path.
@@ -307,6 +403,10 @@ def write_nifti(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndar
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
     image.header.set_sform(affine, code=1)
     image.header.set_qform(affine, code=1)
+    # Quaternions hold no shear. Where it is but rounding, ITK still asks for one.
+    aside = (image.header.get_qform() - image.header.get_sform())[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.abs(aside).max() > _SAME_AXES:
+        image.header["qform_code"] = 0
     image.header.set_xyzt_units("mm", "sec")
     with atomic_path(path) as part, part.open("wb") as file:
         if path.name.lower().endswith(".gz"):

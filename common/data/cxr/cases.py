@@ -15,7 +15,7 @@ from common.data.ehr.clinical_vector import CLINICAL_COLUMNS, plausible
 from common.data.ehr.mimic_tables import parse_number
 from common.data.manifest import read_manifest, with_files
 from common.io.bad_input import BadInput
-from common.io.table import read_columns, read_rows
+from common.io.table import iter_rows, read_columns
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
 __all__ = [
@@ -38,6 +38,7 @@ def read_cxr_cases(
     policy: str = "ignore",
     limit: int | None = None,
     not_mentioned: str = "zeros",
+    excluded: list[dict[str, str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Read the cases of one split, in the order of the manifest.
 
@@ -49,6 +50,8 @@ def read_cxr_cases(
         policy: one of `POLICIES`, for -1.
         limit: take the first so many.
         not_mentioned: one of `NOT_MENTIONED`, for blanks.
+        excluded: {"path", "reason"} are added of cases whose notes or values cannot be used, and of rows that cannot be
+            read; None raises instead.
 
     Returns:
         Per image: case, patient, study (str), image (str; None if the manifest names none; of a URL the local copy),
@@ -84,8 +87,10 @@ def read_cxr_cases(
         raise BadInput(manifest, f"has no row with {which}, expected at least one")
     rows = with_files(rows[:limit])
     studies = {row["study"] for row in rows}
-    notes = _notes(manifest.parent / "notes.csv", studies)
-    clinical = _clinical(manifest.parent / "clinical.csv", studies)
+    refused = _Refused(excluded)
+    notes = _notes(manifest.parent / "notes.csv", studies, refused)
+    clinical = _clinical(manifest.parent / "clinical.csv", studies, refused)
+    rows = refused.without(rows)
     return [
         {
             "case": row["case"],
@@ -170,6 +175,36 @@ def clinical_values(path: Path, line: int, row: Mapping[str, str]) -> np.ndarray
     return values
 
 
+class _Refused:
+    """Studies whose note or values cannot be used: the first is raised, unless there is a list to name them in."""
+
+    def __init__(self, excluded: list[dict[str, str]] | None) -> None:
+        self.excluded, self.reasons = excluded, {}
+
+    def add(self, problem: BadInput, study: str | None = None) -> None:
+        """Name a problem, of a study where it is known whose it is."""
+        if self.excluded is None:
+            raise problem
+        if study is None:
+            self.excluded.append({"path": str(problem.path), "reason": problem.reason})
+        else:
+            self.reasons.setdefault(study, problem)
+
+    def without(self, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        """The rows of the other studies; those of these are listed.
+
+        Raises:
+            BadInput: if none is left.
+        """
+        for row in rows:
+            if problem := self.reasons.get(row["study"]):
+                self.excluded.append({"path": row["case"], "reason": f"{problem.reason} ({problem.path.name})"})
+        kept = [row for row in rows if row["study"] not in self.reasons]
+        if not kept:
+            raise next(iter(self.reasons.values()))
+        return kept
+
+
 def _smooth(case: str, name: str) -> float:
     share = int.from_bytes(hashlib.sha256(f"{case}\n{name}".encode()).digest()[:8], "big") / 2**64
     return _LSR[0] + (_LSR[1] - _LSR[0]) * share
@@ -184,22 +219,22 @@ def _label(
     return label_vector({name: LABEL_VALUES[row[name]] for name in labels}, labels, row["case"], policy, not_mentioned)
 
 
-def _notes(path: Path, studies: set[str]) -> dict[str, str]:
+def _notes(path: Path, studies: set[str], refused: _Refused) -> dict[str, str]:
     """Study -> note, of those that have one."""
     if not path.is_file():
         raise BadInput(path, "does not exist, expected the notes that prepare writes (blank where nothing is known)")
     found: dict[str, str] = {}
-    for _, row in read_rows(path, ["study", "note"]):
-        if (
-            row["study"] in studies
-            and row["note"].strip()
-            and found.setdefault(row["study"], row["note"]) != row["note"]
-        ):
-            raise BadInput(path, f"has two notes of study {row['study']!r}, expected one")
+    for line in iter_rows(path, ["study", "note"]):
+        if isinstance(line, BadInput):
+            refused.add(line)
+            continue
+        study, note = line[1]["study"], line[1]["note"]
+        if study in studies and note.strip() and found.setdefault(study, note) != note:
+            refused.add(BadInput(path, f"has two notes of study {study!r}, expected one"), study)
     return found
 
 
-def _clinical(path: Path, studies: set[str]) -> dict[str, np.ndarray]:
+def _clinical(path: Path, studies: set[str], refused: _Refused) -> dict[str, np.ndarray]:
     """Study -> (30,) values, of those that have any."""
     if not path.is_file():
         raise BadInput(path, "does not exist, expected the values that prepare writes (blank where nothing is known)")
@@ -207,14 +242,21 @@ def _clinical(path: Path, studies: set[str]) -> dict[str, np.ndarray]:
     if lacking:
         raise BadInput(path, f"has no column {lacking[0]!r}, expected the clinical columns of this version")
     found: dict[str, np.ndarray] = {}
-    for line, row in read_rows(path):
+    for item in iter_rows(path):
+        if isinstance(item, BadInput):
+            refused.add(item)
+            continue
+        line, row = item
         if row["study"] not in studies:
             continue
-        values = clinical_values(path, line, row)
+        try:
+            values = clinical_values(path, line, row)
+        except BadInput as problem:
+            refused.add(problem, row["study"])
+            continue
         if np.isnan(values).all():
             continue
         if not np.array_equal(found.setdefault(row["study"], values), values, equal_nan=True):
-            raise BadInput(
-                path, f"line {line} is about study {row['study']!r} again, with other values, expected one row"
-            )
+            what = f"line {line} is about study {row['study']!r} again, with other values"
+            refused.add(BadInput(path, f"{what}, expected one row"), row["study"])
     return found

@@ -18,9 +18,11 @@ from pathlib import Path
 from common.data.cxr.listing import (
     CXRListing,
     XrayRow,
+    count_unnamed,
     find_cxr_table,
     image_of_row,
     known_number,
+    known_word,
     named_files,
     table_rows,
 )
@@ -41,6 +43,12 @@ _OPTIONAL = (
 )  # fmt: skip
 _VIEWS = {"PA": "PA", "L": "LATERAL", "LL": "LATERAL", "": "", "?": ""}
 _UNLABELLED = ("", "?", "todo", "unknown")
+_FINDINGS = frozenset(
+    "COVID-19 ARDS SARS MERS-CoV Pneumonia Viral Bacterial Fungal Lipoid Aspiration Tuberculosis Influenza H1N1 "
+    "Varicella Herpes Pneumocystis Aspergillosis Streptococcus Staphylococcus MRSA Klebsiella Legionella "
+    "Chlamydophila E.Coli Nocardia Mycoplasma".split()
+) | {"No Finding", "Mycoplasma Bacterial Pneumonia", "Swine-Origin Influenza A (H1N1) Viral Pneumonia"}
+"""What the published table has; a word that is none of these may be a spelling of COVID-19, and is no negative."""
 _CHARTED = {"age": "age", "temperature": "temperature", "o2sat": "pO2_saturation", "wbc": "leukocyte_count"}
 _CELLS = {"neutrophils": "neutrophil_count", "lymphocytes": "lymphocyte_count"}  # K/uL, as `CLINICAL_COLUMNS`
 _PRESSURE_SOURCE = "covid-19-image-repository"
@@ -62,8 +70,9 @@ def find_covid(source: str | os.PathLike[str]) -> CXRListing:
     table = find_cxr_table(source, COVID_TABLES)
     root = table.parent
     listing = CXRListing(labels=(COVID_LABEL,))
-    files = named_files(root)
+    files = named_files(root, listing, [table])
     counts: Counter[str] = Counter()
+    named: set[Path] = set()
     first: dict[Path, tuple[str, str]] = {}
     same: dict[str, str] = {}  # patient -> another id of the same patient, see _patient
     rows = []
@@ -76,11 +85,16 @@ def find_covid(source: str | os.PathLike[str]) -> CXRListing:
             else:
                 listing.problems.append(problem)
             continue
+        named.add(path)
         reason = _reason(row)
         if reason:
             listing.left_out.append((path, reason))
             continue
-        patient, label = row["patientid"], _label(row["finding"])
+        unknown = [part for part in _parts(row["finding"]) if part not in _FINDINGS]
+        if unknown:
+            listing.problems.append(BadInput(path, f"has the finding {unknown[0]!r}, which the data set does not know"))
+            continue
+        patient, label = row["patientid"], float(COVID_LABEL in _parts(row["finding"]))
         if not patient:
             listing.problems.append(BadInput(path, "has no patientid, expected one because the split is by patient"))
             continue
@@ -101,11 +115,12 @@ def find_covid(source: str | os.PathLike[str]) -> CXRListing:
         context = _context(row, counts)
         told = presentation(row["clinical_notes"], listing.labels)
         note = redact(ed_note(context | {"presentation": told}), listing.labels)
-        view = _view(row["view"])
+        view = _view(row["view"], counts)
         labels = {COVID_LABEL: first[path][1]}
         listing.rows.append(XrayRow(case, _patient(row["patientid"], same), "", path, case, view, labels))
         listing.notes[case] = note
         listing.clinical[case] = clinical_row(context) | _values(row, _CELLS, counts)
+    count_unnamed(listing, files, named)
     listing.facts = {"table": table.name, "not_used": dict(sorted(counts.items()))}
     return listing
 
@@ -127,14 +142,17 @@ def _reason(row: dict[str, str]) -> str | None:
     return None
 
 
-def _label(finding: str) -> float:
-    """1.0 if COVID-19 is one of the findings ("COVID-19, ARDS", "Pneumonia/Viral/COVID-19"), else 0.0."""
-    return float(COVID_LABEL in (part.strip() for part in re.split("[,/]", finding)))
+def _parts(finding: str) -> list[str]:
+    """The findings of a cell: "COVID-19, ARDS", "Pneumonia/Viral/COVID-19"."""
+    return [part.strip() for part in re.split("[,/]", finding)]
 
 
-def _view(text: str) -> str:
-    """As `ViewPosition` of MIMIC-CXR; "AP Supine", "AP semi erect" are AP."""
-    return _VIEWS.get(text.upper(), "AP" if text.upper().startswith("AP") else text.upper())
+def _view(text: str, counts: Counter[str]) -> str:
+    """As `ViewPosition` of MIMIC-CXR; "AP Supine", "AP semi erect" are AP; a word that is none of these is counted."""
+    word = "AP" if text.upper().startswith("AP") else text.upper()
+    if word not in _VIEWS and word != "AP":
+        counts[f"view {text!r} is unknown"] += 1
+    return _VIEWS.get(word, word)
 
 
 def _patient(name: str, same: dict[str, str]) -> str:
@@ -151,7 +169,7 @@ def _context(row: dict[str, str], counts: Counter[str]) -> dict:
     known = _values(row, _CHARTED, counts)
     return {
         "age": int(known["age"]) if "age" in known else None,
-        "sex": row["sex"] if row["sex"] in ("F", "M") else None,
+        "sex": known_word(row["sex"], ("F", "M"), counts, "sex"),
         "vitals": {name: known[name] for name in ("temperature", "o2sat") if name in known},
         "labs": {"White Blood Cells": known["wbc"]} if "wbc" in known else {},
     }

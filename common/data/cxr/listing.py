@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,17 +18,23 @@ from typing import Any
 from common.data.cxr.reader import check_xray
 from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
 from common.data.ehr.mimic_tables import parse_number
+from common.data.folder_files import file_kind, other_kind, walk_files
 from common.data.listing import Listing
 from common.io.bad_input import BadInput
 from common.io.output_folder import csv_text, write_text
 from common.io.table import iter_rows
+from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
+from common.text.plain_text import has_text, is_english
 
 __all__ = [
-    "LABEL_VALUES", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "find_cxr_table", "image_of_row", "known_number",
-    "named_files", "of_one_split", "table_rows", "write_study_tables",
+    "LABEL_VALUES", "XRAY_KINDS", "XRAY_SUFFIXES", "CXRListing", "XrayRow", "count_unnamed", "find_cxr_table",
+    "image_of_row",
+    "known_number", "known_word", "named_files", "of_one_split", "table_rows", "write_study_tables",
 ]  # fmt: skip
 
 XRAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+XRAY_KINDS = ("jpeg", "png", "dicom")
+"""What is read as an X-ray by its content, see `common.data.folder_files.file_kind`."""
 LABEL_VALUES = {"": None, "1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
 """What a cell of a table of labels says: 1.0 positive, 0.0 negative, -1.0 uncertain, None not mentioned."""
 
@@ -84,7 +90,7 @@ class XrayRow:
     def check(self, out: Path, thorough: bool) -> dict[str, Any]:
         """Look at header and end of the image, or decode it."""
         check_xray(self.path, thorough)
-        return {}
+        return {"row": {}}
 
 
 @dataclass
@@ -108,6 +114,14 @@ class CXRListing(Listing):
     fractions = (0.7, 0.1, 0.2)
     tables = ("notes.csv", "clinical.csv")
 
+    def read_labels(self, report: str) -> dict[str, float | None]:
+        """The labels of CheXpert that a report states; one that is not in English has none, and is counted."""
+        if not has_text(report) or is_english(report):
+            return label_cxr(report)
+        left_out = self.facts.setdefault("left_out", {}).setdefault("reports", Counter())
+        left_out["not in English, all labels blank"] += 1
+        return dict.fromkeys(CHEXPERT_LABELS)
+
     @property
     def columns(self) -> list[str]:
         """Columns of the manifest: those of every X-ray layout, the further ones of this data set, the labels."""
@@ -121,7 +135,8 @@ class CXRListing(Listing):
         places = {"image", "report"} & set(self.columns)
         plain = csv_text(self.columns, [{**row} | {name: Path(row[name]).name for name in places} for row in rows])
         sizes = "".join(f"{row['case']} {os.stat(row['image']).st_size}\n" for row in rows)
-        counts = {"studies": len({row["study"] for row in rows}), "notes": sum(map(bool, self.notes.values()))}
+        studies = {row["study"] for row in rows}
+        counts = {"studies": len(studies), "notes": sum(bool(self.notes.get(study)) for study in studies)}
         counts["views"] = dict(sorted(Counter(row["view"] or "not stated" for row in rows).items()))
         return counts, hashlib.sha256("\0".join((plain, sizes, *texts)).encode()).hexdigest()
 
@@ -185,6 +200,16 @@ def known_number(text: str, counts: Counter[str], name: str) -> float | None:
     return value
 
 
+def known_word(text: str, known: Iterable[str], counts: Counter[str], name: str) -> str | None:
+    """A text that is one of the known words, else None; one that is neither blank nor "?" is counted with its name."""
+    known = tuple(known)
+    if text in known:
+        return text
+    if text not in ("", "?"):
+        counts[f"{name} {text!r} is none of {', '.join(known)}"] += 1
+    return None
+
+
 def of_one_split(rows: Sequence[XrayRow], problems: list[BadInput]) -> list[XrayRow]:
     """The images without those of patients who are in two splits, which become problems."""
     splits: dict[str, set[str]] = {}
@@ -197,15 +222,35 @@ def of_one_split(rows: Sequence[XrayRow], problems: list[BadInput]) -> list[Xray
     return [row for row in rows if len(splits[row.patient]) == 1]
 
 
-def named_files(root: Path) -> dict[str, list[Path]]:
-    """Name of an X-ray -> where files of that name lie below a folder, sorted; hidden ones are passed over."""
+def named_files(root: Path, listing: CXRListing, read: Iterable[Path] = ()) -> dict[str, list[Path]]:
+    """Name of an X-ray -> where files of that name lie below a folder, sorted; by ending, without one by content.
+
+    Args:
+        root: the folder.
+        listing: other files are counted into its `other`, what is no file becomes one of its `problems`.
+        read: tables and lists that the layout reads, which are no other files.
+    """
     found: dict[str, list[Path]] = {}
-    for parent, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in XRAY_SUFFIXES:
-                found.setdefault(name, []).append(Path(parent, name))
+    read = {Path(path) for path in read}
+    for path in walk_files(root, listing.problems, listing.other):
+        if path.suffix.lower() in XRAY_SUFFIXES or (other_kind(path) == "without ending" and _is_xray(path)):
+            found.setdefault(path.name, []).append(path)
+        elif path not in read:
+            listing.other[other_kind(path)] += 1
     return found
+
+
+def _is_xray(path: Path) -> bool:
+    try:
+        return file_kind(path) in XRAY_KINDS
+    except BadInput:
+        return False  # counted, and refused if a row names it
+
+
+def count_unnamed(listing: CXRListing, files: Mapping[str, Sequence[Path]], named: Container[Path]) -> None:
+    """Count the X-rays among `named_files` that no row names as other files."""
+    for paths in files.values():
+        listing.other.update(other_kind(path) for path in paths if path not in named)
 
 
 def image_of_row(root: Path, name: str, folders: Iterable[str], files: Mapping[str, list[Path]]) -> Path:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from common.data.cxr.listing import LABEL_VALUES, XrayRow, of_one_split
 from common.data.ehr.mimic_iv import parse_study_time
-from common.data.ehr.mimic_tables import TableCounts, find_table, parse_id, stream_rows
+from common.data.ehr.mimic_tables import find_table, parse_id
+from common.data.folder_files import other_kind, walk_files
 from common.io.bad_input import BadInput
+from common.io.table import TableCounts, stream_rows
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
 __all__ = ["LABELLERS", "find_mimic_cxr"]
@@ -31,7 +33,10 @@ _METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", 
 
 
 def find_mimic_cxr(
-    root: str | os.PathLike[str], labeller: str = "chexpert", reports: str | os.PathLike[str] | None = None
+    root: str | os.PathLike[str],
+    labeller: str = "chexpert",
+    reports: str | os.PathLike[str] | None = None,
+    other: Counter[str] | None = None,
 ) -> tuple[list[XrayRow], list[BadInput]]:
     """List the images of MIMIC-CXR(-JPG) without opening them.
 
@@ -39,6 +44,7 @@ def find_mimic_cxr(
         root: the folder with ``files`` and the tables.
         labeller: whose labels: "chexpert" or "negbio".
         reports: the folder with the ``files`` of the reports, if they are not beside the images.
+        other: files below ``files`` that are neither images nor reports are counted into it.
 
     Returns:
         The usable images in the order of the metadata table, and a problem for every file or row that is not usable:
@@ -57,7 +63,7 @@ def find_mimic_cxr(
     problems: list[BadInput] = []
     split_of = _read_splits(_table(root, "split"), problems)
     labels_of = _read_labels(_table(root, labeller), problems)
-    present = _files(root / "files", problems)
+    present = _files(root / "files", problems, Counter() if other is None else other)
     report_root = Path(root if reports is None else reports)
     metadata = _table(root, "metadata")
     rows = list(_rows(metadata, _METADATA, problems))
@@ -145,18 +151,16 @@ def _read_labels(path: Path, problems: list[BadInput]) -> dict[str, dict[str, fl
     return {study: labels for study, labels in found.items() if study not in refused}
 
 
-def _files(folder: Path, problems: list[BadInput]) -> dict[str, Path]:
-    """Name without suffix -> image, of all images below a folder."""
-    found = {}
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix not in SUFFIXES or name.startswith("."):
-                continue
-            path = Path(parent, name)
+def _files(folder: Path, problems: list[BadInput], other: Counter[str]) -> dict[str, Path]:
+    """Name without suffix -> image, of all images below a folder; other files than these and reports are counted."""
+    found: dict[str, Path] = {}
+    for path in walk_files(folder, problems, other):
+        stem, suffix = os.path.splitext(path.name)
+        if suffix in SUFFIXES:
             if found.setdefault(stem, path) != path:
                 problems.append(BadInput(path, f"is a second file of image {stem}, beside {found[stem]}"))
+        elif suffix != ".txt" or not stem.startswith("s"):
+            other[other_kind(path)] += 1
     return found
 
 

@@ -7,6 +7,7 @@ The two clinical data sets are found beside the images or in their folder, by th
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -44,8 +45,9 @@ def list_mimic(
             found in two places.
         ValueError: for an unknown labeller.
     """
-    images, problems = find_mimic_cxr(source, labeller)
-    listing = CXRListing(images, problems, labels=CHEXPERT_LABELS)
+    other: Counter[str] = Counter()
+    images, problems = find_mimic_cxr(source, labeller, other=other)
+    listing = CXRListing(images, problems, other=other, labels=CHEXPERT_LABELS)
     roots = find_ehr(source, ehr)
     listing.facts = {"labeller": labeller, "redacted": redacted, "ehr": {k: str(v) for k, v in roots.items()}}
     if "hosp" not in roots:
@@ -70,6 +72,7 @@ def list_mimic(
         "notes_with_redacted_terms": notes_with_terms, "values_after_study_not_used": sum(report.after_study.values()),
         "values_out_of_bounds": sum(report.out_of_bounds.values()), "missing_tables": report.missing_tables,
     }  # fmt: skip
+    listing.facts["left_out"] = report.left_out()
     return listing
 
 

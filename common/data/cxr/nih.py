@@ -13,9 +13,19 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from common.data.cxr.listing import CXRListing, XrayRow, find_cxr_table, image_of_row, named_files, table_rows
+from common.data.cxr.listing import (
+    CXRListing,
+    XrayRow,
+    count_unnamed,
+    find_cxr_table,
+    image_of_row,
+    known_word,
+    named_files,
+    table_rows,
+)
 from common.data.ehr.clinical_vector import clinical_row, plausible
 from common.io.bad_input import BadInput, read_text
+from common.io.table import plain_id
 from common.text.ed_note import ed_note
 
 __all__ = ["NIH_LABELS", "NIH_TABLES", "find_nih"]
@@ -48,7 +58,7 @@ def find_nih(source: str | os.PathLike[str]) -> CXRListing:
     table = find_cxr_table(source, NIH_TABLES)
     root = table.parent
     listing = CXRListing(labels=(*NIH_LABELS, "No Finding"))
-    files = named_files(root)
+    files = named_files(root, listing, [table, *(root / name for name in _LISTS)])
     split_of = _official(root, listing.problems)
     counts: Counter[str] = Counter()
     seen: dict[str, Path] = {}
@@ -61,23 +71,27 @@ def find_nih(source: str | os.PathLike[str]) -> CXRListing:
             if case in seen:
                 raise BadInput(path, f"has a second row of case {case!r}, the first is kept")
             seen[case] = path
-            if not row["Patient ID"].isdigit():
+            if not plain_id(row["Patient ID"]).isdigit():
                 raise BadInput(path, f"has Patient ID {row['Patient ID']!r}, expected digits")
             labels = _labels(path, row["Finding Labels"])
             split = _split(path, row["Image Index"], split_of)
         except BadInput as problem:
             listing.problems.append(problem)
             continue
-        gender = row["Patient Gender"]
-        context = {"age": _age(row["Patient Age"], counts), "sex": gender if gender in ("F", "M") else None}
-        patient, view = row["Patient ID"], row["View Position"].upper()
+        sex = known_word(row["Patient Gender"], ("F", "M"), counts, "sex")
+        context = {"age": _age(row["Patient Age"], counts), "sex": sex}
+        patient, view = plain_id(row["Patient ID"]), row["View Position"].upper()
+        known_word(view, ("PA", "AP"), counts, "view")
         listing.rows.append(XrayRow(case, patient, split, path, case, view, labels))
         listing.notes[case] = ed_note(context)
         listing.clinical[case] = clinical_row(context)
     _check_official(listing)
+    folders = {path.parent for path in listed}
     for path in sorted(path for paths in files.values() for path in paths if path not in listed):
-        if path.parent in {known.parent for known in listed}:
+        if path.parent in folders:
             listing.problems.append(BadInput(path, f"has no row in {table.name}"))
+            listed.add(path)
+    count_unnamed(listing, files, listed)
     listing.facts = {"table": table.name, "official_test": bool(split_of), "not_used": dict(sorted(counts.items()))}
     return listing
 

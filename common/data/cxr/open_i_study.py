@@ -13,7 +13,7 @@ from pathlib import Path
 from common.data.cxr.listing import CXRListing, XrayRow
 from common.data.cxr.open_i import IMAGE_FOLDERS, OpenIImage, OpenIReport, image_folder, list_open_i
 from common.io.bad_input import BadInput
-from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
+from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.redaction import redact
 
 __all__ = ["find_open_i"]
@@ -41,7 +41,7 @@ def find_open_i(source: str | os.PathLike[str]) -> CXRListing:
     listing = CXRListing([], problems, facts={"labels": "read from the reports"}, labels=CHEXPERT_LABELS)
     for report in reports:
         text = "\n\n".join(report.sections[name] for name in ("findings", "impression") if name in report.sections)
-        labels, more = label_cxr(text), {"report": str(report.path)}
+        labels, more = listing.read_labels(text), {"report": str(report.path)}
         for image in report.images:
             view, path = _view(report, image), images / image.file
             listing.rows.append(XrayRow(path.stem, report.uid, "", path, report.uid, view, labels, more))

@@ -15,7 +15,8 @@ from typing import Any
 from common.data.cxr.listing import CXRListing, XrayRow, named_files, of_one_split
 from common.data.splits import SPLITS
 from common.io.bad_input import BadInput, read_text
-from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
+from common.text.cxr_labeller import CHEXPERT_LABELS
+from common.text.plain_text import has_text
 
 __all__ = ["ANNOTATION", "find_r2gen"]
 
@@ -51,13 +52,13 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
                 if name in seen:
                     raise BadInput(annotation, f"entry {name!r} ({split} {number}) has an id that another one has")
                 seen.add(name)
-                if not report.strip():
+                if not has_text(report):
                     raise BadInput(annotation, f"entry {name!r} has an empty report, expected its text")
                 patient, study = _ids(annotation, name, entry)
             except BadInput as problem:
                 listing.problems.append(problem)
                 continue
-            labels, more = label_cxr(report), {"report": str(annotation)}
+            labels, more = listing.read_labels(report), {"report": str(annotation)}
             for k, file in enumerate(files):
                 if not file.is_file() or not _real(file).is_relative_to(_real(root)):
                     problem = "does not exist" if not file.is_file() else "lies outside the folder of images"
@@ -67,7 +68,7 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
                 view = _PAIR[k] if len(files) == len(_PAIR) else ""
                 listing.rows.append(XrayRow(case, patient, split, file, study, view, labels, more))
     listing.rows = of_one_split(listing.rows, listing.problems)
-    for file in sorted(path for paths in named_files(root).values() for path in paths):
+    for file in sorted(path for paths in named_files(root, listing, [annotation]).values() for path in paths):
         if _real(file) not in named:
             listing.problems.append(BadInput(file, f"has no entry in {annotation.name}"))
     return listing

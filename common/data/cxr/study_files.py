@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.ehr.clinical_vector import ClinicalScaler
-from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
+from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer, save_tokenizer
 from common.io.bad_input import BadInput
 from common.text.bm25 import with_background
 
@@ -92,7 +92,7 @@ def fitted_tokenizer(
         tokenizer = NoteTokenizer(folder, max_tokens, **background)
     else:
         tokenizer = NoteTokenizer(model, max_tokens, allow_download, **background)
-        tokenizer.tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer.tokenizer, folder)
     if before is not None and not _alike(before, tokenizer):
         logger.warning(
             "%s was trained with another tokenizer: train it anew on these encoders.", folder.parent / "model.pt"
@@ -134,7 +134,7 @@ def encoder_tokenizer(
             folder,
             f"belongs to {' and '.join(holders)} and has other words than {model}, expected another folder of weights",
         )
-    tokenizer.tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer.tokenizer, folder)
     return tokenizer
 
 

@@ -3,8 +3,9 @@
 Layout of a cache folder:
 
     entries/ab/abcd....safetensors   one entry per key; its metadata holds the key in words and a checksum
+    entries/ab/abcd....damaged       one that was found damaged, until it is computed again
     locks/abcd....lock               exists while somebody computes that entry
-    file_hashes/....json             SHA-256 of files already hashed, by path, size and modification time
+    file_hashes/....json             SHA-256 of files already hashed, by path, size and times
     tmp/                             files being written
 
 Several processes may share a folder. An entry appears whole or not at all (written to `tmp/`, synced, renamed), and
@@ -20,7 +21,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -35,15 +35,16 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from torch import Tensor
 
-from common.io.output_folder import sync_folder
+from common.io.output_folder import atomic_path
 
-__all__ = ["FeatureCache", "FeatureKey", "hash_array"]
+__all__ = ["FeatureCache", "FeatureKey", "hash_array", "tensor_checksum"]
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 # A file changed twice within one clock tick keeps its size and time, so a fresh file's hash is not remembered.
 _SETTLED_NS = 2_000_000_000
+_DAMAGED = ".damaged"
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -153,12 +154,17 @@ class FeatureCache:
             return None
         except _CorruptEntryError as error:
             logger.warning("Cache entry %s is damaged (%s) and is computed again.", path, error)
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                path.replace(path.with_suffix(_DAMAGED))
             return None
         with suppress(FileNotFoundError):
             os.utime(path, (time.time(), path.stat().st_mtime))  # set by hand: mounts often do not record access
         self.hits += 1
         return tensors
+
+    def was_damaged(self, digest: str) -> bool:
+        """Whether an entry was found damaged and has not been computed again since."""
+        return self._path(digest).with_suffix(_DAMAGED).is_file()
 
     def size_bytes(self) -> int:
         """Bytes of all entries on disk."""
@@ -168,7 +174,7 @@ class FeatureCache:
         """SHA-256 of a file's bytes, or of the names and bytes of all files below a folder (a DICOM series).
 
         A file is read once: its hash is remembered in the cache folder, never beside the file, as long as path, size
-        and modification time stay.
+        and times stay.
 
         Raises:
             FileNotFoundError: if there is no such file or folder.
@@ -181,10 +187,12 @@ class FeatureCache:
             return digest.hexdigest()
         status = path.stat()
         identity = {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        identity["ctime_ns"] = status.st_ctime_ns  # a copy in its place may keep the other two
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         memo = self.root / "file_hashes" / f"{name}.json"
         if memo.is_file():
-            return json.loads(memo.read_text())["sha256"]
+            with suppress(ValueError, LookupError, TypeError):  # a damaged one is none; another hash is another entry
+                return json.loads(memo.read_text())["sha256"]
         with open(path, "rb") as file:
             result = hashlib.file_digest(file, "sha256").hexdigest()
         if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
@@ -207,30 +215,21 @@ class FeatureCache:
         return found
 
     def _put(self, key: FeatureKey, tensors: dict[str, Tensor]) -> None:
-        data = safetensors.torch.save(tensors, metadata={"key": key.to_json(), "crc32": _checksum(tensors)})
+        data = safetensors.torch.save(tensors, metadata={"key": key.to_json(), "checksum": tensor_checksum(tensors)})
         path = self._path(key.digest())
         if self.max_bytes is not None and len(data) > self.max_bytes:
             logger.warning("An output of %d bytes is not cached: the limit is %d bytes.", len(data), self.max_bytes)
             return
         self._write(path, data)
+        path.with_suffix(_DAMAGED).unlink(missing_ok=True)
         self._added_bytes += len(data)
         if self.max_bytes is not None:
             self._make_room(newest=path)
 
     def _write(self, path: Path, data: bytes) -> None:
         """Write so that `path` holds all of `data` or is not touched, even if the machine stops."""
-        path.parent.mkdir(exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.root / "tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        sync_folder(path.parent)
+        with atomic_path(path, sync=True, folder=self.root / "tmp") as part:
+            part.write_bytes(data)
 
     def _make_room(self, newest: Path) -> None:
         unsure = self._known_bytes is None or self._added_bytes > self.max_bytes / 20
@@ -274,10 +273,13 @@ def _plain(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    crc = 0
+def tensor_checksum(tensors: Mapping[str, Tensor], other: str = "", shapes: bool = True) -> str:
+    """CRC-32 of some tensors, their names, dtypes and shapes, and of a text that belongs to them."""
+    crc = zlib.crc32(other.encode())
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
+        tensor = tensors[name]
+        text = f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n" if shapes else name
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), zlib.crc32(text.encode(), crc))
     return str(crc)
 
 
@@ -285,12 +287,15 @@ def _parse(data: bytes, digest: str) -> dict[str, Tensor]:
     """The tensors of an entry, if it is intact and belongs to the key of this digest."""
     try:
         tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
+        # safetensors: 8 bytes with the length of a JSON header, the header, the tensors.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError, RuntimeError, LookupError) as error:
         raise _CorruptEntryError(str(error)) from error
-    # safetensors: 8 bytes with the length of a JSON header, the header, the tensors.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = header.get("__metadata__", {})
-    if metadata.get("crc32") != _checksum(tensors):
+    written = {"checksum": tensor_checksum(tensors)}
+    if "crc32" in metadata:  # entries of before said nothing of dtypes and shapes
+        written = {"crc32": tensor_checksum(tensors, shapes=False)}
+    if metadata != {"key": metadata.get("key")} | written:
         raise _CorruptEntryError("checksum differs")
     if hashlib.sha256(metadata["key"].encode()).hexdigest() != digest:
         raise _CorruptEntryError("stored under another key")

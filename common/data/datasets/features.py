@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.datasets.class_weights import class_weights
 from common.data.datasets.epoch_draws import EpochDraws, random_place
-from common.data.datasets.feature_cache import FeatureCache
+from common.data.datasets.feature_cache import FeatureCache, tensor_checksum
 from common.data.seeds import seeded_generator
 from common.io.bad_input import BadInput
+from common.io.output_folder import atomic_path, write_text
 
-__all__ = ["FeatureDataset"]
+__all__ = ["FeatureDataset", "find_damaged_features", "write_features"]
+
+
+def write_features(folder: Path, split: str, index: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> None:
+    """Write SPLIT.safetensors and SPLIT.json, which holds a checksum of both; what is in them see `FeatureDataset`."""
+    with atomic_path(folder / f"{split}.safetensors") as part:
+        save_file(dict(vectors), part)
+    checksum = tensor_checksum(vectors, json.dumps(index))
+    write_text(folder / f"{split}.json", json.dumps({**index, "checksum": checksum}) + "\n")
+
+
+def find_damaged_features(folder: Path) -> str | None:
+    """What is damaged of the features that a stage wrote into its folder, None if nothing is known to be."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            data = FeatureDataset(folder, path.stem)
+        except BadInput as error:
+            return str(error)
+        for name, rows in data.maps.items():
+            if any(data.cache.was_damaged(digest) for digest in rows["entries"]):
+                return f"{data.cache.root} had a damaged entry with {name}."
+    return None
 
 
 class FeatureDataset(EpochDraws, Dataset):
@@ -66,10 +89,19 @@ class FeatureDataset(EpochDraws, Dataset):
             raise BadInput(path, "does not exist, expected what the stage of the features writes; run it first")
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
+            checksum = index.pop("checksum", None)  # files of before have none
             known, columns, maps = index["features"], index["columns"], index["maps"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise BadInput(path, "is no index of features that this version writes; run its stage again") from error
-        vectors = load_file(path.with_suffix(".safetensors"))
+        try:
+            vectors = load_file(path.with_suffix(".safetensors"))
+        except (SafetensorError, OSError) as error:
+            raise BadInput(
+                path.with_suffix(".safetensors"), f"cannot be read ({error}); run its stage again"
+            ) from error
+        if checksum is not None and checksum != tensor_checksum(vectors, json.dumps(index)):
+            reason = "or the .safetensors file beside it is damaged (another checksum), expected what its stage wrote"
+            raise BadInput(path, f"{reason}; run its stage again")
         wanted = known if features is None else list(features)
         absent = [name for name in wanted if name not in vectors and name not in maps]
         if absent:

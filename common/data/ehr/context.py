@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from common.data.ehr.mimic_tables import TableCounts
 from common.io.bad_input import BadInput
+from common.io.table import TableCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,7 @@ class ContextReport:
         other_unit: variable -> values taken to be in the unit that the table does not use (Celsius).
         unknown_unit: "variable [unit]" -> values refused.
         not_a_number: variable -> texts where a number was expected, dropped.
+        refused: table -> what is wrong -> values that `out_of_bounds`, `unknown_unit` and `not_a_number` count.
         excluded: (study_id, reason) of the studies without a context.
         problems: damaged tables, of which only the part before the damage was used.
     """
@@ -180,5 +181,13 @@ class ContextReport:
     other_unit: Counter[str] = field(default_factory=Counter)
     unknown_unit: Counter[str] = field(default_factory=Counter)
     not_a_number: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, Counter[str]] = field(default_factory=dict)
     excluded: list[tuple[int, str]] = field(default_factory=list)
     problems: list[BadInput] = field(default_factory=list)
+
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Table -> reason -> rows or values that were there and could not be used, of the tables that have any."""
+        found = {name: counts.bad + self.refused.get(name, Counter()) for name, counts in self.tables.items()}
+        if self.excluded:
+            found["hosp/patients"]["no row of the patient of a study, which has no note"] = len(self.excluded)
+        return {name: dict(sorted(reasons.items())) for name, reasons in found.items() if reasons}

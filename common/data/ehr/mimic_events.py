@@ -6,7 +6,7 @@ storetime, stored not after it: a blood sample taken before an X-ray whose resul
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,15 +16,9 @@ from common.data.ehr.context import ContextReport, Measurement, Series
 from common.data.ehr.icd import CHRONIC_CONDITIONS, ICD_GROUPS, matching, normalise_icd
 from common.data.ehr.mimic_items import LabTest, read_lab
 from common.data.ehr.mimic_stays import Admission, EmergencyStay, Encounter, Patient
-from common.data.ehr.mimic_tables import (
-    TableCounts,
-    UniqueRows,
-    parse_id,
-    parse_number,
-    parse_time,
-    stream_rows,
-)
+from common.data.ehr.mimic_tables import UniqueRows, parse_id, parse_number, parse_time
 from common.data.ehr.vital_signs import ED_VITALS, VITAL_SIGNS, body_temperature
+from common.io.table import TableCounts, plain_id, stream_rows
 
 _BODY = {"Height (Inches)": ("height", "cm", 2.54), "Weight (Lbs)": ("weight", "kg", 0.45359237)}
 _BODY |= {name: ("bmi", "kg/m2", 1.0) for name in ("BMI (kg/m2)", "BMI")}
@@ -109,7 +103,7 @@ class EventReader:
             self._add_vitals("ed/triage", cases, intime, dict(zip(ED_VITALS, texts, strict=True)))
             level = parse_number(acuity)
             if acuity and level not in (1, 2, 3, 4, 5):
-                self.report.not_a_number["acuity"] += 1
+                self._refuse("ed/triage", "acuity", "no number")
                 level = None
             for case in cases:
                 case.acuity = None if level is None else int(level)
@@ -141,12 +135,9 @@ class EventReader:
                 continue
             test = items[itemid]
             reading = read_lab(test, *texts)
-            if reading.refused == "unknown unit":
-                self.report.unknown_unit[f"{test.name} [{texts[2]}]"] += 1
-            elif reading.refused == "no number":
-                self.report.not_a_number[test.name] += 1
-            elif reading.refused:
-                self.report.out_of_bounds[test.name] += 1
+            if reading.refused:
+                unit = f" [{texts[2]}]" if reading.refused == "unknown unit" else ""
+                self._refuse(name, f"{test.name}{unit}", reading.refused)
             else:
                 value = (charted, stored, reading.value, reading.comparator, test.unit)
                 for case in cases:
@@ -165,7 +156,7 @@ class EventReader:
                 for case in cases:
                     self._add_device(name, case, charted, text.strip())
                 continue
-            value = self._vital(variable, number or text, "C" if unit.strip().endswith("C") else "F")
+            value = self._vital(name, variable, number or text, "C" if unit.strip().endswith("C") else "F")
             if value is not None:
                 for case in cases:
                     self._add(name, case.vitals, variable, (charted, stored, value, "", VITAL_SIGNS[variable].unit))
@@ -189,9 +180,9 @@ class EventReader:
             variable, unit, factor = _BODY[label]
             low, high = _BODY_BOUNDS[variable]
             if number is None:
-                self.report.not_a_number[variable] += 1
+                self._refuse(name, variable, "no number")
             elif not low <= number * factor <= high:
-                self.report.out_of_bounds[variable] += 1
+                self._refuse(name, variable, "out of bounds")
             else:
                 key = (day, parse_id(seq_num) or 0, number)
                 for case in cases:
@@ -296,20 +287,30 @@ class EventReader:
 
     def _add_vitals(self, name: str, cases: list[Case], charted: datetime, texts: Mapping[str, str]) -> None:
         """Add the vital signs of one row; a systolic pressure not above the diastolic one drops both."""
-        values = {vital: self._vital(vital, text, "F") for vital, text in texts.items() if text.strip()}
+        values = {vital: self._vital(name, vital, text, "F") for vital, text in texts.items() if text.strip()}
         if values.get("sbp") is not None and values.get("dbp") is not None and values["dbp"] >= values["sbp"]:
-            self.report.out_of_bounds["dbp not below sbp"] += 1
+            self._refuse(name, "dbp not below sbp", "out of bounds")
             values["sbp"] = values["dbp"] = None
         for vital, value in values.items():
             if value is not None:
                 for case in cases:
                     self._add(name, case.vitals, vital, (charted, charted, value, "", VITAL_SIGNS[vital].unit))
 
-    def _vital(self, vital: str, text: str, unit: str) -> float | None:
+    def _refuse(self, name: str, what: str, why: str) -> None:
+        """Count a value of a table that cannot be used."""
+        of_why = {
+            "no number": self.report.not_a_number,
+            "unknown unit": self.report.unknown_unit,
+            "out of bounds": self.report.out_of_bounds,
+        }
+        of_why[why][what] += 1
+        self.report.refused.setdefault(name, Counter())[f"{what}: {why}"] += 1
+
+    def _vital(self, name: str, vital: str, text: str, unit: str) -> float | None:
         """A charted number in the unit of ``VITAL_SIGNS``, None (and counted) if it is none that a body can have."""
         number = parse_number(text)
         if number is None:
-            self.report.not_a_number[vital] += 1
+            self._refuse(name, vital, "no number")
             return None
         if vital == "temperature":
             known = body_temperature(number)
@@ -319,7 +320,7 @@ class EventReader:
                 return known[0]
         elif VITAL_SIGNS[vital].low <= number <= VITAL_SIGNS[vital].high:
             return number
-        self.report.out_of_bounds[vital] += 1
+        self._refuse(name, vital, "out of bounds")
         return None
 
     def _add_device(self, name: str, case: Case, charted: datetime, text: str) -> None:
@@ -337,7 +338,8 @@ class EventReader:
         counts = self._counts(name)
         columns = ("subject_id", key, "icd_code", "icd_version")
         for subject, stay, code, version in stream_rows(path, columns, {"subject_id": self.of_subject}, counts):
-            if version.strip() not in ("9", "10"):
+            version = plain_id(version)
+            if version not in ("9", "10"):
                 counts.bad["icd_version is neither 9 nor 10"] += 1
             elif not code.strip():
                 counts.bad["icd_code is blank"] += 1

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from common.data.ehr.mimic_tables import TableCounts, parse_number, stream_rows
+from common.data.ehr.mimic_tables import parse_number
 from common.data.ehr.vital_signs import O2_DEVICE_LABEL, VITAL_SIGNS
+from common.io.table import TableCounts, stream_rows
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,10 @@ from common.data.ehr.mimic_stays import (
     read_emergency_stays,
     read_patients,
 )
-from common.data.ehr.mimic_tables import DamagedTable, TableCounts, find_table
+from common.data.ehr.mimic_tables import find_table
 from common.data.ehr.vital_signs import VITAL_SIGNS
 from common.io.bad_input import BadInput
+from common.io.table import DamagedTable, TableCounts, plain_id
 
 TABLES = {
     "hosp/patients": (), "hosp/admissions": (), "hosp/d_labitems": (), "hosp/omr": (),
@@ -145,7 +146,7 @@ def parse_study_time(study_date: str, study_time: str) -> datetime:
         ValueError: if either is something else.
     """
     whole, _, fraction = study_time.strip().partition(".")
-    date = study_date.strip()
+    date = plain_id(study_date)
     if len(date) != 8 or len(whole) > 6 or not all(p.isascii() and p.isdigit() for p in (date, whole, fraction or "0")):
         raise ValueError(f"StudyDate {study_date!r}, StudyTime {study_time!r} are not like '21800506', '213014.531'.")
     try:

@@ -20,7 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common.data.ehr.mimic_tables import TableCounts, UniqueRows, parse_id, parse_time, stream_rows
+from common.data.ehr.mimic_tables import UniqueRows, parse_id, parse_time
+from common.io.table import TableCounts, stream_rows
 
 TOP_AGE = 91
 """MIMIC's stand-in for every age above 89."""

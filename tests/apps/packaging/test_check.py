@@ -235,6 +235,7 @@ CASES = {
         "json",
     ),
     "metadata without a task": (without("metadata.json", "task"), "metadata"),
+    "metadata that are run": (metadata(extra="$().__class__"), "attribute"),
     "metadata with a list of authors": (metadata(authors=["a"]), "metadata"),
     "metadata of a version without a change": (metadata(version="9.9.9"), "metadata"),
     "metadata with any version": (metadata(required_packages_version={"numpy": ">=1"}), "metadata"),

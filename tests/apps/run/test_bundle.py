@@ -61,6 +61,9 @@ def test_config_refuses_what_is_not_there(toy: Path, tmp_path: Path) -> None:
     bundle = open_bundle(toy)
     with pytest.raises(BadInput, match="weigths: does not exist"):
         bundle.config("inference", ckpt_dir=tmp_path / "weigths")
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(BadInput, match=r"model.pt: is a file, expected a folder with model.pt \(--ckpt_dir\)"):
+        bundle.config("inference", ckpt_dir=tmp_path / "model.pt")
     with pytest.raises(BadInput, match=r"inferense.json: .*nearest is .*inference.json"):
         bundle.config("inferense")
     with pytest.raises(UnknownKey, match="--target_spaicng .*inference.json; the nearest is --target_spacing"):

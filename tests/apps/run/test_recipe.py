@@ -11,6 +11,7 @@ from monai.bundle import run as monai_run
 
 from common.apps.run.bundle import CommandLineText, UnknownKey, UsageError, open_bundle
 from common.apps.run.recipe import merged_stage, read_recipe, run_recipe, scale_names
+from common.apps.run.stage_runner import StageRunner
 from common.io.bad_input import BadInput
 from common.io.output_folder import locked
 from tests.toy_bundle import make_manifest, make_toy_bundle
@@ -106,6 +107,41 @@ def test_a_change_reruns_the_stage_and_those_after_it(call: Any, toy: Path, tmp_
     assert call(seed=1, overrides={"only_second": 5}) == ([], ["first", "second"])
 
 
+def test_a_file_that_the_configuration_names_reruns_the_stage_when_it_changes(call: Any, tmp_path: Path) -> None:
+    """Weights that were trained elsewhere, say; a bug: the same path was taken for the same weights."""
+    weights, folder = tmp_path / "weights.pt", tmp_path / "encoder"
+    folder.mkdir()
+    for path in (weights, folder / "model.safetensors"):
+        path.write_text("1")
+        given = {"label": str(weights), "rates": [1, str(folder)]}
+        call(overrides=given)
+        assert call(overrides=given) == ([], ["first", "second"])
+        path.write_text("22")
+        assert call(overrides=given) == (["first", "second"], [])
+    assert call(overrides=given) == ([], ["first", "second"])
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data.replace(b"weight", b"wEight", 1), lambda data: b""]
+)
+def test_damaged_weights_are_made_again_and_what_comes_after_them_stays(
+    call: Any, tmp_path: Path, capsys: Any, damage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call()
+    path = tmp_path / "out" / "models" / "first.pt"
+    data = path.read_bytes()
+    path.write_bytes(damage(data))
+    checkpoint = tmp_path / "out" / "first" / "checkpoints" / "iteration_1.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    with monkeypatch.context() as patch, pytest.raises(TypeError):  # killed meanwhile
+        patch.setattr(StageRunner, "_execute", None)
+        call()
+    assert call() == (["first"], ["second"]) and checkpoint.is_file()  # from which it goes on
+    assert f"{path} is damaged" in capsys.readouterr().out and path.read_bytes() == data
+    assert call() == ([], ["first", "second"])
+
+
 def test_stages_can_be_chosen(call: Any) -> None:
     assert call(stages="second") == (["second"], [])
     assert call(stages=["extra"]) == (["extra"], [])
@@ -177,12 +213,13 @@ def test_a_failed_stage_is_not_finished_and_keeps_its_files(call: Any, tmp_path:
     assert not (folder / "checkpoint.pt").exists()  # other configuration: must not be
 
 
+@pytest.mark.parametrize("folder", ["checkpoints", "resume"])
 def test_the_checkpoints_of_an_interrupted_training_are_not_lost_to_a_changed_configuration(
-    call: Any, tmp_path: Path
+    call: Any, tmp_path: Path, folder: str
 ) -> None:
     with pytest.raises(RuntimeError):
         call(stages="second", overrides={"run": ["$@train#trainer.run()", "$1 / 0"], "label": "old"})
-    checkpoint = tmp_path / "out" / "second" / "checkpoints" / "iteration_1.pt"
+    checkpoint = tmp_path / "out" / "second" / folder / "iteration_1.pt"
     checkpoint.parent.mkdir()
     checkpoint.touch()
     with pytest.raises(
@@ -193,6 +230,19 @@ def test_the_checkpoints_of_an_interrupted_training_are_not_lost_to_a_changed_co
     with pytest.raises(RuntimeError):  # the same one goes on
         call(stages="second", overrides={"run": ["$@train#trainer.run()", "$1 / 0"], "label": "old"})
     assert checkpoint.is_file()
+
+
+def test_what_a_killed_run_half_wrote_is_removed_before_a_stage_goes_on(call: Any, tmp_path: Path) -> None:
+    """A bug: half a picture was taken for one by the page, which ended a run that could go on."""
+    with pytest.raises(RuntimeError):
+        call(stages="second", overrides={"run": ["$1 / 0"]})
+    half = [tmp_path / "out" / "second" / "pictures" / ".part0123abcd_curve.png"]
+    half += [tmp_path / "out" / "models" / ".part0123abcd_model.pt"]
+    for path in half:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    call(stages="second")
+    assert not any(path.exists() for path in half) and (tmp_path / "out" / "index.html").is_file()
 
 
 def test_a_folder_in_use_is_refused(call: Any, tmp_path: Path) -> None:

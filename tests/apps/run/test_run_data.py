@@ -2,13 +2,14 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from common.apps.run.bundle import UsageError
 from common.apps.run.prepare import prepare_virtual
-from common.apps.run.run_data import make_virtual, provide_data, read_manifest
+from common.apps.run.run_data import SEEN, make_virtual, provide_data, read_manifest
 from common.io.bad_input import BadInput
 from tests.toy_bundle import make_manifest
 
@@ -148,6 +149,25 @@ def test_an_image_changed_in_place_counts_although_the_manifest_has_its_hash(tmp
     (folder / "a.png").write_text("A")
     after = provide_data(tmp_path, folder, None)
     assert after.fingerprint != before.fingerprint and after.data_hash == before.data_hash
+
+
+@pytest.mark.parametrize("memory", ["kept", "damaged"])
+def test_an_image_changed_in_place_counts_although_it_keeps_size_and_time(tmp_path: Path, memory: str) -> None:
+    """A bug: a copy in its place, older than the manifest, was taken for the image. And reading it costs one time."""
+    folder, out = reported(tmp_path / "data"), tmp_path / "out"
+    before = provide_data(out, folder, None)
+    assert provide_data(out, folder, None) == before
+    for path in folder.glob("*.png"):  # copied again: read, and the same
+        os.replace(shutil.copy2(path, tmp_path / "copy"), path)
+    assert provide_data(out, folder, None) == before
+    (folder / "a.png").write_text("A")
+    os.utime(folder / "a.png", ns=(1, 1))
+    after = provide_data(out, folder, None)
+    assert after.fingerprint != before.fingerprint and after.data_hash == before.data_hash
+    assert provide_data(out, folder, None) == after
+    if memory == "damaged":
+        (out / SEEN).write_text("{")
+        assert provide_data(out, folder, None) == before  # the manifest's word, as in a new run
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import pytest
 from common.apps.run.bundle import CommandLineText
 from common.apps.search import trial as tune_trial
 from common.apps.search.sampler import first_number
+from common.apps.search.setup import terminated_as_interrupted
 from common.io.bad_input import BadInput
 from tests.toy_search import formula_command, journal, parameters, table, write_search
 
@@ -148,6 +151,22 @@ def test_a_terminated_worker_queues_its_trial_and_leaves_no_process(search: Any,
     assert [(first_number(t), t.user_attrs["deaths"]) for t in there if first_number(t) != t.number] == [(0, 0)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_a_trial_starts_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(tune_trial, "trial_command", lambda folder: ["sleep", "30.25", str(folder)])
+    with terminated_as_interrupted(), pytest.raises(KeyboardInterrupt), tune_trial.TrialProcess(tmp_path, {}):
+        pytest.fail("the block was entered")
+    assert not runs(str(tmp_path))
+
+
 def runs(word: str) -> bool:
     return any(word in (process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
 
@@ -158,7 +177,7 @@ def test_a_trial_process_ends_with_its_worker(toy: Path, tmp_path: Path) -> None
     spec |= {"output_dir": str(tmp_path / "run"), "overrides": {"train#trainer#max_epochs": 10**6}}
     code = (
         "import json, sys, time; from pathlib import Path; from common.apps.search.trial import TrialProcess\n"
-        f"p = TrialProcess(Path({str(tmp_path / 'run')!r}), json.loads({json.dumps(spec)!r}))\n"
+        f"p = TrialProcess(Path({str(tmp_path / 'run')!r}), json.loads({json.dumps(spec)!r})).__enter__()\n"
         "print(p.process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)

@@ -95,9 +95,21 @@ def test_wrong_use(table: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_a_damaged_row_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_damaged_row_is_named_and_the_others_are_labelled(tmp_path: Path) -> None:
+    table, out = tmp_path / "t.csv", tmp_path / "o.csv"
+    table.write_text("id,text\n1,No effusion.\n2\n3,Clear.\n")
+    result = label_table("cxr", table, ["text"], out)
+    assert (result["rows"], result["excluded"]) == (2, 1)
+    assert [line.split(",")[0] for line in out.read_text().splitlines()] == ["id", "1", "3"]
+    assert Path(result["excluded_file"]).read_text() == f'path,reason\n{table},"line 3 has 1 fields, expected 2"\n'
+    table.write_text("id,text\n1,No effusion.\n")
+    assert label_table("cxr", table, ["text"], out)["excluded_file"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "t.csv"]
+
+
+def test_a_table_without_a_usable_row_leaves_nothing_behind(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
-    table.write_text("id,text\n1,No effusion.\n2\n")
-    with pytest.raises(BadInput, match="line 3 has 1 fields"):
+    table.write_text("id,text\n2\n")
+    with pytest.raises(BadInput, match="line 2 has 1 fields"):
         label_table("cxr", table, ["text"], tmp_path / "o.csv", explain=True)
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]

@@ -130,7 +130,6 @@ def _delete(keyword, index):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (_set("GantryDetectorTilt", 12, None), "gantry tilt of 12"),
         (_set("PixelSpacing", [1.5, 1.6], 4), "slice_004.dcm has PixelSpacing"),
         (_set("PixelSpacing", [0, 0], None), "expected positive mm"),
         (_set("ImageOrientationPatient", [0, 1, 0, 1, 0, 0], 4), "slice_004.dcm has ImageOrientationPatient"),

@@ -32,8 +32,8 @@ def test_an_input_is_converted_only_where_it_must(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "d", tiny_series(1))
     series, nifti = list_folder(tmp_path / "in", ["nifti", "dicom"]).rows
     told = nifti.check(tmp_path / "out", False)
-    assert told["row"]["image"] == str(nifti.path) and "image" not in told
+    assert set(told) == {"row"}
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     told = series.check(tmp_path / "out", False)
-    assert Path(told["image"]).stat().st_size == told["bytes"] and told["image"] == told["row"]["image"]
+    assert (tmp_path / "out" / told["image"]).stat().st_size == told["bytes"]

@@ -1,4 +1,5 @@
 import os
+import time
 
 import nibabel as nib
 import numpy as np
@@ -50,6 +51,37 @@ def test_store_decodes_once_and_again_after_a_change(tmp_path, monkeypatch):
     assert not list((tmp_path / "store").glob(".*"))
     with pytest.raises(BadInput, match="does not exist"):
         store.get(tmp_path / "none.nii.gz")
+
+
+@pytest.mark.parametrize("damage", ["header", "voxels", "checksum", "cut", "none"])
+def test_a_damaged_volume_is_named_and_decoded_again(tmp_path, caplog, damage):
+    """A bug: a training took the changed voxels. `none` is a file of before, which has no checksum."""
+    path, folder = write_thin_ct(tmp_path / "a.nii.gz"), tmp_path / "store"
+    first = np.array(VolumeStore(folder).get(path))
+    (stored,) = folder.glob("*.npy")
+    data = bytearray(stored.read_bytes())
+    place = {"header": 60, "voxels": len(data) // 2, "checksum": len(data) - 3}.get(damage)
+    if place is not None:
+        data[place] ^= 1
+    stored.write_bytes(data[: {"cut": -40, "none": -14}.get(damage, len(data))])
+    store = VolumeStore(folder)
+    store.check([path, tmp_path / "new.nii.gz"])
+    assert f"{stored} is damaged" in caplog.text and not stored.exists()
+    assert np.array_equal(store.get(path), first) and len(caplog.records) == 1
+    assert np.array_equal(VolumeStore(folder).get(path), first) and len(caplog.records) == 1
+
+
+def test_a_ct_changed_in_place_is_decoded_again_although_it_keeps_size_and_time(tmp_path):
+    path = tmp_path / "a.nii"
+    image = nib.load(write_thin_ct(tmp_path / "a.nii.gz"))
+    nib.save(image, path)
+    os.utime(path, ns=(1, 1))
+    store = VolumeStore(tmp_path / "store")
+    first = np.array(store.get(path))
+    time.sleep(0.02)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1), image.affine, image.header), path)
+    os.utime(path, ns=(1, 1))
+    assert np.array_equal(store.get(path), first + 1)
 
 
 def test_patches_are_pieces_of_their_volume(tmp_path):

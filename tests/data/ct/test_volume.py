@@ -18,7 +18,7 @@ from common.data.ct.volume import (
     validate_hu,
     write_nifti,
 )
-from common.io.bad_input import BadInput
+from common.io.bad_input import BadInput, DiskFailure
 from tests.data.ct.bad_ct import AFFINE, SPACING, tiny_hu, tiny_series, write_series, write_volume, write_zip
 
 
@@ -167,7 +167,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFailure, match="cannot be written .No space"):
         write_nifti(path, tiny_hu(1), AFFINE)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.nii.gz"]

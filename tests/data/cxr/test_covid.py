@@ -142,7 +142,9 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     table = root / "metadata.csv"
     table.write_bytes(table.read_bytes().decode().encode("latin-1"))
     listing = find_covid(root)
-    assert [str(problem) for problem in listing.problems] == [f"{table}: line 2 is not UTF-8 text."]
+    assert [str(problem) for problem in listing.problems] == [
+        f"{table}: line 2 is not UTF-8 text (byte 0xE9, as of Latin-1 or Windows-1252)."
+    ]
     assert [row.case for row in listing.rows] == ["2"]
 
 

@@ -82,10 +82,9 @@ def test_a_folder(tmp_path):
     with pytest.raises(BadInput, match="holds 3 cases for one note, expected one"):
         xray_cases(tmp_path / "x", LABELS, note="Cough.")
     picture(tmp_path / "x" / "a.jpg")
-    with pytest.raises(BadInput, match="holds two X-rays named 'a'"):
-        xray_cases(tmp_path / "x", LABELS)
+    assert sorted(case["case"] for case in xray_cases(tmp_path / "x", LABELS)) == ["a", "b", "c", "in_a"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="holds no X-ray, expected files that end in .jpg, .jpeg, .png, .dcm"):
+    with pytest.raises(BadInput, match="holds no X-ray, expected PNG, JPEG or DICOM images"):
         xray_cases(tmp_path / "empty", LABELS)
     with pytest.raises(BadInput, match="does not exist, expected an X-ray or a folder of them"):
         xray_cases(tmp_path / "none", LABELS)
@@ -151,7 +150,7 @@ def test_images_of_other_views_are_listed(tmp_path):
         ([{"case": "a", "o2sat": "930"}], "line 2 has o2sat '930', which no body has"),
         ([{"case": "b", "age": "60"}], "line 2 is about 'b', expected one of a"),
         ([{"case": "a", "height": "180"}], "has the column 'height', expected case and some of age"),
-        ([{"case": "a", "age": "60"}, {"case": "a", "age": "61"}], "line 3 is about 'a' again"),
+        ([{"case": "a", "age": "60"}, {"case": "a", "age": "61"}], "has two rows in v.csv, the second in line 3"),
         ([{"age": "60"}], "has no column 'case'"),
     ],
 )
@@ -175,7 +174,7 @@ def test_text_beside_an_xray_that_is_not_utf8_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"n\.txt: is not UTF-8 text \(byte 3\)\.$"):
         xray_cases(image, LABELS, note=str(tmp_path / "n.txt"))
     (tmp_path / "v.csv").write_bytes(b"case,age\na,6\xe9\n")
-    with pytest.raises(BadInput, match=r"v\.csv: line 2 is not UTF-8 text\.$"):
+    with pytest.raises(BadInput, match=r"v\.csv: line 2 is not UTF-8 text \(byte 0xE9"):
         xray_cases(image, LABELS, clinical=tmp_path / "v.csv")
 
 

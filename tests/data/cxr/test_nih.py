@@ -115,7 +115,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     entries = tmp_path / "Data_Entry_2017_v2020.csv"
     entries.write_bytes(entries.read_bytes().replace(b"Nodule", b"Nodul\xe9"))
     (problem,) = find_nih(tmp_path).problems
-    assert str(problem) == f"{entries}: line 2 is not UTF-8 text."
+    assert str(problem) == f"{entries}: line 2 is not UTF-8 text (byte 0xE9, as of Latin-1 or Windows-1252)."
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the sample X-rays beside the repository")

@@ -36,6 +36,14 @@ def test_the_images_of_an_entry_are_one_study(tmp_path: Path) -> None:
         assert listing.rows[0].more == {"report": str(tmp_path / "annotation.json")}
 
 
+def test_a_report_in_another_language_has_no_labels_and_is_counted(tmp_path: Path) -> None:
+    spanish = "Corazón de tamaño normal. Sin derrame pleural ni neumotórax. Pulmones limpios."
+    write(tmp_path, [entry("a", "a.png", report=spanish), entry("b", "b.png")], images="a.png b.png")
+    listing = find_r2gen(tmp_path)
+    assert set(listing.rows[0].labels.values()) == {None} and listing.rows[1].labels["No Finding"] == 1.0
+    assert listing.facts["left_out"] == {"reports": {"not in English, all labels blank": 1}}
+
+
 def test_mimic_entries_name_patient_and_study(tmp_path: Path) -> None:
     more = {"subject_id": 10000032, "study_id": 50414267}
     torn = [entry("d", "d.jpg", subject_id=7, study_id=1), entry("e", "e.jpg", subject_id=7, study_id=2, split="val")]

@@ -4,14 +4,17 @@ import logging
 import multiprocessing
 import os
 import pickle
+import random
 import subprocess
 import sys
 import time
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey, hash_array
 
@@ -92,6 +95,35 @@ def test_damaged_entry_is_computed_again_with_a_warning(tmp_path, caplog, damage
     assert torch.equal(found["z"], torch.full((4,), 2.0))
     assert len(caplog.records) == 1 and "computed again" in caplog.text
     assert torch.equal(cache.get_or_compute(KEY, never)["z"], found["z"])
+
+
+def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path):
+    """Also in the header: a dtype or shape of the same size used to be believed."""
+    FeatureCache(tmp_path).get_or_compute(KEY, lambda: {"y": torch.arange(6.0).view(2, 3), "z": torch.ones(2)})
+    path, choose = only_entry(tmp_path), random.Random(0)
+    data = path.read_bytes()
+    places = [(place, choose.randrange(1, 256)) for place in range(len(data))]
+    places += [(data.index(b"F32"), ord("F") ^ ord("I")), *((data.index(b"[2,3]") + i, 1) for i in (1, 3))]
+    for place, change in places:
+        changed = bytearray(data)
+        changed[place] ^= change
+        path.write_bytes(changed)
+        assert FeatureCache(tmp_path).get(KEY) is None, place
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        assert FeatureCache(tmp_path).get(KEY) is None, length
+
+
+def test_entries_of_before_are_read(tmp_path):
+    """Their checksum said nothing of dtypes and shapes."""
+    cache, tensors = FeatureCache(tmp_path), {"b": torch.ones(3), "a": torch.arange(2)}
+    crc = 0
+    for name in ("a", "b"):
+        crc = zlib.crc32(tensors[name].numpy().tobytes(), zlib.crc32(name.encode(), crc))
+    path = tmp_path / "entries" / KEY.digest()[:2] / f"{KEY.digest()}.safetensors"
+    path.parent.mkdir()
+    save_file(tensors, path, metadata={"key": KEY.to_json(), "crc32": str(crc)})
+    assert torch.equal(cache.get_or_compute(KEY, never)["b"], torch.ones(3))
 
 
 def test_failing_function_leaves_nothing(tmp_path):
@@ -229,6 +261,20 @@ def test_hash_file_remembers_inside_the_cache(tmp_path, monkeypatch):
     assert cache.hash_file(folder) != folder_hash
     with pytest.raises(FileNotFoundError):
         cache.hash_file(folder / "absent")
+
+
+def test_a_file_changed_in_place_with_its_size_and_time_is_another(tmp_path):
+    cache, file = FeatureCache(tmp_path / "cache"), tmp_path / "ct.raw"
+    file.write_bytes(b"first")
+    os.utime(file, (1000, 1000))
+    first = cache.hash_file(file)
+    time.sleep(0.02)
+    file.write_bytes(b"other")
+    os.utime(file, (1000, 1000))
+    assert cache.hash_file(file) != first
+    for memo in (tmp_path / "cache" / "file_hashes").iterdir():
+        memo.write_text(memo.read_text()[:-3])  # a damaged memory is none
+    assert cache.hash_file(file) != first
 
 
 def test_fresh_file_is_not_remembered(tmp_path):

@@ -1,13 +1,14 @@
 import json
+import random
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
-from common.data.datasets.features import FeatureDataset
+from common.data.datasets.features import FeatureDataset, find_damaged_features, write_features
 from common.io.bad_input import BadInput
 
 LABELS = ["Edema", "Fracture", "Pneumonia"]
@@ -110,6 +111,46 @@ def test_an_index_of_an_older_version_is_refused_in_one_sentence(folder, index):
     (folder / "train.json").write_text("" if index is None else json.dumps(index))
     with pytest.raises(BadInput, match="train.json: is no index of features that this version writes; run its stage"):
         FeatureDataset(folder)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_changed_byte_of_either_file_is_noticed(folder, suffix):
+    """A bug: a network was trained on other features, or on those of another case."""
+    index, vectors = json.loads((folder / "train.json").read_text()), load_file(folder / "train.safetensors")
+    write_features(folder, "train", index, vectors)
+    assert len(FeatureDataset(folder)) == 4
+    path, choose, noticed = (folder / "train").with_suffix(suffix), random.Random(0), 0
+    data = path.read_bytes()
+    for place in choose.sample(range(len(data)), 150):
+        changed = bytearray(data)
+        changed[place] ^= choose.randrange(1, 256)
+        path.write_bytes(changed)
+        try:
+            same = FeatureDataset(folder)
+        except BadInput:
+            noticed += 1
+        else:  # a blank for another in JSON, or the word "checksum" itself
+            assert same.columns == index["columns"] and torch.equal(same.vectors["vision"], vectors["vision"])
+    assert noticed > 140
+    path.write_bytes(data[:-9])
+    with pytest.raises(BadInput, match="run its stage again"):
+        FeatureDataset(folder)
+
+
+def test_what_is_damaged_is_known_until_it_is_made_again(folder):
+    """So that the stage which wrote it runs again."""
+    assert find_damaged_features(folder) is None
+    data = FeatureDataset(folder)
+    digest = data.maps["thick"]["entries"][2]
+    path = next((data.cache.root / "entries").rglob(f"{digest}.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match="lacks thick of case c"):
+        data[2]
+    assert "had a damaged entry with thick" in find_damaged_features(folder)
+    data.cache.get_or_compute(FeatureKey("weights", "2", "thick"), lambda: {"z": torch.ones(2, 4, 5, 6)})
+    assert find_damaged_features(folder) is None and data[2]["thick"].sum() == 240
+    (folder / "train.json").write_text("{}")
+    assert "run its stage again" in find_damaged_features(folder)
 
 
 def test_a_moved_run_is_found(folder, tmp_path):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from common.data.ehr.mimic_items import LAB_TESTS, chart_items, lab_items, read_lab
-from common.data.ehr.mimic_tables import TableCounts
+from common.io.table import TableCounts
 from tests.data.ehr.mimic_rows import CHART_ITEMS, DEMO, LAB_ITEMS, write_table
 
 TESTS = {test.name: test for test in LAB_TESTS}

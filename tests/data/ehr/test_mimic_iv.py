@@ -7,9 +7,9 @@ import pytest
 
 from common.data.ehr.mimic_iv import Study, parse_study_time, read_contexts
 from common.data.ehr.mimic_stays import read_admissions, read_emergency_stays
-from common.data.ehr.mimic_tables import DamagedTable, TableCounts
 from common.data.virtual.ehr import COLUMNS
 from common.io.bad_input import BadInput
+from common.io.table import DamagedTable, TableCounts
 from tests.data.ehr.mimic_rows import (
     DEMO,
     DEMO_ED,

@@ -11,7 +11,7 @@ from common.data.ehr.mimic_stays import (
     read_emergency_stays,
     read_patients,
 )
-from common.data.ehr.mimic_tables import TableCounts
+from common.io.table import TableCounts
 from tests.data.ehr.mimic_rows import HADM, STAY, SUBJECT, admission, edstay, patient, write_table
 
 DAY = datetime(2150, 3, 5)
@@ -109,7 +109,7 @@ def test_age_is_counted_from_the_anchor_year_and_grouped_above_89(anchor_age, ye
 def test_rows_that_cannot_be_used_are_counted(tmp_path):
     counts = TableCounts()
     rows = [edstay(), edstay(stay_id=2, intime="yesterday"), edstay(stay_id=3, outtime="2150-03-05 08:59:59"),
-            edstay(stay_id="x"), edstay(stay_id=5, hadm_id="2.0"), edstay(subject_id=9)]  # fmt: skip
+            edstay(stay_id="x"), edstay(stay_id=5, hadm_id="2.5"), edstay(subject_id=9)]  # fmt: skip
     found = read_emergency_stays(write_table(tmp_path, "ed/edstays", rows), {str(SUBJECT)}, counts)
     assert [row.stay_id for row in found[SUBJECT]] == [STAY] and list(found) == [SUBJECT]
     assert counts.bad == {"unreadable time": 1, "ends before it begins": 1, "stay_id or hadm_id is not an id": 2}
