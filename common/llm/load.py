@@ -17,6 +17,7 @@ def load_language_model(
     config: Mapping[str, Any] | None = None,
     text_encoder: bool = False,
     allow_download: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> PreTrainedModel:
     """A language model in fp32.
 
@@ -28,6 +29,7 @@ def load_language_model(
             image needs none: it then has no layers, and its embeddings, which stay, are frozen, since distributed
             training stops at parameters that get no gradient.
         allow_download: fetch a hub model that is not in the local cache.
+        gradient_checkpointing: recompute activations in the backward pass.
 
     Raises:
         FileNotFoundError: if there is no such model.
@@ -48,6 +50,8 @@ def load_language_model(
         network = build_model(settings, kind)
     else:
         network = load_model(model, settings, allow_download, kind=kind)
+    if gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
     if without_encoder:
         shared = {id(parameter) for parameter in network.get_decoder().parameters()}
         for parameter in network.get_encoder().parameters():

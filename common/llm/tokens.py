@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -13,8 +14,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from common.io.bad_input import BadInput
+from common.io.output_folder import atomic_path
+from common.networks.weights import missing_weights
 
-__all__ = ["IGNORED", "build_tokenizer", "check_tokenizer", "encode_targets", "load_tokenizer", "too_long"]
+__all__ = [
+    "IGNORED", "TOKENIZER", "build_tokenizer", "check_tokenizer", "encode_targets", "fitted_tokenizer",
+    "load_tokenizer", "mean_target_length", "saved_tokenizer",
+]  # fmt: skip
+
+TOKENIZER = "tokenizer"
+"""Folder beside the weights."""
 
 IGNORED = -100
 """Label of padding, which Hugging Face's losses leave out."""
@@ -83,6 +92,64 @@ def build_tokenizer(
     return load_tokenizer(folder)
 
 
+def fitted_tokenizer(
+    ckpt_dir: str, texts: Iterable[str], model: str | None = None, vocab_size: int = 2000, allow_download: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a training, saved as CKPT_DIR/tokenizer beside its weights.
+
+    Args:
+        ckpt_dir: folder of the weights, created.
+        texts: of the training split, of which one is made where there is no `model`.
+        model: folder or hub name of the decoder's weights, whose own it is.
+        vocab_size: of one that is made.
+        allow_download: fetch a hub model that is not in the local cache.
+    """
+    folder = Path(ckpt_dir) / TOKENIZER
+    with atomic_path(folder) as part:
+        if model is None:
+            build_tokenizer(texts, part, vocab_size)
+        else:
+            load_tokenizer(model, allow_download).save_pretrained(part)
+    return load_tokenizer(folder)
+
+
+def saved_tokenizer(ckpt_dir: str, make_weights: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the weights in a folder.
+
+    Raises:
+        MissingWeights: if there is none.
+    """
+    folder = Path(ckpt_dir) / TOKENIZER
+    if not folder.is_dir():
+        raise missing_weights(f"{folder} does not exist", make_weights)
+    return load_tokenizer(folder)
+
+
+def mean_target_length(
+    tokenizer: PreTrainedTokenizerBase, cases: Sequence[Mapping[str, Any]], decoder: PreTrainedModel
+) -> float:
+    """Tokens of a report with the special ones, mean over cases, after all have been found to fit the decoder.
+
+    Args:
+        tokenizer: of the decoder.
+        cases: with "case" and "report".
+        decoder: that learns them.
+
+    Raises:
+        BadInput: naming the longest report if any has more tokens than the decoder has positions, and their number.
+        ValueError: if the tokenizer is not the decoder's.
+    """
+    check_tokenizer(tokenizer, decoder)
+    lengths = [len(ids) for ids in tokenizer([case["report"] for case in cases])["input_ids"]]
+    most = getattr(decoder.config, "max_position_embeddings", None)
+    long = [n for n in lengths if most is not None and n > most]
+    if long:
+        case = cases[lengths.index(max(lengths))]["case"]
+        reason = f"has a report of {max(lengths)} tokens, as {len(long)} of {len(cases)} cases have more than {most}"
+        raise BadInput(case, f"{reason}, expected at most the positions of the decoder")
+    return sum(lengths) / len(lengths)
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Refuse a tokenizer that is not the model's.
 
@@ -99,7 +166,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
 
 
 def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Texts as labels of a decoder, whole: what is too long is found by `too_long` before training.
+    """Texts as labels of a decoder, whole: what is too long is found by `mean_target_length` before training.
 
     Returns:
         `labels` (B, T) int64 with the special tokens, `IGNORED` where padded; `lengths` (B,) of tokens that count.
@@ -109,19 +176,3 @@ def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
         "labels": pad_sequence(rows, batch_first=True, padding_value=IGNORED),
         "lengths": torch.tensor([len(row) for row in rows]),
     }
-
-
-def too_long(tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str], max_tokens: int) -> list[BadInput]:
-    """A sentence for each case whose text has more tokens than the decoder takes.
-
-    Args:
-        tokenizer: of the decoder.
-        texts: case to text.
-        max_tokens: with special tokens.
-    """
-    lengths = {case: len(ids) for case, ids in zip(texts, tokenizer(list(texts.values()))["input_ids"], strict=True)}
-    return [
-        BadInput(case, f"has a report of {n} tokens, expected at most {max_tokens}")
-        for case, n in lengths.items()
-        if n > max_tokens
-    ]

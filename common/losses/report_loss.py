@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
-__all__ = ["TokenLoss", "agreement_loss", "prior_loss", "routing_loss"]
+__all__ = ["ReportLoss", "TokenLoss", "agreement_loss", "prior_loss", "routing_loss"]
 
 _IGNORED = -100
 
@@ -50,6 +55,67 @@ class TokenLoss(nn.Module):
         self.token_mean = (nll.detach() * known).sum() / known.sum().clamp(min=1)
         focal = (1 - (-nll).exp()) ** self.gamma if self.gamma else 1.0
         return (focal * smooth * known).sum() / (len(labels) * self.mean_length)
+
+
+class ReportLoss(nn.Module):
+    """The losses of a report model, added up by their weights.
+
+    As a handler of the trainer it adds them to the engine's output before weighting, as "token_mean_loss" (the plain
+    mean over tokens), "finding_loss", "routing_loss", "prior_loss" and "agreement_loss".
+
+    Args:
+        tokens: of the next tokens, weight 1.
+        findings: of the head's logits and labels, such as `common.losses.bce_focal.MaskedBCEFocalLoss`.
+        global_queries: the first queries, which have no region.
+        finding_weight: of that.
+        routing_weight: of `routing_loss`.
+        prior_weight: of `prior_loss`.
+        agreement_weight: of `agreement_loss`; with it the batch holds every case twice, first all, then all again.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenLoss,
+        findings: nn.Module,
+        global_queries: int = 8,
+        finding_weight: float = 1.0,
+        routing_weight: float = 0.1,
+        prior_weight: float = 0.01,
+        agreement_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.tokens, self.findings, self.global_queries = tokens, findings, global_queries
+        self.weights = {"finding": finding_weight, "routing": routing_weight, "prior": prior_weight}
+        self.weights["agreement"] = agreement_weight
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, output: NamedTuple, target: Mapping[str, Tensor]) -> Tensor:
+        """A scalar, fp32.
+
+        Args:
+            output: `common.llm.report_model.ReportOutput`; a loss whose part of it is None is left out.
+            target: "labels" (B, T) of the tokens, "findings" (B, L) in [0, 1] with NaN where unknown, and "regions"
+                (B, R) bool.
+        """
+        loss = self.tokens(output.logits, target["labels"])
+        parts = {}
+        if output.findings is not None:
+            parts["finding"] = self.findings(output.findings, target["findings"])
+        if output.anatomy is not None:
+            anatomy = output.anatomy
+            parts["routing"] = routing_loss(anatomy.routing, target["regions"])
+            parts["prior"] = prior_loss(anatomy.attention, anatomy.priors, self.global_queries)
+        if self.weights["agreement"]:
+            parts["agreement"] = agreement_loss(*output.logits.chunk(2), target["labels"].chunk(2)[0])
+        self.parts = {"token_mean": self.tokens.token_mean} | {name: part.detach() for name, part in parts.items()}
+        return loss + sum(self.weights[name] * part for name, part in parts.items())
+
+    def attach(self, engine: Engine) -> None:
+        """Report the parts of every iteration."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._loss_completed)
+
+    def _loss_completed(self, engine: Engine) -> None:
+        engine.state.output |= {f"{name}_loss": part for name, part in self.parts.items()}
 
 
 def routing_loss(routing: Tensor, regions: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
+from common.text.difficulty import REGIONS
+
 __all__ = ["HAQTARR", "REGIONS", "AnatomicalTokens"]
 
-REGIONS = (
-    "right lung", "left lung", "heart", "mediastinum", "spine", "diaphragm", "costophrenic angles",
-)  # fmt: skip
 # Centre (x, y) and width (one standard deviation) of each, as shares of a frontal image, where the patient's right is
 # on the left; about where and how far the regions of virtual patients are projected.
 _CENTRES = ((0.30, 0.47), (0.71, 0.48), (0.55, 0.60), (0.50, 0.43), (0.50, 0.51), (0.50, 0.75), (0.50, 0.82))
@@ -57,9 +56,14 @@ class HAQTARR(nn.Module):
         use_priors: without, queries of a region read the image as global ones do (ablation).
         use_routing: without, all regions count alike (ablation).
 
+    Attributes:
+        regions: their names, in the order of everything that has one of them each.
+
     Raises:
         ValueError: if a size is not positive or `width` no multiple of `heads` and of 4.
     """
+
+    regions = REGIONS
 
     def __init__(
         self,

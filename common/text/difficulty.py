@@ -13,7 +13,10 @@ from common.text.cxr_labeller import CHEXPERT_LABELS, explain_cxr, label_cxr
 from common.text.phrases import PhraseMatcher, Tokens
 from common.text.sentences import split_sentences
 
-__all__ = ["WEIGHTS", "Difficulty", "finding_regions", "nested_stages", "report_difficulty"]
+__all__ = ["REGIONS", "WEIGHTS", "Difficulty", "finding_regions", "nested_stages", "report_difficulty"]
+
+REGIONS = ("right lung", "left lung", "heart", "mediastinum", "spine", "diaphragm", "costophrenic angles")
+"""Of a frontal chest X-ray, in the order of everything that has one of them each."""
 
 WEIGHTS = {"findings": 2.0, "uncertain": 1.5, "regions": 0.5, "severe": 1.0, "words": 0.02}
 """Points of each count of `Difficulty`, added up."""
@@ -68,7 +71,7 @@ def finding_regions(report: str) -> dict[str, tuple[str, ...]]:
             near = Tokens(_around(report, item.start)).words
             where = [lung for side, lung in _SIDES.items() if side in near] or where
         regions.setdefault(item.label, set()).update(where)
-    return {label: tuple(name for name in table["regions"] if name in found) for label, found in regions.items()}
+    return {label: tuple(name for name in REGIONS if name in found) for label, found in regions.items()}
 
 
 def nested_stages(scores: Sequence[float], thresholds: Mapping[str, float]) -> dict[str, list[int]]:
@@ -103,7 +106,7 @@ def _around(report: str, place: int) -> str:
 @cache
 def _table() -> dict:
     table = yaml.safe_load((Path(__file__).parent / "label_regions.yaml").read_text(encoding="utf-8"))
-    known = set(table["regions"])
+    known = set(REGIONS)
     named = {name for where in table["labels"].values() for name in where} | set(table["words"])
     if set(table["labels"]) != set(CHEXPERT_LABELS) or not named <= known:
         raise ValueError(f"label_regions.yaml names {sorted(named - known)}, expected the labels and its own regions")

@@ -4,8 +4,18 @@ import sys
 import pytest
 import torch
 
+from common.io.bad_input import BadInput
 from common.llm.load import load_language_model
-from common.llm.tokens import IGNORED, build_tokenizer, check_tokenizer, encode_targets, load_tokenizer, too_long
+from common.llm.tokens import (
+    IGNORED,
+    build_tokenizer,
+    check_tokenizer,
+    encode_targets,
+    fitted_tokenizer,
+    load_tokenizer,
+    mean_target_length,
+    saved_tokenizer,
+)
 from tests.llm.tiny_bart import SENTENCES, SIZES
 
 
@@ -43,12 +53,26 @@ def test_targets_are_whole_and_padding_is_ignored(tokenizer):
     assert batch["labels"].dtype == torch.int64
 
 
-def test_what_is_too_long_is_named(tokenizer):
-    texts = dict(zip("abcde", SENTENCES, strict=True))
-    lengths = {case: len(tokenizer(text)["input_ids"]) for case, text in texts.items()}
-    limit = sorted(lengths.values())[-2]
-    (only,) = too_long(tokenizer, texts, limit)
-    assert f"{only}" == f"d: has a report of {lengths['d']} tokens, expected at most {limit}."
+def test_what_is_too_long_is_named_and_counted(tokenizer):
+    cases = [{"case": name, "report": text} for name, text in zip("abcde", SENTENCES, strict=True)]
+    lengths = [len(tokenizer(text)["input_ids"]) for text in SENTENCES]
+    decoder = load_language_model(config=SIZES)
+    assert mean_target_length(tokenizer, cases, decoder) == sum(lengths) / 5
+    most = sorted(lengths)[-3]
+    short = load_language_model(config=SIZES | {"max_position_embeddings": most})
+    with pytest.raises(
+        BadInput, match=rf"^d: has a report of {max(lengths)} tokens, as 2 of 5 cases have more than {most}"
+    ):
+        mean_target_length(tokenizer, cases, short)
+
+
+def test_the_tokenizer_beside_the_weights(tokenizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match="tokenizer does not exist; make it with this"):
+        saved_tokenizer(str(tmp_path), "this")
+    fitted_tokenizer(str(tmp_path), SENTENCES, vocab_size=300)
+    assert saved_tokenizer(str(tmp_path)).get_vocab() == tokenizer.get_vocab()
+    fitted_tokenizer(str(tmp_path / "b"), ["other texts"], model=str(tmp_path / "tokenizer"))
+    assert saved_tokenizer(str(tmp_path / "b")).get_vocab() == tokenizer.get_vocab()
 
 
 def test_another_models_tokenizer_is_refused(tokenizer):
