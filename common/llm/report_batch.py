@@ -20,8 +20,8 @@ _LISTED = ("case", "report")
 class ReportCollate:
     """A list of cases to a batch; what the cases lack it lacks.
 
-    Gives "image" or "tokens" (what the model reads), "label", "regions" and "index" stacked; "case" and "report" as lists; and with
-    reports their "labels", token ids of a decoder (`common.llm.tokens.encode_targets`).
+    Gives "image" or "tokens" (what the model reads), "label", "regions" and "index" stacked; "case" and "report" as
+    lists; and with reports their "labels", token ids of a decoder (`common.llm.tokens.encode_targets`).
 
     Args:
         tokenizer: of the decoder; None leaves out the token ids.

@@ -1,9 +1,9 @@
-"""Write what a report model says of each case: its report, findings and sentences."""
+"""Write what a network says of each case: a JSON file with labels, a report, and whatever is added to it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,48 @@ from common.io.output_folder import write_text
 from common.text.sentences import split_sentences
 from common.visualize.case_files import write_case_files
 
-__all__ = ["ReportResults", "write_report_lines"]
+__all__ = ["LabelResults", "ReportResults", "write_report_lines"]
 
 REPORTS = "reports.jsonl"
+
+
+class LabelResults:
+    """After each batch of an evaluator (logits, `decollate=False`) write the files of its cases.
+
+    Attributes:
+        written: paths, in the order of the cases.
+
+    Args:
+        output_dir: created.
+        labels: names in the order of the outputs.
+        describe: given a batch and, for each of its cases, {label: probability}, returns for each case further
+            arguments of `common.visualize.case_files.write_case_files`, such as a picture; None adds nothing.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        labels: Sequence[str],
+        describe: Callable[[Mapping[str, Any], list[dict[str, float]]], Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self.folder, self.labels, self.describe = Path(output_dir), tuple(labels), describe
+        self.written: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        if not engine.state.output:
+            return  # its case was left out
+        cases, probabilities = engine.state.batch["case"], engine.state.output[CommonKeys.PRED].detach().float()
+        said = [
+            {label: round(p, 6) for label, p in zip(self.labels, row, strict=True)}
+            for row in probabilities.sigmoid().tolist()
+        ]
+        more = self.describe(engine.state.batch, said) if self.describe else [{}] * len(said)
+        for case, labels, further in zip(cases, said, more, strict=True):
+            self.written += [str(path) for path in write_case_files(self.folder, case, labels, **further)]
 
 
 class ReportResults:
