@@ -50,6 +50,7 @@ def load_language_model(
         network = build_model(settings, kind)
     else:
         network = load_model(model, settings, allow_download, kind=kind)
+    network.tie_weights()  # as a plan needs it, which builds networks without the initial values that come with it
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     if without_encoder:

@@ -265,4 +265,5 @@ def _four(prepared: Sequence[Any]) -> tuple[Any, Any, Sequence[Any], Mapping[str
 
 
 def _bytes_of(network: nn.Module) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in network.state_dict().values())
+    storages = (tensor.untyped_storage() for tensor in network.state_dict().values())
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())  # tied weights have several names
