@@ -1,4 +1,4 @@
-"""What a report model must beat on Open-i, without an image: the real text through sections, tokens, difficulty, metrics.
+"""What a report model must beat on Open-i: the real text through sections, tokens, difficulty and metrics.
 
 Prints one JSON line for the reports (how many have the section, cases of each stage of the curriculum, tokens of a
 report by a tokenizer made from the training texts, reports that are longer than xr2text writes) and one for each floor:

@@ -1,9 +1,9 @@
 """Does the curriculum help, and what does each part of xr2text bring? The demo with several seeds, equal samples seen.
 
-Every seed has other virtual patients and other initial weights; image encoder, language model and features are made once
-for a seed and shared. Compared with the whole: no curriculum (the stage `plain`, all cases in every epoch), and the
-ablations of the configs. Prints a JSON line for each: the differences to the whole per seed, figures of the test split,
-and of the curriculum the validation around its stage borders beside the same samples of `plain`.
+Every seed has other virtual patients and other initial weights; image encoder, language model and features are made
+once for a seed and shared. Compared with the whole: no curriculum (the stage `plain`, all cases in every epoch), and
+the ablations of the configs. Prints a JSON line for each: the differences to the whole per seed, figures of the test
+split, and the validation of every epoch of the stages and of `plain`.
 
     python benchmarks/xr2text_curriculum.py [--seeds 0 1 2] [--patients 640] [--folder DIR]
 """
@@ -64,8 +64,6 @@ def main() -> None:
         found.setdefault("whole", []).append(figures(whole, whole / "models"))
         run_recipe(BUNDLE, "demo", "plain", output_dir=whole, seed=seed, overrides=virtual)
         plain = whole / "models" / "baselines" / "plain"
-        for name in ("tokenizer",):
-            shutil.copytree(whole / "models" / name, plain / name, dirs_exist_ok=True)
         found.setdefault("plain", []).append(figures(whole, plain))
         borders.append({s: validations(whole, s) for s in (*CURRICULUM, "plain")})
         for ablation in ABLATIONS:

@@ -151,7 +151,7 @@ class ReportEvaluation(Evaluation):
         if not with_others:
             return systems
         if len(found.texts) > 1:
-            systems[_SHUFFLED] = _of_others(found.cases, found.texts)
+            systems[_SHUFFLED] = _of_others(found.cases, found.texts, self.seed)
         if self.sentences is not None:
             said = (found.logits.sigmoid() > 0.5).tolist()
             systems["finding head in sentences"] = [
@@ -201,13 +201,15 @@ class _Written:
         self.real = [case["report"] for case in cases]
 
 
-def _of_others(cases: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[str]:
-    """Each case gets the text of one half the list away, of another patient if there is one."""
-    n, found = len(texts), []
-    for i in range(n):
-        steps = [(i + n // 2 + k) % n for k in range(n)]
-        other = next((j for j in steps if cases[j]["patient"] != cases[i]["patient"]), steps[0])
-        found.append(texts[other])
+def _of_others(cases: Sequence[Mapping[str, Any]], texts: Sequence[str], seed: int) -> list[str]:
+    """Each case gets the text of the next one in a random order, of the next other patient if there is one."""
+    order = list(range(len(texts)))
+    random.Random(seed).shuffle(order)
+    found = list(texts)
+    for place, i in enumerate(order):
+        following = order[place + 1 :] + order[:place]
+        others = (j for j in following if cases[j]["patient"] != cases[i]["patient"])
+        found[i] = texts[next(others, following[0])]
     return found
 
 

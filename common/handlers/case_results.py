@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
 from monai.utils import CommonKeys
+from torch import Tensor
 
 from common.io.output_folder import write_text
-from common.text.sentences import split_sentences
 from common.visualize.case_files import write_case_files
+from common.visualize.regions import region_figure
 
 __all__ = ["LabelResults", "ReportResults", "write_report_lines"]
 
@@ -69,13 +71,21 @@ class ReportResults:
         labels: names of the findings, in the order of the outputs.
         decoding: settings of the decoding, written beside a report.
         regions: names of those that the model's queries read.
+        global_queries: its first queries, which are of no region.
+        pictures: whether each case gets a picture of where they read.
     """
 
     def __init__(
-        self, output_dir: str, labels: Sequence[str], decoding: Mapping[str, Any], regions: Sequence[str] = ()
+        self,
+        output_dir: str,
+        labels: Sequence[str],
+        decoding: Mapping[str, Any],
+        regions: Sequence[str] = (),
+        global_queries: int = 0,
+        pictures: bool = True,
     ) -> None:
         self.folder, self.labels, self.decoding = Path(output_dir), tuple(labels), dict(decoding)
-        self.regions = tuple(regions)
+        self.regions, self.global_queries, self.pictures = tuple(regions), global_queries, pictures
         self.written: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -85,22 +95,39 @@ class ReportResults:
     def _iteration_completed(self, engine: Engine) -> None:
         if not engine.state.output:
             return  # its case was left out
-        found = engine.state.output[CommonKeys.PRED]
+        found, batch = engine.state.output[CommonKeys.PRED], engine.state.batch
         probabilities = found.findings.detach().float().sigmoid().tolist()
-        routing = found.anatomy.routing.detach().float().tolist()
-        for case, texts, row, used in zip(engine.state.batch["case"], found.texts, probabilities, routing, strict=True):
-            labels = {label: round(p, 6) for label, p in zip(self.labels, row, strict=True)}
+        for i, (case, texts) in enumerate(zip(batch["case"], found.texts, strict=True)):
+            labels = {label: round(p, 6) for label, p in zip(self.labels, probabilities[i], strict=True)}
+            routing = found.anatomy.routing[i].tolist()
             more: dict[str, Any] = {"report": texts[0]}
             if not texts[0]:
                 more["note"] = "The model wrote nothing."
             if len(texts) > 1:
                 more["samples"] = texts
-            more["sentences"] = [sentence.text for sentence in split_sentences(texts[0])]
-            more["routing"] = {region: round(p, 6) for region, p in zip(self.regions, used, strict=True)}
+            if found.sentences is not None:
+                more["sentences"] = [
+                    {"text": texts[0][s.start : s.end], "region": s.region, "probability": round(s.probability, 6)}
+                    for s in found.sentences[i]
+                ]
+            more["routing"] = {region: round(p, 6) for region, p in zip(self.regions, routing, strict=True)}
+            if self.pictures:
+                more["picture"] = self._picture(case, batch["image"][i], found.anatomy, i, more)
             paths = write_case_files(self.folder, case, labels, **more, decoding=self.decoding)
             paths.append(self.folder / f"{case}.txt")
             write_text(paths[-1], f"{texts[0]}\n")
             self.written += [str(path) for path in paths]
+
+    def _picture(self, case: str, image: Tensor, anatomy: Any, i: int, said: Mapping[str, Any]) -> Figure:
+        regions = len(self.regions)
+        queries = anatomy.attention[i].float()
+        each = (len(queries) - self.global_queries) // regions
+        attention = queries[self.global_queries :].unflatten(0, (regions, each)).mean(1)
+        sentences = [(s["text"], s["region"], s["probability"]) for s in said.get("sentences", ())]
+        return region_figure(
+            image[0].float().cpu().numpy(), attention.cpu().numpy(), anatomy.priors[i].float().cpu().numpy(),
+            list(said["routing"].values()), self.regions, sentences, case,
+        )  # fmt: skip
 
 
 def write_report_lines(output_dir: str, files: Sequence[str]) -> Path:

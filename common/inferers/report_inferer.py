@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.inferers.autocast import AutocastInferer
 from common.llm.decoding import Decoding, generate_texts
+from common.llm.sentence_regions import SentenceRegion, sentence_regions
 from common.networks.haqt_arr import AnatomicalTokens
 
 __all__ = ["ReportInferer", "WrittenReports"]
@@ -29,6 +30,8 @@ class WrittenReports(NamedTuple):
     anatomy: AnatomicalTokens | None
     logits: Tensor | None
     """(B, T, vocabulary) of the next token of the reports that were given, None without."""
+    sentences: list[list[SentenceRegion]] | None = None
+    """Of the likeliest text of each case, where its sentences were read from; None unless asked for."""
 
 
 class ReportInferer(Inferer):
@@ -39,6 +42,7 @@ class ReportInferer(Inferer):
         decoding: settings of `common.llm.decoding.Decoding`.
         dtype: see `AutocastInferer`.
         seed: of samples.
+        regions: also find the region of each sentence (`common.llm.sentence_regions`).
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class ReportInferer(Inferer):
         decoding: Mapping[str, Any] | None = None,
         dtype: str | None = None,
         seed: int = 0,
+        regions: bool = False,
     ) -> None:
         self.tokenizer, self.decoding = tokenizer, Decoding.of(**(decoding or {}))
-        self.autocast, self.seed = AutocastInferer(dtype), seed
+        self.autocast, self.seed, self.regions = AutocastInferer(dtype), seed, regions
 
     def __call__(self, inputs: Tensor, network: Callable, labels: Tensor | None = None) -> WrittenReports:
         """Write the reports of a batch.
@@ -67,4 +72,8 @@ class ReportInferer(Inferer):
                 found.states,
                 lambda states: generate_texts(model.decoder, self.tokenizer, self.decoding, states, seed=self.seed),
             )
-        return WrittenReports(texts, *found, logits)
+            read = None
+            if self.regions:
+                first = [written[0] for written in texts]
+                read = sentence_regions(model, self.tokenizer, found.states, first)
+        return WrittenReports(texts, *found, logits, read)

@@ -8,8 +8,10 @@ import torch
 from common.handlers.case_results import ReportResults, write_report_lines
 from common.handlers.report_quality import ReportQuality, report_figures
 from common.inferers.report_inferer import ReportInferer
+from common.llm.sentence_regions import sentence_regions
 from common.llm.tokens import build_tokenizer, encode_targets
 from common.metrics.report.score import ReportScore
+from common.visualize.figures import picture_caption
 from tests.llm.test_report_model import model, tokens
 from tests.llm.tiny_bart import SENTENCES
 
@@ -76,13 +78,19 @@ def test_a_training_that_has_diverged_is_named(tokenizer):
 
 def test_files_of_the_cases(tokenizer, tmp_path):
     network = model().eval()
-    written = ReportInferer(tokenizer, {"max_new_tokens": 6})(tokens(), network)
-    written = written._replace(texts=[["No effusion. Heart is normal."], [""]])
-    results = ReportResults(str(tmp_path), [f"l{i}" for i in range(14)], {"num_beams": 1}, network.queries.regions)
-    results._iteration_completed(engine_with(written, case=["a", "b.1"]))
+    written = ReportInferer(tokenizer, {"max_new_tokens": 6}, regions=True)(tokens(), network)
+    texts = ["No effusion. Heart is normal.", ""]
+    sentences = sentence_regions(network, tokenizer, written.states, texts)
+    written = written._replace(texts=[[text] for text in texts], sentences=sentences)
+    labels, regions = [f"l{i}" for i in range(14)], network.queries.regions
+    results = ReportResults(str(tmp_path), labels, {"num_beams": 1}, regions, network.queries.global_queries)
+    results._iteration_completed(engine_with(written, case=["a", "b.1"], image=torch.rand(2, 3, 24, 24)))
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["report"] == "No effusion. Heart is normal." and content["decoding"] == {"num_beams": 1}
-    assert content["sentences"] == ["No effusion", "Heart is normal"] and len(content["routing"]) == 7
+    assert [sentence["text"] for sentence in content["sentences"]] == ["No effusion", "Heart is normal"]
+    assert all(s["region"] in regions and 1 / 7 <= s["probability"] <= 1 for s in content["sentences"])
+    assert list(content["routing"]) == list(regions) and sum(content["routing"].values()) == pytest.approx(1, abs=1e-5)
+    assert picture_caption(tmp_path / "a.png").startswith("Case a")
     assert (tmp_path / "a.txt").read_text() == "No effusion. Heart is normal.\n"
     assert json.loads((tmp_path / "b.1.json").read_text())["note"] == "The model wrote nothing."
     lines = write_report_lines(str(tmp_path), results.written).read_text().splitlines()
@@ -90,3 +98,22 @@ def test_files_of_the_cases(tokenizer, tmp_path):
         {"id": "a", "report": content["report"]},
         {"id": "b.1", "report": ""},
     ]
+
+
+def test_a_sentence_is_of_the_region_that_its_tokens_read(tokenizer):
+    """States of one region are made to draw all attention: every sentence is read from there."""
+    network = model().eval()
+    states = network.states(tokens()).states
+    first = network.queries.global_queries + 2 * network.queries.region_queries  # of the heart
+    cross = network.decoder.model.decoder.layers
+    with torch.no_grad():
+        for layer in cross:
+            layer.encoder_attn.k_proj.weight.copy_(torch.eye(16))
+            layer.encoder_attn.q_proj.weight.zero_()
+            layer.encoder_attn.q_proj.bias.fill_(5.0)
+    states = torch.zeros_like(states)
+    states[:, first : first + network.queries.region_queries] = 5.0
+    before = network.decoder.config._attn_implementation
+    (sentences, _) = sentence_regions(network, tokenizer, states, ["No effusion. Heart is normal.", "Clear."])
+    assert [s.region for s in sentences] == ["heart", "heart"] and sentences[0].probability > 0.99
+    assert network.decoder.config._attn_implementation == before

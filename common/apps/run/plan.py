@@ -175,7 +175,7 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
         peak = live.peak
     with torch.device("meta"):
         frozen = sum(_bytes_of(part) for part in parser.get_parsed_content("plan#frozen"))
-    average = weights if "ema" in parser else 0
+    average = weights if "ema" in parser and parser["ema"] is not None else 0
     copies = gradients if gpus > 1 else 0  # the buckets of DistributedDataParallel
     checkpoint = weights + average + optimizer_bytes
     return {
