@@ -119,19 +119,19 @@ class ReportLoss(nn.Module):
 
 
 def routing_loss(routing: Tensor, regions: Tensor) -> Tensor:
-    """Cross-entropy of the routing with the regions of a report's findings, mean over the cases that have any.
+    """Cross-entropy of the routing with the regions of a report's findings, mean over cases, 0 of those without any.
 
     Args:
         routing: (B, R), sums to 1.
         regions: (B, R) bool, where the findings that the report states are seen.
 
     Returns:
-        Scalar, fp32; 0 if no case has a region.
+        Scalar, fp32. Divided by all cases, so that accumulation and several processes train what a large batch does.
     """
     target = regions.float()
     stated = target.sum(1)
     each = -(target * routing.float().clamp(min=1e-9).log()).sum(1) / stated.clamp(min=1)
-    return (each * (stated > 0)).sum() / (stated > 0).sum().clamp(min=1)
+    return (each * (stated > 0)).mean()
 
 
 def prior_loss(attention: Tensor, priors: Tensor, global_queries: int) -> Tensor:

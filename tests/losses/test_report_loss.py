@@ -1,10 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
-from common.losses.report_loss import TokenLoss, agreement_loss, prior_loss, routing_loss
+from common.losses.report_loss import ReportLoss, TokenLoss, agreement_loss, prior_loss, routing_loss
 
 LABELS = torch.tensor([[3, 1, 2, -100, -100], [0, 4, 4, 1, 2]])
 
@@ -43,7 +45,7 @@ def test_focal_factor():
 def test_routing_loss():
     routing = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.2, 0.3, 0.5]])
     regions = torch.tensor([[True, True, False], [False, False, True], [False, False, False]])
-    expected = (-(math.log(0.5) + math.log(0.25)) / 2 - math.log(0.8)) / 2
+    expected = (-(math.log(0.5) + math.log(0.25)) / 2 - math.log(0.8)) / 3
     assert routing_loss(routing, regions).item() == pytest.approx(expected)
     assert routing_loss(routing[2:], regions[2:]).item() == 0
 
@@ -72,3 +74,30 @@ def test_agreement_loss():
 def test_settings_that_mean_nothing():
     with pytest.raises(ValueError, match="mean_length, label_smoothing and gamma are 0, 0.1 and 0.0"):
         TokenLoss(0)
+
+
+def test_the_whole_is_the_weighted_sum_of_its_parts_and_names_them():
+    torch.manual_seed(1)
+    regions, tokens = torch.tensor([[True, False, False], [False, False, False]]), TokenLoss(4.0)
+    attention = torch.rand(2, 1 + 3 * 2, 4).softmax(-1).unflatten(-1, (2, 2))
+    priors, routing = torch.rand(2, 3, 4).softmax(-1).unflatten(-1, (2, 2)), torch.rand(2, 3).softmax(-1)
+    findings, target = torch.randn(2, 3), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    anatomy = SimpleNamespace(attention=attention, priors=priors, routing=routing)
+    output = SimpleNamespace(logits=logits(), findings=findings, anatomy=anatomy)
+    loss = ReportLoss(tokens, nn.BCEWithLogitsLoss(), 1, 0.5, 0.2, 0.1)
+    found = loss(output, {"labels": LABELS, "findings": target, "regions": regions})
+    expected = tokens(logits(), LABELS) + 0.5 * F.binary_cross_entropy_with_logits(findings, target)
+    expected += 0.2 * routing_loss(routing, regions) + 0.1 * prior_loss(attention, priors, 1)
+    torch.testing.assert_close(found, expected)
+    assert list(loss.parts) == ["token_mean", "finding", "routing", "prior"]
+    text = SimpleNamespace(logits=logits(), findings=None, anatomy=None)
+    torch.testing.assert_close(loss(text, {"labels": LABELS}), tokens(logits(), LABELS))
+    assert list(loss.parts) == ["token_mean"]
+
+
+def test_two_passes_are_compared_with_each_other():
+    twice = SimpleNamespace(logits=torch.cat([logits(0), logits(1)]), findings=None, anatomy=None)
+    loss = ReportLoss(TokenLoss(4.0), nn.BCEWithLogitsLoss(), agreement_weight=2.0)
+    labels = torch.cat([LABELS, LABELS])
+    expected = TokenLoss(4.0)(twice.logits, labels) + 2 * agreement_loss(logits(0), logits(1), LABELS)
+    torch.testing.assert_close(loss(twice, {"labels": labels}), expected)
