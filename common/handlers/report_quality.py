@@ -73,9 +73,9 @@ class ReportQuality:
     def _completed(self, engine: Engine) -> None:
         reports, tokens = self.reports, self._tokens
         if idist.get_world_size() > 1:
-            shards = idist.all_gather([(reports, tokens)])
-            reports = {case: pair for shard, _ in shards for case, pair in shard.items()}
-            tokens = {case: pair for _, shard in shards for case, pair in shard.items()}
+            shards = idist.all_gather({"reports": reports, "tokens": tokens})
+            reports = {case: pair for shard in shards for case, pair in shard["reports"].items()}
+            tokens = {case: pair for shard in shards for case, pair in shard["tokens"].items()}
         written, real = ([reports[case][side] for case in sorted(reports)] for side in (0, 1))
         engine.state.metrics |= report_figures(written, real, self.kind)
         if tokens:
