@@ -19,7 +19,7 @@ __all__ = ["StudyPictures"]
 
 
 class StudyPictures:
-    """For `common.handlers.label_results.LabelResults`: which modalities a study has, and pictures of it.
+    """For `common.handlers.case_results.LabelResults`: which modalities a study has, and pictures of it.
 
     CASE.json gets `modalities`. CASE.png shows the image, the attention of the image encoder (saliency of one that has
     none) and the probabilities, CASE_note.html the attention over the tokens of the note.

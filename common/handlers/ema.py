@@ -71,7 +71,9 @@ class EMAHandler:
         if self._trained is not None:
             raise RuntimeError("the EMA is swapped into the network, expected an update after swap_out only")
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        trained = dict(self.network.named_parameters())
+        # Tied weights are one parameter of several names, all of which a state dict has.
+        tied = {} if isinstance(self.network, ChosenWeights) else {"remove_duplicate": False}
+        trained = dict(self.network.named_parameters(**tied))
         names = [name for name in trained if trained[name].is_floating_point()]
         torch._foreach_lerp_([self.average[name] for name in names], [trained[name] for name in names], 1 - decay)
         for name, tensor in self.network.state_dict().items():

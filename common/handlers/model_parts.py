@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from common.io.output_folder import atomic_path, link_or_copy, write_text
 from common.networks.weights import ChosenWeights, load_exactly, load_part, read_state, replace_parts, write_state
 
 __all__ = ["ModelPartSaver", "PartCheckpointLoader"]
+
+logger = logging.getLogger("train")
 
 _MODELS = ("model", "model_final")  # the weights to use, and those at the end of training, of the same network
 
@@ -98,6 +101,8 @@ class ModelPartSaver:
         state, overlay = (read_state(path) if path.is_file() else {}), _read_json(definitions)
         if self.base is not None:
             state, overlay = self._of_base(network.features_of)
+            if not hasattr(network, "modalities"):  # by which those of another network are switched
+                overlay = {key: {k: v for k, v in value.items() if k != "_disabled_"} for key, value in overlay.items()}
         tensors = {name: torch.tensor(float(value)) for name, value in self.extra.items()}
         state = replace_parts(state, parts | tensors)
         sections = {f"{part}_def" for part in parts}
@@ -136,12 +141,21 @@ class PartCheckpointLoader:
         network: gets the weights.
         part: what it is called in the file, for a network that has no parts of its own.
         make_weights: the command that makes the file, for the sentence that says it is missing.
+        parts: which of the network's parts get weights; default all.
+        optional: without the file the network stays as it is, with a line in the log.
     """
 
     def __init__(
-        self, path: str, network: nn.Module | ChosenWeights, part: str | None = None, make_weights: str | None = None
+        self,
+        path: str,
+        network: nn.Module | ChosenWeights,
+        part: str | None = None,
+        make_weights: str | None = None,
+        parts: Sequence[str] | None = None,
+        optional: bool = False,
     ) -> None:
         self.path, self.network, self.part, self.make_weights = path, network, part, make_weights
+        self.parts, self.optional = parts, optional
 
     def attach(self, engine: Engine) -> None:
         """Load when the engine starts."""
@@ -158,7 +172,14 @@ class PartCheckpointLoader:
         if self.part is not None:
             load_part(network, self.path, self.part, make_weights=self.make_weights)
             return
+        if self.optional and not Path(self.path).is_file():
+            logger.info(f"{self.path} does not exist, so {', '.join(self.parts or network.parts())} begin as they are")
+            return
         here, state = network.parts(), read_state(self.path, self.make_weights)
+        if self.parts is not None:
+            for name in self.parts:
+                load_part(here[name], self.path, name, state)
+            return
         load_exactly(network, {name: t for name, t in state.items() if name.split(".")[0] in here}, f"{self.path}")
 
 

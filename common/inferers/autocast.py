@@ -47,7 +47,7 @@ class AutocastInferer(Inferer):
         """Call `network(inputs, *args, **kwargs)`; the inputs may be a tensor, or a dict or list of tensors.
 
         Returns:
-            Its output, a tensor or a tuple of tensors, in float32.
+            Its output, whose tensors, in tuples and lists too, are in float32.
         """
         device = _device_type((inputs, args, kwargs))
         dtype = _DTYPES[self.dtype or default_precision(device)]
@@ -55,9 +55,16 @@ class AutocastInferer(Inferer):
             return self.inferer(inputs, network, *args, **kwargs)
         with torch.autocast(device, dtype):
             output = self.inferer(inputs, network, *args, **kwargs)
-        if isinstance(output, (tuple, list)):
-            return type(output)(part.float() for part in output)
+        return _as_float32(output)
+
+
+def _as_float32(output: Any) -> Any:
+    if isinstance(output, Tensor):
         return output.float()
+    if isinstance(output, tuple | list):
+        parts = map(_as_float32, output)
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output
 
 
 def _device_type(inputs: Any) -> str | None:

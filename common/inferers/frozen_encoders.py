@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.data.datasets.feature_cache import FeatureCache, FeatureKey
 from common.networks.weights import weights_hash
 
-__all__ = ["FrozenEncoder", "ImageFeatures", "NetworkFeatures"]
+__all__ = ["FrozenEncoder", "ImageFeatures", "ImageTokens", "NetworkFeatures"]
 
 
 class FrozenEncoder(ABC):
@@ -108,6 +108,23 @@ class ImageFeatures(NetworkFeatures):
     @torch.no_grad()
     def encode(self, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
         """The entries of a batch of images."""
+        return self.entries(self.inferer(self._images(cases), self.network))
+
+    def _images(self, cases: Sequence[Mapping[str, Any]]) -> Tensor:
         images = [self.read({"image": case["image"], "case": case["case"]})["image"] for case in cases]
-        batch = torch.stack([torch.as_tensor(image).as_subclass(Tensor) for image in images])
-        return self.entries(self.inferer(batch.to(self.device), self.network))
+        return torch.stack([torch.as_tensor(image).as_subclass(Tensor) for image in images]).to(self.device)
+
+
+class ImageTokens(ImageFeatures):
+    """The maps of tokens of images, (N, C), of a network with a method `tokens`; "float16" halves them on disk.
+
+    Args: see `ImageFeatures`.
+    """
+
+    what, tensor = "vision tokens", "tokens"
+
+    @torch.no_grad()
+    def encode(self, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
+        """The entries of a batch of images."""
+        _, tokens, _ = self.inferer(self._images(cases), self.network.tokens)
+        return self.entries(tokens)

@@ -13,7 +13,7 @@ from common.data.modalities import MODALITIES
 from common.networks.modality_fusion import FusionHead, present_columns
 from common.networks.weights import load_exactly, read_state, unfreeze
 
-__all__ = ["FeatureMDFNet", "MDFNet", "StudyParts", "parameter_groups"]
+__all__ = ["FeatureMDFNet", "MDFNet", "StudyParts"]
 
 _ENCODERS = ("vision", "text")
 
@@ -213,28 +213,6 @@ class FeatureMDFNet(StudyParts):
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """As `MDFNet.groups`, without encoders."""
         return _groups(self.clinical, self.fusion)
-
-
-def parameter_groups(network: MDFNet | FeatureMDFNet, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Groups for an optimiser, each with its name and learning rate; frozen parameters and empty groups are left out.
-
-    Args:
-        network: has `groups()`.
-        rates: learning rate of "encoders" (where some train), "fusion" and "head".
-
-    Raises:
-        ValueError: if a group that trains has no rate, or a rate no group of that name.
-    """
-    groups = network.groups()
-    unknown = sorted(set(rates) - {"encoders", "fusion", "head"})
-    training = {name: [p for p in ps if p.requires_grad] for name, ps in groups.items()}
-    missing = sorted(name for name, ps in training.items() if ps and name not in rates)
-    if unknown or missing:
-        raise ValueError(
-            f"learning rates are given for {', '.join(rates) or 'nothing'}, expected one for each of "
-            f"{', '.join(name for name, ps in training.items() if ps)}"
-        )
-    return [{"name": name, "params": ps, "lr": rates[name]} for name, ps in training.items() if ps]
 
 
 def _groups(clinical: nn.Module | None, fusion: FusionHead) -> dict[str, list[nn.Parameter]]:

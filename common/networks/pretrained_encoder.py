@@ -1,4 +1,4 @@
-"""What image and text encoder share: whole Hugging Face models in fp32, and their attention read layer by layer."""
+"""Whole Hugging Face models in fp32, from weights or from sizes, and their attention read layer by layer."""
 
 from __future__ import annotations
 
@@ -30,12 +30,25 @@ _NOT_SIZES = (
 )
 
 
-def build_model(config: Mapping[str, Any]) -> PreTrainedModel:
+def build_model(config: Mapping[str, Any], kind: type = AutoModel) -> PreTrainedModel:
     """An untrained model from its sizes; on the meta device under `torch.device("meta")`.
 
     Args:
         config: `model_type` (Hugging Face's name, "dinov2", "vit", "modernbert", ...) and whatever differs from that
             type's defaults.
+        kind: Hugging Face's class that knows what the model is for, such as `AutoModelForCausalLM`.
+
+    Raises:
+        ValueError: without a known `model_type`.
+    """
+    settings = default_config(config)
+    if settings.model_type == "dinov2" and "use_mask_token" not in config:
+        settings.use_mask_token = False
+    return kind.from_config(settings, dtype=torch.float32)
+
+
+def default_config(config: Mapping[str, Any]) -> PreTrainedConfig:
+    """Sizes of an untrained model as Hugging Face's configuration; `config` as of `build_model`.
 
     Raises:
         ValueError: without a known `model_type`.
@@ -44,9 +57,7 @@ def build_model(config: Mapping[str, Any]) -> PreTrainedModel:
     model_type = sizes.pop("model_type", None)
     if model_type is None:
         raise ValueError(f"config {dict(config)} has no model_type, expected a Hugging Face name such as dinov2")
-    if model_type == "dinov2":
-        sizes.setdefault("use_mask_token", False)
-    return AutoModel.from_config(AutoConfig.for_model(model_type, **sizes), dtype=torch.float32)
+    return AutoConfig.for_model(model_type, **sizes)
 
 
 def load_model(
@@ -55,6 +66,7 @@ def load_model(
     allow_download: bool,
     tower: str | None = None,
     pools: Callable[[PreTrainedConfig], bool] = lambda config: False,
+    kind: type = AutoModel,
 ) -> PreTrainedModel:
     """A trained model from a folder or by its name on the hub, in fp32 whatever the file holds.
 
@@ -64,23 +76,19 @@ def load_model(
         allow_download: fetch what is not in the local cache.
         tower: "vision_config" takes the image tower of a model that has several.
         pools: whether the pooling layer of a model with that configuration is used, and so must have weights.
+        kind: as of `build_model`.
 
     Raises:
         FileNotFoundError: if the model is not there.
         ValueError: if its weights leave tensors of the model unset.
     """
-    where = "" if allow_download else " and downloading is off (allow_download=False)"
-    expected = f"expected a folder with config.json and weights, or a model in the Hugging Face cache{where}"
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(model, local_files_only=not allow_download)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{model} cannot be read, {expected}: {str(error).splitlines()[0]}") from error
+    config = read_config(model, allow_download)
     config = getattr(config, tower, config) if tower else config
     for name, value in (overrides or {}).items():
         setattr(config, name, value)
     try:
         # Without dtype the precision of the file would decide, and bf16 weights do not train.
-        network, info = AutoModel.from_pretrained(
+        network, info = kind.from_pretrained(
             model,
             config=config,
             dtype=torch.float32,
@@ -88,7 +96,8 @@ def load_model(
             output_loading_info=True,
         )
     except OSError as error:
-        raise FileNotFoundError(f"{model} has no weights, {expected}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(f"{model} has no weights, {_expected(allow_download)}: {reason}") from error
     unused = _UNUSED["mask_token"] if pools(config) else tuple(_UNUSED.values())
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(unused))
     if missing:
@@ -97,6 +106,24 @@ def load_model(
             f"{type(network).__name__} ({', '.join(missing[:3])}), expected all of them"
         )
     return network
+
+
+def read_config(model: str, allow_download: bool) -> PreTrainedConfig:
+    """Configuration of a model folder or hub model.
+
+    Raises:
+        FileNotFoundError: if the model is not there.
+    """
+    try:
+        return AutoConfig.from_pretrained(model, local_files_only=not allow_download)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(f"{model} cannot be read, {_expected(allow_download)}: {reason}") from error
+
+
+def _expected(allow_download: bool) -> str:
+    where = "" if allow_download else " and downloading is off (allow_download=False)"
+    return f"expected a folder with config.json and weights, or a model in the Hugging Face cache{where}"
 
 
 def drop_unused(network: PreTrainedModel, pooler: bool = False) -> PreTrainedModel:

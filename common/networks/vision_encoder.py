@@ -142,22 +142,26 @@ class VisionEncoder(nn.Module):
         """
         return self.projection(self._pooled(self._run(image)))
 
-    def tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The vector and the patch tokens before projection.
+    def tokens(self, image: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """The vector, and the map that it is pooled from.
 
         Args:
             image: (B, 3, H, W).
 
         Returns:
-            (B, features) and (B, grid_h, grid_w, hidden).
-
-        Raises:
-            ValueError: if the model has no class token.
+            (B, features), (B, h * w, hidden) tokens row by row, and their grid (h, w).
         """
-        grid = self._grid(image)
         output = self._run(image)
-        patches = output.last_hidden_state[:, -math.prod(grid) :].unflatten(1, grid)
-        return self.projection(self._pooled(output)), patches
+        hidden = output.last_hidden_state
+        if hidden.ndim == 4:  # of a convolutional network, (B, hidden, h, w)
+            grid = (hidden.shape[2], hidden.shape[3])
+            hidden = hidden.flatten(2).mT
+        elif self._has_class_token:
+            grid = self._grid(image)
+        else:  # a grid shaped as the image, after what else the model puts first
+            height = max(1, int(math.sqrt(hidden.shape[1] * image.shape[-2] / image.shape[-1])))
+            grid = (height, hidden.shape[1] // height)
+        return self.projection(self._pooled(output)), hidden[:, -math.prod(grid) :], grid
 
     def attention(self, image: Tensor, rollout: bool = False) -> Tensor:
         """How much the class token attends to every patch.
@@ -190,12 +194,8 @@ class VisionEncoder(nn.Module):
         """
         if self._has_class_token:
             return self.attention(image, rollout=True)[:, 0]
-        hidden = self._run(image).last_hidden_state
-        if hidden.ndim == 3:  # tokens of a grid shaped as the image, after what else the model puts first
-            height = max(1, int(math.sqrt(hidden.shape[1] * image.shape[-2] / image.shape[-1])))
-            width = hidden.shape[1] // height
-            return hidden[:, -height * width :].abs().mean(2).unflatten(1, (height, width))
-        return hidden.abs().mean(1)
+        _, tokens, grid = self.tokens(image)
+        return tokens.abs().mean(2).unflatten(1, grid)
 
     @property
     def saliency_name(self) -> str:

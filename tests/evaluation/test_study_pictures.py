@@ -12,8 +12,8 @@ from common.data.cxr.studies import StudyCollate, StudyDataset
 from common.data.note_tokenizer import build_note_tokenizer
 from common.engines.cxr_batch import PrepareStudyBatch
 from common.evaluation.study_pictures import StudyPictures
+from common.handlers.case_results import LabelResults
 from common.handlers.label_predictions import predict_labels
-from common.handlers.label_results import LabelResults
 from common.inferers.note_attention import note_attention
 from common.networks.mdfnet import MDFNet
 from common.networks.modality_fusion import FusionHead

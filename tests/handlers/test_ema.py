@@ -159,3 +159,28 @@ def test_refusals():
         EMAHandler(network(), 1)
     with pytest.raises(ValueError, match="expected the names and shapes"):
         EMAHandler(network()).load_state_dict({"updates": 1, "average": {"x": torch.ones(1)}})
+
+
+class Tied(nn.Module):
+    """One weight by two names, as a decoder's words and its output have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.words.weight
+
+
+def test_a_tied_weight_has_one_average_under_both_names():
+    net = Tied()
+    ema = EMAHandler(net, decay=0.5)
+    start = net.words.weight.detach().clone()
+    with torch.no_grad():
+        net.words.weight += 1
+    ema.update()
+    torch.testing.assert_close(ema.average["words.weight"], start + 0.9)
+    assert torch.equal(ema.average["head.weight"], ema.average["words.weight"])
+    ema.swap_in()
+    torch.testing.assert_close(net.words.weight.detach(), start + 0.9)
+    ema.swap_out()
+    torch.testing.assert_close(net.head.weight.detach(), start + 1)

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -91,3 +92,14 @@ def test_weight_gradients_of_conv3d_in_bfloat16_are_finite_on_a_cpu():
         [torch.full((n,), torch.nan) for n in (64, 4096, 27 * 64, 27 * 64 * 64, 100_000, 1_000_000)].clear()
         AutocastInferer("bfloat16")(torch.randn(1, 64, 2, 4, 4), network).square().mean().backward()
         assert network.weight.grad.isfinite().all()
+
+
+class Pair(NamedTuple):
+    logits: torch.Tensor
+    rest: list
+
+
+def test_named_and_nested_outputs_keep_their_kind():
+    made = AutocastInferer("bfloat16")(torch.ones(2, 3), lambda x: Pair(nn.Linear(3, 1)(x), [x.half(), "text", None]))
+    assert isinstance(made, Pair) and made.logits.dtype == made.rest[0].dtype == torch.float32
+    assert made.rest[1:] == ["text", None]

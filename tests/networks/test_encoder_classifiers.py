@@ -3,9 +3,9 @@ import torch
 
 from common.losses.bce_focal import MaskedBCEFocalLoss
 from common.networks.encoder_classifiers import EncoderClassifiers
-from common.networks.mdfnet import parameter_groups
 from common.networks.text_encoder import TextEncoder
 from common.networks.vision_encoder import VisionEncoder
+from common.optimizers.parameter_groups import parameter_groups
 from tests.networks.test_mdfnet import TEXT, VISION, batch
 
 

@@ -4,11 +4,12 @@ import torch
 from common.data.modalities import MODALITIES
 from common.losses.bce_focal import MaskedBCEFocalLoss
 from common.networks.clinical_encoder import ClinicalEncoder
-from common.networks.mdfnet import FeatureMDFNet, MDFNet, parameter_groups
+from common.networks.mdfnet import FeatureMDFNet, MDFNet
 from common.networks.modality_fusion import SUBSETS, FusionHead, subset_modalities
 from common.networks.text_encoder import CLINICAL_MODERNBERT, TextEncoder
 from common.networks.vision_encoder import BIOMEDCLIP_CXR, VisionEncoder
 from common.networks.weights import count_parameters, freeze
+from common.optimizers.parameter_groups import parameter_groups
 
 VISION = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
 TEXT = {

@@ -39,12 +39,38 @@ def test_a_folder_of_hugging_face_gives_its_class_token(tmp_path, config):
     image = torch.randn(2, 3, 56, 56)
     expected = model(image).last_hidden_state
     torch.testing.assert_close(encoder(image), expected[:, 0])
-    vector, patches = encoder.tokens(image)
-    torch.testing.assert_close(patches.flatten(1, 2), expected[:, 1:])
+    vector, patches, grid = encoder.tokens(image)
+    torch.testing.assert_close(patches, expected[:, 1:])
+    assert patches.shape[1] == grid[0] * grid[1]
     assert encoder.mean == (0.5, 0.4, 0.3) and encoder.features == 32 == vector.shape[1]
     # Every parameter that is left has a gradient: distributed training waits for all of them.
     encoder(image).square().sum().backward()
     assert all(p.grad is not None for p in encoder.parameters())
+
+
+SWIN = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1], "window_size": 2, "patch_size": 2}
+RESNET = {"model_type": "resnet", "embeddings_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+          "layer_type": "basic"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "grid"), [(SWIN, (6, 3)), (RESNET, (3, 2))], ids=["swin", "resnet"])
+def test_tokens_of_models_without_class_token(config, grid):
+    encoder, image = VisionEncoder(config=config, image_size=24, embedding=5).eval(), torch.randn(2, 3, 24, 12)
+    vector, tokens, found = encoder.tokens(image)
+    assert found == grid and tokens.shape == (2, grid[0] * grid[1], 16)
+    torch.testing.assert_close(vector, encoder(image))
+    brighter = image.clone()
+    brighter[..., :12, :] += 5  # the upper half is the first rows
+    changed = (encoder.tokens(brighter)[1] - tokens).abs().sum(2).unflatten(1, grid)[0]
+    assert changed[0].min() > changed[-1].max()
+    torch.testing.assert_close(encoder.saliency(image), tokens.abs().mean(2).unflatten(1, grid))
+
+
+def test_swin_base_has_the_published_size():
+    sizes = {"model_type": "swin", "embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
+    with torch.device("meta"):
+        encoder = VisionEncoder(config=sizes | {"window_size": 12}, image_size=384, embedding=None)
+    assert 86.7e6 < count_parameters(encoder) < 86.9e6 and encoder.features == 1024
 
 
 @pytest.mark.parametrize("config", [DINO, VIT], ids=["dinov2", "vit"])

@@ -175,7 +175,7 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
         peak = live.peak
     with torch.device("meta"):
         frozen = sum(_bytes_of(part) for part in parser.get_parsed_content("plan#frozen"))
-    average = weights if "ema" in parser else 0
+    average = weights if "ema" in parser and parser["ema"] is not None else 0
     copies = gradients if gpus > 1 else 0  # the buckets of DistributedDataParallel
     checkpoint = weights + average + optimizer_bytes
     return {
@@ -265,4 +265,5 @@ def _four(prepared: Sequence[Any]) -> tuple[Any, Any, Sequence[Any], Mapping[str
 
 
 def _bytes_of(network: nn.Module) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in network.state_dict().values())
+    storages = (tensor.untyped_storage() for tensor in network.state_dict().values())
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())  # tied weights have several names

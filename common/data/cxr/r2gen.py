@@ -18,7 +18,7 @@ from common.io.bad_input import BadInput, read_text
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.plain_text import has_text
 
-__all__ = ["ANNOTATION", "find_r2gen"]
+__all__ = ["ANNOTATION", "annotation_reports", "find_r2gen"]
 
 ANNOTATION = "annotation.json"
 _PAIR = ("PA", "LATERAL")
@@ -72,6 +72,24 @@ def find_r2gen(source: str | os.PathLike[str]) -> CXRListing:
         if _real(file) not in named:
             listing.problems.append(BadInput(file, f"has no entry in {annotation.name}"))
     return listing
+
+
+def annotation_reports(annotation: str | os.PathLike[str]) -> dict[str, str]:
+    """Study -> its report with single blanks, findings without a header, of the entries that are sound.
+
+    Raises:
+        BadInput: if the file is missing, is no JSON, or has not the three lists.
+    """
+    path, found = Path(annotation), {}
+    for split, entries in _read(path).items():
+        for number, entry in enumerate(entries, 1):
+            try:
+                name, report, _ = _entry(path, f"{split} {number}", entry, split)
+                _, study = _ids(path, name, entry)
+            except BadInput:
+                continue  # `prepare` has listed it
+            found.setdefault(study, " ".join(report.split()))
+    return found
 
 
 def _read(path: Path) -> dict[str, list[Any]]:

@@ -5,7 +5,7 @@ import torch
 from monai.engines import SupervisedEvaluator
 from monai.utils import CommonKeys
 
-from common.handlers.label_results import LabelResults
+from common.handlers.case_results import LabelResults
 
 
 def run(results):

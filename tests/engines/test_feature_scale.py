@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import torch
 from ignite.engine import Engine
 
-from common.handlers.feature_scale import FeatureScaleFitter
+from common.engines.feature_scale import FeatureScaleFitter
 from common.networks.mdfnet import FeatureMDFNet
 from common.networks.modality_fusion import FusionHead
 

@@ -1,0 +1,139 @@
+"""Write what a network says of each case: a JSON file with labels, a report, and whatever is added to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
+from monai.utils import CommonKeys
+from torch import Tensor
+
+from common.io.output_folder import write_text
+from common.visualize.case_files import write_case_files
+from common.visualize.regions import region_figure
+
+__all__ = ["LabelResults", "ReportResults", "write_report_lines"]
+
+REPORTS = "reports.jsonl"
+
+
+class LabelResults:
+    """After each batch of an evaluator (logits, `decollate=False`) write the files of its cases.
+
+    Attributes:
+        written: paths, in the order of the cases.
+
+    Args:
+        output_dir: created.
+        labels: names in the order of the outputs.
+        describe: given a batch and, for each of its cases, {label: probability}, returns for each case further
+            arguments of `common.visualize.case_files.write_case_files`, such as a picture; None adds nothing.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        labels: Sequence[str],
+        describe: Callable[[Mapping[str, Any], list[dict[str, float]]], Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self.folder, self.labels, self.describe = Path(output_dir), tuple(labels), describe
+        self.written: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        if not engine.state.output:
+            return  # its case was left out
+        cases, probabilities = engine.state.batch["case"], engine.state.output[CommonKeys.PRED].detach().float()
+        said = [
+            {label: round(p, 6) for label, p in zip(self.labels, row, strict=True)}
+            for row in probabilities.sigmoid().tolist()
+        ]
+        more = self.describe(engine.state.batch, said) if self.describe else [{}] * len(said)
+        for case, labels, further in zip(cases, said, more, strict=True):
+            self.written += [str(path) for path in write_case_files(self.folder, case, labels, **further)]
+
+
+class ReportResults:
+    """After each batch of an evaluator (`common.inferers.report_inferer.WrittenReports`) write the files of its cases.
+
+    Attributes:
+        written: paths, in the order of the cases.
+
+    Args:
+        output_dir: created.
+        labels: names of the findings, in the order of the outputs.
+        decoding: settings of the decoding, written beside a report.
+        regions: names of those that the model's queries read.
+        global_queries: its first queries, which are of no region.
+        pictures: whether each case gets a picture of where they read.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        labels: Sequence[str],
+        decoding: Mapping[str, Any],
+        regions: Sequence[str] = (),
+        global_queries: int = 0,
+        pictures: bool = True,
+    ) -> None:
+        self.folder, self.labels, self.decoding = Path(output_dir), tuple(labels), dict(decoding)
+        self.regions, self.global_queries, self.pictures = tuple(regions), global_queries, pictures
+        self.written: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        if not engine.state.output:
+            return  # its case was left out
+        found, batch = engine.state.output[CommonKeys.PRED], engine.state.batch
+        probabilities = found.findings.detach().float().sigmoid().tolist()
+        for i, (case, texts) in enumerate(zip(batch["case"], found.texts, strict=True)):
+            labels = {label: round(p, 6) for label, p in zip(self.labels, probabilities[i], strict=True)}
+            routing = found.anatomy.routing[i].tolist()
+            more: dict[str, Any] = {"report": texts[0]}
+            if not texts[0]:
+                more["note"] = "The model wrote nothing."
+            if len(texts) > 1:
+                more["samples"] = texts
+            if found.sentences is not None:
+                more["sentences"] = [
+                    {"text": texts[0][s.start : s.end], "region": s.region, "probability": round(s.probability, 6)}
+                    for s in found.sentences[i]
+                ]
+            more["routing"] = {region: round(p, 6) for region, p in zip(self.regions, routing, strict=True)}
+            if self.pictures:
+                more["picture"] = self._picture(case, batch["image"][i], found.anatomy, i, more)
+            paths = write_case_files(self.folder, case, labels, **more, decoding=self.decoding)
+            paths.append(self.folder / f"{case}.txt")
+            write_text(paths[-1], f"{texts[0]}\n")
+            self.written += [str(path) for path in paths]
+
+    def _picture(self, case: str, image: Tensor, anatomy: Any, i: int, said: Mapping[str, Any]) -> Figure:
+        regions = len(self.regions)
+        queries = anatomy.attention[i].float()
+        each = (len(queries) - self.global_queries) // regions
+        attention = queries[self.global_queries :].unflatten(0, (regions, each)).mean(1)
+        sentences = [(s["text"], s["region"], s["probability"]) for s in said.get("sentences", ())]
+        return region_figure(
+            image[0].float().cpu().numpy(), attention.cpu().numpy(), anatomy.priors[i].float().cpu().numpy(),
+            list(said["routing"].values()), self.regions, sentences, case,
+        )  # fmt: skip
+
+
+def write_report_lines(output_dir: str, files: Sequence[str]) -> Path:
+    """Write reports.jsonl, {"id", "report"} a line as `score report` takes them, from the files of the cases."""
+    contents = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files if file.endswith(".json")]
+    lines = [json.dumps({"id": content["case"], "report": content["report"]}) + "\n" for content in contents]
+    path = Path(output_dir) / REPORTS
+    write_text(path, "".join(lines))
+    return path

@@ -1,0 +1,88 @@
+"""A table of the epochs of a training in stages: losses and scores, and how far they have come."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from common.handlers.engine_state import iteration_losses, scalar
+from common.io.output_folder import csv_text, write_text
+
+__all__ = ["EpochTable"]
+
+
+class EpochTable:
+    """Write OUTPUT_DIR/NAME: a row per epoch with the mean training loss and metrics of the validation.
+
+    Each metric stands beside its change against the first epoch of the table, and since the stage began, in percent.
+    Rows of this stage and of later ones are replaced, those of earlier ones stay. Attach it after the validation.
+
+    Args:
+        output_dir: of the run.
+        stage: of this training.
+        first_epoch: epochs before it.
+        validator: evaluator whose metrics are shown.
+        columns: heading -> metric.
+        loss: of the training's output, see `common.handlers.engine_state.iteration_losses`.
+        name: of the file.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        stage: str,
+        first_epoch: int,
+        validator: Engine,
+        columns: Mapping[str, str],
+        loss: str = "loss",
+        name: str = "epochs.csv",
+    ) -> None:
+        self.path, self.stage, self.first_epoch = Path(output_dir) / name, stage, first_epoch
+        self.validator, self.columns, self.loss = validator, dict(columns), loss
+        self._sum, self._count = 0.0, 0
+
+    def attach(self, engine: Engine) -> None:
+        """Follow a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+
+    def _epoch_started(self, engine: Engine) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        value = iteration_losses(engine).get(self.loss)
+        if value is not None:
+            self._sum, self._count = self._sum + value, self._count + 1
+
+    def _epoch_completed(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
+        epoch = self.first_epoch + engine.state.epoch
+        rows = [row for row in self._rows() if int(row["epoch"]) < epoch]
+        row = {"stage": self.stage, "epoch": str(epoch), "train loss": f"{self._sum / max(1, self._count):.4f}"}
+        first = rows[0] if rows else row
+        begun = next((r for r in rows if r["stage"] == self.stage), row)
+        for heading, metric in self.columns.items():
+            value = scalar(self.validator.state.metrics.get(metric))
+            row[heading] = "" if value is None else f"{value:.4f}"
+            row[f"{heading} against epoch {first['epoch']} (%)"] = _change(row[heading], first.get(heading, ""))
+            row[f"{heading} in this stage (%)"] = _change(row[heading], begun.get(heading, ""))
+        write_text(self.path, csv_text(list(row), [*rows, row]))
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+
+def _change(value: str, before: str) -> str:
+    """Percent more than before; blank where one is missing or nothing."""
+    if not value or not before or float(before) == 0:
+        return ""
+    return f"{100 * (float(value) / float(before) - 1):+.1f}"

@@ -1,0 +1,95 @@
+"""Score the reports that an evaluator writes, over all cases: wording, findings, and how likely the real ones are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+
+from common.losses.report_loss import TokenLoss
+from common.metrics.report.bleu import bleu
+from common.metrics.report.diversity import distinct_reports
+from common.metrics.report.finding_f1 import finding_f1
+from common.metrics.report.metrics import read_labels, report_kind
+from common.metrics.report.rouge import rouge_l
+from common.metrics.report.text import clean_report
+
+__all__ = ["ReportQuality"]
+
+
+class ReportQuality:
+    """A metric of a `SupervisedEvaluator` whose output is `WrittenReports` and whose batches have "case" and "report".
+
+    To `engine.state.metrics` go `bleu_4` and `rouge_l` of the cleaned texts, `combined`, their sum, `micro_f1` over all
+    labels of the kind (uncertain ones are positive), `distinct_reports` (a share of the cases), `empty_reports`, and
+    `loss`, the mean cross-entropy over all tokens of the real reports. Several processes put their cases together.
+
+    Args:
+        kind: `cxr` or `ct`, see `common.metrics.report.metrics.KINDS`.
+        stage: name of the training, in the error.
+        advice: the override of its learning rate, in the error.
+
+    Raises:
+        FloatingPointError: while it runs, if a logit is not finite: the training has diverged.
+    """
+
+    def __init__(self, kind: str = "cxr", stage: str = "validation", advice: str = "--learning_rate") -> None:
+        report_kind(kind)
+        self.kind, self.stage, self.advice = kind, stage, advice
+        self.reports: dict[str, tuple[str, str]] = {}
+        self._tokens: dict[str, tuple[float, int]] = {}
+
+    def attach(self, engine: Engine, name: str = "combined") -> None:
+        """Register on an evaluator; MONAI calls this with the key of `key_val_metric`."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._completed)
+
+    def _started(self, engine: Engine) -> None:
+        self.reports, self._tokens = {}, {}
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        written, batch = engine.state.output[CommonKeys.PRED], engine.state.batch
+        for case, texts, report in zip(batch["case"], written.texts, batch["report"], strict=True):
+            self.reports[case] = (texts[0], report)
+        if written.logits is None:
+            return
+        if not written.logits.isfinite().all():
+            raise FloatingPointError(
+                f"{self.stage}: in the validation of epoch {engine.state.epoch} the decoder gives a token a logit that "
+                f"is not finite; lower the learning rate ({self.advice})"
+            )
+        loss = TokenLoss(1.0, label_smoothing=0.0)
+        labels = batch["labels"].to(written.logits.device)
+        for case, logits, row in zip(batch["case"], written.logits, labels, strict=True):
+            loss(logits[None], row[None])
+            n = int((row != -100).sum())
+            self._tokens[case] = (float(loss.token_mean) * n, n)
+
+    def _completed(self, engine: Engine) -> None:
+        reports, tokens = self.reports, self._tokens
+        if idist.get_world_size() > 1:
+            shards = idist.all_gather({"reports": reports, "tokens": tokens})
+            reports = {case: pair for shard in shards for case, pair in shard["reports"].items()}
+            tokens = {case: pair for shard in shards for case, pair in shard["tokens"].items()}
+        written, real = ([reports[case][side] for case in sorted(reports)] for side in (0, 1))
+        engine.state.metrics |= report_figures(written, real, self.kind)
+        if tokens:
+            total, n = (math.fsum(pair[i] for pair in tokens.values()) for i in (0, 1))
+            engine.state.metrics["loss"] = total / n
+
+
+@torch.no_grad()
+def report_figures(written: Sequence[str], real: Sequence[str], kind: str = "cxr") -> dict[str, float]:
+    """The figures of `ReportQuality` but the loss."""
+    cleaned = [[clean_report(text) for text in texts] for texts in (written, real)]
+    found = {"bleu_4": bleu(*cleaned).value()["bleu_4"], "rouge_l": rouge_l(*cleaned).value()["rouge_l"]}
+    labels = report_kind(kind).labels
+    f1 = finding_f1(read_labels(written, kind), read_labels(real, kind), labels).value()["micro_f1"]
+    found |= {"combined": found["bleu_4"] + found["rouge_l"], "distinct_reports": distinct_reports(cleaned[0])}
+    found["empty_reports"] = sum(not text.strip() for text in written) / len(written)
+    return {name: float(value) for name, value in found.items()} | ({} if math.isnan(f1) else {"micro_f1": float(f1)})

@@ -1,0 +1,40 @@
+import csv
+from types import SimpleNamespace
+
+from ignite.engine import Engine, Events
+
+from common.handlers.epoch_table import EpochTable
+
+
+def train(out, stage, first_epoch, scores):
+    """Epochs of two iterations with losses 2 and 4, and these scores; the table as it then is."""
+    validator = SimpleNamespace(state=SimpleNamespace(metrics={}))
+    engine = Engine(lambda engine, batch: {"loss": batch})
+
+    @engine.on(Events.EPOCH_STARTED)
+    def validated(engine):
+        validator.state.metrics["b"] = scores[engine.state.epoch - 1]
+
+    EpochTable(str(out), stage, first_epoch, validator, {"BLEU-4": "b", "loss": "other"}).attach(engine)
+    engine.run([2.0, 4.0], max_epochs=len(scores))
+    with (out / "epochs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_epochs_are_counted_through_the_stages(tmp_path):
+    train(tmp_path, "warmup", 0, [0.1, 0.11])
+    rows = train(tmp_path, "easy", 2, [0.2, 0.25])
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        ("warmup", "1"), ("warmup", "2"), ("easy", "3"), ("easy", "4"),
+    ]  # fmt: skip
+    assert {row["train loss"] for row in rows} == {"3.0000"} and {row["loss"] for row in rows} == {""}
+    assert [row["BLEU-4 against epoch 1 (%)"] for row in rows] == ["+0.0", "+10.0", "+100.0", "+150.0"]
+    assert [row["BLEU-4 in this stage (%)"] for row in rows] == ["+0.0", "+10.0", "+0.0", "+25.0"]
+
+
+def test_a_stage_that_runs_again_replaces_its_rows_and_those_after_it(tmp_path):
+    train(tmp_path, "warmup", 0, [0.1, 0.11])
+    train(tmp_path, "easy", 2, [0.2])
+    rows = train(tmp_path, "warmup", 0, [0.0, 0.3])
+    assert [row["BLEU-4"] for row in rows] == ["0.0000", "0.3000"]
+    assert rows[1]["BLEU-4 against epoch 1 (%)"] == ""  # of nothing there is no percentage
