@@ -1,4 +1,4 @@
-"""The answer of a classifier as MONAI Label wants it."""
+"""The answer of a classifier, or of a report writer, as MONAI Label wants it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-__all__ = ["LabelResultd"]
+__all__ = ["LabelResultd", "ReportResultd"]
 
 
 class LabelResultd(MapTransform):
@@ -37,7 +37,29 @@ class LabelResultd(MapTransform):
                 raise ValueError(f"{key} has {len(p)} values, expected one for each of {len(self.labels)} labels")
             out["result"] = {label: round(float(value), 6) for label, value in zip(self.labels, p, strict=True)}
             out[key] = MetaTensor(p)
-        if isinstance(out.get("image"), MetaTensor):
-            out["image"] = out["image"].as_tensor()
-        out.pop("image_meta_dict", None)
-        return out
+        return _with_plain_image(out)
+
+
+class ReportResultd(MapTransform):
+    """Put the report of a case as "report" under `result`, see `LabelResultd`; the prediction becomes an empty mask.
+
+    Args:
+        keys: of the texts, for a batch of one case: MONAI Label takes the first of what an inferer gives, which of
+            `common.inferers.report_inferer.WrittenReports` are the texts.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Answer for one case."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            texts = out[key][0]
+            out["result"] = {"report": texts[0]} | ({"samples": list(texts)} if len(texts) > 1 else {})
+            out[key] = MetaTensor(torch.zeros(out["image"].shape[-2:], dtype=torch.uint8))
+        return _with_plain_image(out)
+
+
+def _with_plain_image(out: dict[Hashable, Any]) -> dict[Hashable, Any]:
+    if isinstance(out.get("image"), MetaTensor):
+        out["image"] = out["image"].as_tensor()
+    out.pop("image_meta_dict", None)
+    return out

@@ -3,7 +3,7 @@ import torch
 from monai.data import MetaTensor
 from scipy.special import expit
 
-from common.transforms.label_result import LabelResultd
+from common.transforms.label_result import LabelResultd, ReportResultd
 
 LABELS = ("Edema", "Fracture", "Pneumonia")
 
@@ -33,3 +33,12 @@ def test_half_precision_and_a_case_without_image():
 def test_another_number_of_labels_is_refused():
     with pytest.raises(ValueError, match="pred has 2 values, expected one for each of 3 labels"):
         LabelResultd("pred", LABELS)({"pred": torch.zeros(2)})
+
+
+def test_a_report_is_an_answer_with_an_empty_mask():
+    written = [["No effusion.", "Clear."]]
+    out = ReportResultd("pred")({"image": MetaTensor(torch.ones(3, 8, 6)), "pred": written, "image_meta_dict": {}})
+    assert out["result"] == {"report": "No effusion.", "samples": ["No effusion.", "Clear."]}
+    assert isinstance(out["pred"], MetaTensor) and out["pred"].shape == (8, 6) and not out["pred"].any()
+    assert not isinstance(out["image"], MetaTensor) and "image_meta_dict" not in out
+    assert ReportResultd("pred")({"image": torch.ones(3, 8, 6), "pred": [[""]]})["result"] == {"report": ""}
