@@ -1,8 +1,8 @@
 """Exact resume, the hard way: `python -m common run` killed 25 times, preempted, on a full disk, with another config.
 
 Trains a small refiner on virtual patients, with a worker process of the data loader and a checkpoint every
-iteration, so that many kills fall into the writing of one; or, with `--bundle mdfnet_cxr`, four stages on a few virtual
-patients, killed ten times, in each of them. Prints one JSON line per check:
+iteration, so that many kills fall into the writing of one; or, with `--bundle mdfnet_cxr` or `xr2text`, stages on a few
+virtual patients, killed ten times, in each of them. Prints one JSON line per check:
 
     python benchmarks/resume_kills.py [--bundle mdfnet_cxr] [--kills 25] [--folder DIR]
 """
@@ -38,24 +38,44 @@ OPTIONS = {
 }
 
 
-STAGES = {"encoders": 3, "features": 3, "stage1": 2, "stage2": 2}  # of mdfnet_cxr, and how many kills each gets of ten
-MDFNET = {
-    "scale": "demo",
-    "stages": ",".join(STAGES),
+# Of each bundle of several stages: how many kills each stage gets of ten, and the options of the run.
+STAGES = {
+    "mdfnet_cxr": {"encoders": 3, "features": 3, "stage1": 2, "stage2": 2},
+    "xr2text": {
+        "vision": 1,
+        "language": 1,
+        "features": 1,
+        "warmup": 1,
+        "easy": 2,
+        "medium": 1,
+        "hard": 1,
+        "finetune": 2,
+    },
+}
+SHAPES = {
     "virtual#n": "48",
     "virtual#shape": "[24,48,48]",
     "virtual#spacing": "[6,4,4]",
     "image_size": "64",
-    "max_epochs": "8",
-    "warmup_epochs": "1",
     "batch_size": "8",
     "ckpt_interval": "1",
     "eval_batch_size": "2",
 }
+RECIPES = {
+    "mdfnet_cxr": SHAPES
+    | {"scale": "demo", "stages": ",".join(STAGES["mdfnet_cxr"]), "max_epochs": "8", "warmup_epochs": "1"},
+    "xr2text": SHAPES
+    | {
+        "scale": "demo+smoke",
+        "last_epochs": '{"warmup": 3, "easy": 6, "medium": 9, "hard": 12, "finetune": 15}',
+        "num_epochs": "15",
+        "n_texts": "200",
+    },
+}
 
 
 def command(out: Path, bundle: str = "ct_slice_interpolation", **changed: str) -> list[str]:
-    options = (MDFNET if bundle == "mdfnet_cxr" else OPTIONS) | {"output_dir": str(out)} | changed
+    options = RECIPES.get(bundle, OPTIONS) | {"output_dir": str(out)} | changed
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
     return [sys.executable, "-u", "-m", "common", "run", f"bundles/{bundle}", *words]
 
@@ -121,17 +141,17 @@ def kills(folder: Path, count: int, expected: dict[str, torch.Tensor]) -> None:
     )
 
 
-def mdfnet(folder: Path, count: int) -> None:
+def kills_in_stages(bundle: str, folder: Path, count: int) -> None:
     """Kill each stage at random moments, among them `features`, between whose files nothing may be half done."""
-    whole, out, choose = folder / "whole", folder / "killed", random.Random(0)
-    finish(whole, bundle="mdfnet_cxr")
-    lasts = {name: json.loads((whole / name / "finished.json").read_text())["seconds"] for name in STAGES}
-    share = count / sum(STAGES.values())
-    landed: dict[str, int] = dict.fromkeys(STAGES, 0)
+    whole, out, choose, stages = folder / "whole", folder / "killed", random.Random(0), STAGES[bundle]
+    finish(whole, bundle=bundle)
+    lasts = {name: json.loads((whole / name / "finished.json").read_text())["seconds"] for name in stages}
+    share = count / sum(stages.values())
+    landed: dict[str, int] = dict.fromkeys(stages, 0)
     checkpoints, said = 0, []
-    for stage in [name for name, kills in STAGES.items() for _ in range(max(1, round(kills * share)))]:
+    for stage in [name for name, kills in stages.items() for _ in range(max(1, round(kills * share)))]:
         process = subprocess.Popen(
-            command(out, bundle="mdfnet_cxr"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command(out, bundle=bundle), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         for line in process.stdout:
             said.append(line)
@@ -141,13 +161,13 @@ def mdfnet(folder: Path, count: int) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         said.append(process.stdout.read())
-        ended = [name for name in STAGES if (out / name / "finished.json").is_file()]
-        for name in STAGES:
+        ended = [name for name in stages if (out / name / "finished.json").is_file()]
+        for name in stages:
             if name not in ended:
                 landed[name] += 1
                 break
         checkpoints += bool(list(out.glob("*/resume/.part*")))
-    said.append(finish(out, bundle="mdfnet_cxr"))
+    said.append(finish(out, bundle=bundle))
     files = {
         path.relative_to(whole): torch.load(path, weights_only=True) for path in sorted(whole.glob("models/**/*.pt"))
     }
@@ -158,8 +178,8 @@ def mdfnet(folder: Path, count: int) -> None:
     }
     tables = [path.relative_to(whole) for path in sorted(whole.glob("predictions/*.csv"))]
     report(
-        f"four stages of mdfnet_cxr after {sum(landed.values())} SIGKILLs against an undisturbed run",
-        input="48 virtual patients, 8 epochs of encoders, stage 1 and stage 2, a checkpoint every iteration",
+        f"{len(stages)} stages of {bundle} after {sum(landed.values())} SIGKILLs against an undisturbed run",
+        input="48 virtual patients, a checkpoint every iteration",
         ours=sum(differing(files[name], here[name]) for name in files),
         reference=0,
         unit="tensors that differ",
@@ -235,15 +255,15 @@ def other_configuration(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--bundle", choices=("ct_slice_interpolation", "mdfnet_cxr"), default="ct_slice_interpolation")
-    parser.add_argument("--kills", type=int, help="25, or 10 of mdfnet_cxr")
+    parser.add_argument("--bundle", choices=("ct_slice_interpolation", *STAGES), default="ct_slice_interpolation")
+    parser.add_argument("--kills", type=int, help="25, or 10 of a bundle of several stages")
     parser.add_argument("--folder", type=Path, help="new folder for the runs; a temporary one by default")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        if given.bundle == "mdfnet_cxr":
-            mdfnet(folder, given.kills or 10)
+        if given.bundle in STAGES:
+            kills_in_stages(given.bundle, folder, given.kills or 10)
             return
         finish(folder / "whole")
         expected = weights(folder / "whole")
