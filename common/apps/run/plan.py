@@ -4,6 +4,7 @@ Each stage's own configuration is built under PyTorch's `FakeTensorMode` and two
 what is counted is what the training does. The bundle's `configs/plan.json` says what a plan needs besides: `plan#batch`
 describes a batch, `plan#frozen` lists further networks that lie in memory, `plan#overrides` replaces what a plan cannot
 have yet, such as a scale that comes from the data, and `plan#stages#NAME` holds the ids that differ for one stage.
+`plan#samples`, which a bundle may have, is how many samples a stage sees, for its time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.initialization import no_init_weights
 
 from common.apps.run.bundle import (
@@ -51,6 +53,8 @@ def plan_bundle(
     stages: str | Sequence[str] | None = None,
     gpus: int = 1,
     gpu_memory: float | None = None,
+    gpu_tflops: float | None = None,
+    price: float | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Forecast what each stage of a bundle needs in memory and on disk, in seconds and without allocating it.
@@ -65,11 +69,14 @@ def plan_bundle(
         gpus: N processes, each of which holds all of it and a copy of the gradients
         gpu_memory: GB of one GPU, or of this machine's memory, to compare with; says what to change where it does not
             fit
+        gpu_tflops: N that one GPU sustains (a third to a half of what its data sheet says), for the hours of stages
+            whose samples are known
+        price: N of an hour of one GPU, for the cost
         overrides: changes a value of the configuration, by its MONAI id, in every stage that has it
 
     Returns:
-        `stages` (see `plan_stage`), `notes` (what helps where it does not fit, of `train#oom_advice`) and `not_planned`
-        (stages without a training step).
+        `stages` (see `plan_stage`; with `gpu_tflops` also `hours`, with `price` `cost`), `notes` (what helps where it
+        does not fit, of `train#oom_advice`) and `not_planned` (stages without a training step).
 
     Raises:
         UsageError: for an unknown stage, scale or id, or a number that is not positive.
@@ -79,8 +86,12 @@ def plan_bundle(
         python -m common plan ct_slice_interpolation --stages diffusion --gpu_memory 12 --plan#volume 200,512,512
     """
     bundle = open_bundle(bundle)
-    if gpus < 1 or (gpu_memory is not None and not gpu_memory > 0):
-        raise UsageError(f"--gpus is {gpus} and --gpu_memory {gpu_memory}, expected positive numbers")
+    given = {"gpus": gpus, "gpu_memory": gpu_memory, "gpu_tflops": gpu_tflops, "price": price}
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name} is {value}, expected a positive number")
+    if price is not None and gpu_tflops is None:
+        raise UsageError("--price needs --gpu_tflops, which gives the hours that are paid")
     plain = {name: planned_stage(bundle, name, scale) for name in stages_of_scale(bundle, scale, stages)}
     user = read_overrides(overrides or {}, [job.config for job in plain.values()], "the stages of this plan")
     rows, not_planned, notes = [], [], []
@@ -97,6 +108,10 @@ def plan_bundle(
             raise ValueError(
                 f"stage {name} cannot take a step on its plan#batch ({reason}), expected sizes that fit"
             ) from error
+        samples = job.config["plan"].get("samples")
+        if gpu_tflops is not None and samples is not None:
+            row["hours"] = row["flops"] * samples / (gpu_tflops * 1e12 * gpus * 3600)
+            row |= {} if price is None else {"cost": row["hours"] * price * gpus}
         rows.append({"stage": name, **row})
         if gpu_memory is not None and row["peak"] > gpu_memory * 1e9:
             helps = _what_helps(job, row["peak"], gpus)
@@ -145,7 +160,8 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
     Returns:
         Numbers: `parameters`, `trainable`; bytes: `weights`, `gradients`, `optimizer`, `average` (EMA), `frozen`
         (other networks), `activations` (what the step holds beyond these at its peak), `peak` (all together),
-        `checkpoint` (one file) and `checkpoints` (all that are kept).
+        `checkpoint` (one file) and `checkpoints` (all that are kept); `flops`, of a training step for each sample of
+        its batch (a multiplication and an addition are two).
     """
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # what fails is said in our sentence
     parser = merged_config(files)
@@ -173,6 +189,8 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
         states = [leaf for state in optimizer.state.values() for leaf in state.values()]
         optimizer_bytes = sum(leaf.untyped_storage().nbytes() for leaf in states if isinstance(leaf, torch.Tensor))
         peak = live.peak
+        with FlopCounterMode(display=False) as counter:  # which keeps tensors longer than a step does
+            loss(inferer(inputs, network, *args, **kwargs), target).backward()
     with torch.device("meta"):
         frozen = sum(_bytes_of(part) for part in parser.get_parsed_content("plan#frozen"))
     average = weights if "ema" in parser and parser["ema"] is not None else 0
@@ -190,6 +208,7 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
         "peak": peak + average + frozen + copies + RUNTIME_BYTES,
         "checkpoint": checkpoint,
         "checkpoints": _KEPT * checkpoint,
+        "flops": counter.get_total_flops() // _samples_in(batch),
     }
 
 
@@ -245,15 +264,26 @@ def _what_helps(job: Job, peak: int, gpus: int) -> list[str]:
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The forecast as text: a line per quantity, a column per stage; bytes as MB or GB."""
+    """The forecast as text: a line per quantity, a column per stage; bytes as MB or GB, FLOPs of a sample."""
     lines = []
-    for key in [key for key in (rows[0] if rows else {}) if key != "stage"]:
+    for key in [key for key in dict.fromkeys(key for row in rows for key in row) if key != "stage"]:
         line = {"": key.replace("average", "average (EMA)")}
         for row in rows:
-            count = key in ("parameters", "trainable")
-            line[row["stage"]] = f"{row[key]:,}" if count else _size(row[key])
+            line[row["stage"]] = _text(key, row[key]) if key in row else "-"
         lines.append(line)
     return format_table(lines)
+
+
+def _text(key: str, value: float) -> str:
+    if key in ("parameters", "trainable"):
+        return f"{value:,}"
+    if key == "flops":
+        return f"{value / 1e9:.3g} GFLOP"
+    return f"{value:.2f}" if key in ("hours", "cost") else _size(value)
+
+
+def _samples_in(batch: Any) -> int:
+    return next(len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim)
 
 
 def _size(n: int) -> str:

@@ -111,3 +111,19 @@ def test_the_table():
     text = as_table([{"stage": "a", "parameters": 1234567, "weights": 2_000_000_000}, {"stage": "b", "parameters": 1,
                     "weights": 5_000_000}])  # fmt: skip
     assert "1,234,567" in text and "2.00 GB" in text and "5.0 MB" in text
+
+
+def test_flops_of_a_sample_and_the_hours_and_cost_of_a_stage(capsys):
+    bundle = BUNDLE.parent / "xr2text"
+    ask = {"scale": "demo", "stages": ["vision", "easy"]}
+    few, many = (plan_bundle(bundle, **ask, overrides={"batch_size": n})["stages"] for n in (8, 16))
+    for a, b in zip(few, many, strict=True):
+        assert a["flops"] == pytest.approx(b["flops"], rel=1e-3) and "hours" not in a
+    rows = plan_bundle(bundle, **ask, gpus=2, gpu_tflops=0.5, price=3)["stages"]
+    easy = rows[1]
+    assert "hours" not in rows[0]  # how many samples it sees depends on the data
+    assert easy["hours"] == pytest.approx(easy["flops"] * 12161 * 7 / (2 * 0.5e12) / 3600)
+    assert easy["cost"] == pytest.approx(easy["hours"] * 3 * 2)
+    assert main(["plan", str(bundle), "--scale", "demo", "--stages", "easy", "--gpu_tflops", "1"]) == 0
+    assert "GFLOP" in (out := capsys.readouterr().out) and "hours" in out and "cost" not in out
+    assert main(["plan", str(bundle), "--price", "1"]) == 2 and "--price needs --gpu_tflops" in capsys.readouterr().err
