@@ -168,6 +168,7 @@ VIRTUAL_LAYOUTS: dict[str, str] = {
     "mimic_cxr": "common.data.virtual.cxr_layouts:write_mimic_cxr",
     "open_i": "common.data.virtual.cxr_layouts:write_open_i",
     "r2gen": "common.data.virtual.cxr_layouts:write_r2gen",
+    "texts": "common.data.virtual.texts:write_texts",
 }
 """Layout -> what writes virtual patients in it, see `common.data.virtual.cache`."""
 

@@ -250,7 +250,7 @@ class HistoryHandler:
                 values[name] = number
             elif isinstance(value, torch.Tensor | np.ndarray | Sequence) and not isinstance(value, str):
                 values[name] = np.asarray(value).tolist()  # one number per class, say
-            else:
+            elif not isinstance(value, Mapping):  # of a dict, ignite has put every entry beside it
                 add_note(engine, f"Metric {name} is a {type(value).__name__}, which the history does not keep.")
         numbers = {name: value for name, value in values.items() if isinstance(value, float)}
         self._check_finite(engine, {f"validation {name}": value for name, value in numbers.items()})

@@ -155,6 +155,7 @@ def test_metrics_that_are_no_scalars(tmp_path):
     @evaluator.on(Events.EPOCH_COMPLETED)
     def more(engine):
         engine.state.metrics |= {"per_class": torch.tensor([0.25, 0.5]), "text": "no", "undefined": math.nan}
+        engine.state.metrics |= {"a": 0.5, "both": {"a": 0.5}}  # as ignite leaves a metric that gives a dict
 
     trainer = make_trainer([HistoryHandler(tmp_path, "diffusion", evaluator), ValidationHandler(2, evaluator)], network)
     trainer.run()
@@ -162,6 +163,7 @@ def test_metrics_that_are_no_scalars(tmp_path):
     assert history["validations"][0]["per_class"] == [0.25, 0.5]
     assert history["validations"][0]["undefined"] is None
     assert "Metric text is a str, which the history does not keep." in history["notes"]
+    assert history["validations"][0]["a"] == 0.5 and not any("both" in note for note in history["notes"])
     assert "val/per_class" not in events(tmp_path).Tags()["scalars"]
 
 

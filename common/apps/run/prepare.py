@@ -91,7 +91,7 @@ def prepare_virtual(
 
     Args:
         output_dir: new, or written by the same call before.
-        layout: "nifti", "dicom", "ct_rate", "mimic_cxr", "open_i" or "r2gen".
+        layout: "nifti", "dicom", "ct_rate", "mimic_cxr", "open_i", "r2gen", or "texts", reports without images.
         n: number of patients (ct_rate: scans).
         seed: of the first patient; patient i has the seed `seed + i`.
         shape: voxels along (z, y, x); of an X-ray, those of the CT that it is made of. Images have 512 pixels along
@@ -115,8 +115,8 @@ def prepare_virtual(
         facts = {"layout": layout, "seed": seed, "shape": list(shape), "spacing": list(spacing)}
         if "study" in rows[0]:
             for row in rows:
-                row |= {"sha256": content_hash(out / row["image"])}
-                row |= {name: str(out / row[name]) for name in ("image", "report")}
+                row |= {"sha256": content_hash(out / row["image"])} if row["image"] else {}
+                row |= {name: str(out / row[name]) for name in ("image", "report") if row[name]}
             if layout == "mimic_cxr":
                 ehr = [str(out / name) for name in ("mimic-iv", "mimic-iv-ed")]
                 write_study_tables(out, list_mimic(out, ehr=ehr), (row["study"] for row in rows))

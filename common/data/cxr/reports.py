@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from common.data.case_list import CaseList
 from common.data.case_names import unique_texts
 from common.data.cxr.cases import FRONTAL, read_cxr_cases
 from common.data.cxr.r2gen import annotation_reports
+from common.data.datasets.case_loader import write_excluded
 from common.data.datasets.features import FeatureDataset
 from common.data.manifest import read_manifest
 from common.data.report_files import iter_reports
@@ -24,6 +26,8 @@ from common.text.difficulty import REGIONS, finding_regions, report_difficulty
 from common.text.sections import report_sections, sections_text
 
 __all__ = ["TARGETS", "read_report_cases", "read_report_splits", "report_dataset", "text_cases"]
+
+logger = logging.getLogger("train")
 
 TARGETS = {"findings": ("findings",), "impression": ("impression",), "both": ("findings", "impression")}
 """What a model is to write -> the sections that a report must have for it."""
@@ -36,14 +40,25 @@ def read_report_splits(
     policy: str = "ignore",
     target: str = "findings",
     limit: int | None = None,
+    excluded_dir: str | None = None,
 ) -> dict[str, CaseList]:
-    """Split ("train", "val", "test") -> its cases, see `read_report_cases`; the policy is for training cases alone."""
-    return {
+    """Split ("train", "val", "test") -> its cases, see `read_report_cases`; the policy is for training cases alone.
+
+    What is left out is counted in the log, and with `excluded_dir` listed in its excluded.csv.
+    """
+    splits = {
         split: read_report_cases(
             dataset_dir, split, labels, views, policy if split == "train" else "ignore", target, limit
         )
         for split in ("train", "val", "test")
     }
+    excluded = [row for cases in splits.values() for row in cases.excluded]
+    if excluded:
+        where = "" if excluded_dir is None else f", with reasons in {write_excluded(Path(excluded_dir), excluded)}"
+        logger.warning(
+            f"{len(excluded)} of {len(excluded) + sum(map(len, splits.values()))} studies are left out{where}"
+        )
+    return splits
 
 
 def report_dataset(

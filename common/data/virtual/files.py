@@ -31,6 +31,7 @@ _OWNED = {
     "ct_rate": ("dataset",),
     "mimic_cxr": ("files", "truth", "mimic-iv", "mimic-iv-ed", "mimic_cxr_sectioned.csv"),
     "open_i": ("images", "truth", "indiana_reports.csv", "indiana_projections.csv"),
+    "texts": ("reports.csv",),
     "r2gen": ("images", "truth", "annotation.json"),
 }
 """Layout -> what its writer makes in the folder."""

@@ -6,12 +6,16 @@ here, as nothing is painted, and the report and its labels by the code that repo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from common.data.virtual.files import Cohort, claim, save_csv
 from common.data.virtual.findings import Finding
 from common.data.virtual.geometry import stream
 from common.data.virtual.patient import virtual_person
@@ -21,7 +25,7 @@ from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.cxr_template import cxr_report
 from common.text.template_facts import LOBES, SEVERITIES
 
-__all__ = ["virtual_texts"]
+__all__ = ["virtual_texts", "write_texts"]
 
 # Finding -> its kinds, where it is (None: a lobe), its number, and its size in mm of an adult.
 _LOOKS: dict[str, tuple[Sequence[str], Sequence[str] | None, tuple[int, int], tuple[float, float]]] = {
@@ -77,6 +81,26 @@ def virtual_texts(n: int, seed: int) -> Iterator[dict[str, Any]]:
         report = cxr_report(shown, labels, *virtual_person(number), number)
         known = {name: report.labels[name] for name in CHEXPERT_LABELS}
         yield {"case": f"text_{number}", "sections": report.sections, "labels": known}
+
+
+def write_texts(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> list[dict[str, Any]]:
+    """Write ``reports.csv``: case, the sections of the report, and the 14 labels; no CT is drawn.
+
+    Returns:
+        One row per report as of `common.data.virtual.cxr_layouts.write_mimic_cxr`, all of them for training, without an
+        image and a view; the report is the table that holds it.
+    """
+    out = claim(output_dir, "texts", cohort)
+    texts = list(virtual_texts(cohort.n, cohort.seed))
+    table = [{"study": text["case"]} | text["sections"] | text["labels"] for text in texts]
+    save_csv(out / "reports.csv", list(table[0]), table)
+    return [
+        {"case": text["case"], "patient": text["case"], "split": "train", "image": "", "study": text["case"]}
+        | {"view": "", "report": "reports.csv"}
+        | text["labels"]
+        | {"sha256": sha256(json.dumps(text["sections"]).encode()).hexdigest()}
+        for text in texts
+    ]
 
 
 def _findings(name: str, rng: np.random.Generator) -> list[Finding]:

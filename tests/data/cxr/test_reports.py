@@ -83,6 +83,18 @@ def test_what_cannot_be_used_is_listed(mimic):
     assert sum("without a view PA or AP" in row["reason"] for row in found.excluded) == len(only_lateral)
 
 
+def test_what_is_left_out_is_counted_and_listed(mimic, tmp_path, caplog):
+    report = {row["study"]: mimic / row["report"] for row in rows(mimic) if row["view"] in ("PA", "AP")}
+    study = next(row["study"] for row in rows(mimic) if row["split"] == "train")
+    report[study].write_text(" ")
+    with caplog.at_level("WARNING", "train"):
+        splits = read_report_splits(mimic, excluded_dir=str(tmp_path / "warmup"))
+    total = 1 + sum(map(len, splits.values()))
+    assert f"1 of {total} studies are left out, with reasons in" in caplog.text
+    with (tmp_path / "warmup" / "excluded.csv").open(newline="") as file:
+        assert [row["reason"] for row in csv.DictReader(file)] == ["is empty, expected a report"]
+
+
 def test_images_or_tokens(mimic, tmp_path):
     cases = read_report_cases(mimic, "train")
     data = report_dataset(cases, "train", lambda item: item | {"image": torch.zeros(3, 4, 4)})

@@ -1,9 +1,13 @@
 import time
 
+from common.apps.run.prepare import prepare_virtual
+from common.data.manifest import read_manifest
+from common.data.report_files import iter_reports
 from common.data.virtual.findings import CT_RATE_LABELS
 from common.data.virtual.texts import _LOOKS, virtual_texts
 from common.data.virtual.xray_findings import XRAY_FINDINGS
 from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
+from common.text.sections import sections_text
 
 
 def test_every_finding_has_a_look():
@@ -25,3 +29,17 @@ def test_five_hundred_a_second():
     begin = time.process_time()
     list(virtual_texts(200, 0))
     assert time.process_time() - begin < 0.4
+
+
+def test_as_a_layout(tmp_path):
+    summary = prepare_virtual(tmp_path / "texts", "texts", n=30, seed=5)
+    assert summary["counts"]["train"] == 30 and prepare_virtual(tmp_path / "texts", "texts", n=30, seed=5) == summary
+    rows = read_manifest(tmp_path / "texts")
+    reports = {report.study: report for report in iter_reports(tmp_path / "texts" / "reports.csv")}
+    for row, text in zip(rows, virtual_texts(30, 5), strict=True):
+        assert (row["case"], row["image"]) == (text["case"], "") and row["report"].endswith("reports.csv")
+        sections = sections_text(reports[row["study"]].sections)
+        assert all(sections[name] == text["sections"][name] for name in ("findings", "impression"))
+        assert [row[label] for label in CHEXPERT_LABELS] == [
+            "" if (value := text["labels"][label]) is None else str(value) for label in CHEXPERT_LABELS
+        ]
