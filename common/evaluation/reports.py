@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
@@ -17,6 +18,7 @@ from torch.utils.data import Subset
 from common.data.case_list import CaseList
 from common.data.datasets.case_loader import CaseLoader
 from common.evaluation.evaluation import Evaluation, Measured
+from common.evaluation.report_page import report_page
 from common.io.bad_input import BadInput
 from common.metrics.report.corpus_metric import CorpusMetric
 from common.metrics.report.metrics import Metrics, read_labels, report_kind, report_metrics
@@ -38,6 +40,10 @@ SHOWN = {
 }
 """Column of the table -> metric, see `common.metrics.report.metrics`."""
 _INTERVALS = ("bleu_4", "rouge_l", "micro_f1_14")
+_FEWEST = 20  # patients from which on a difference is tested
+_EXAMPLES = 8
+_RESULT = ("system", "cases", "bleu_4", "rouge_l", "cider", "micro_f1_14", "micro_f1_14_low", "micro_f1_14_high",
+           "micro_f1_14_p", "distinct_reports")  # fmt: skip
 _MODEL, _SHUFFLED = "model", "model, images shuffled"
 
 
@@ -103,23 +109,29 @@ class ReportEvaluation(Evaluation):
             found = self._write(split, excluded)
             systems = self._systems(found, with_others=split == there[-1])
             true = read_labels(found.real, self.kind)
+            model: Metrics = {}
             for name, texts in systems.items():
                 metrics = report_metrics(texts, found.real, (read_labels(texts, self.kind), true), self.kind)
                 rows.append({"system": name, "split": split, "cases": len(texts)} | self._figures(metrics, found))
                 rows[-1]["distinct_reports"] = len(set(map(clean_report, texts))) / len(texts)
-                if name == _MODEL and split == there[-1]:
-                    each = _per_case(metrics, found)
+                if name == _MODEL:
+                    model, each = metrics, _per_case(metrics, found)
+                else:
+                    rows[-1] |= self._differences(model, metrics, found)
         scored = [row for row in rows if row["split"] == there[-1]]
-        baselines = {row["system"]: row["micro_f1_14"] for row in scored if row["system"] != _MODEL}
-        result = [row for row in rows if row["split"] != there[-1]]
+        others = [row for row in rows if row["split"] != there[-1]]
         cited = [{"system": row["system"], "split": "published"} | dict(row) for row in self.published]
+        baselines = {row["system"]: row["micro_f1_14"] for row in scored[1:]}
+        examples = [(row, self._image(row["case"])) for row in each[:_EXAMPLES]]
         return Measured(
-            {"metrics": each, "metrics_mean": scored + result + cited},
+            {"metrics": each, "metrics_mean": scored + others + cited},
+            result=[{name: row[name] for name in _RESULT if name in row} for row in scored],
             cases=len(each),
             data=str(self.input),
             parameters={"total": sum(p.numel() for p in self.network.parameters()), "trainable": 0},
             baselines={name: value for name, value in baselines.items() if not math.isnan(value)},
             excluded=excluded,
+            page=report_page(scored, others, cited, examples),
             number_format=".4f",
         )
 
@@ -186,6 +198,25 @@ class ReportEvaluation(Evaluation):
                         row |= {f"{name}_low": between[columns[name]].low, f"{name}_high": between[columns[name]].high}
         order = [column for name in SHOWN for column in (name, f"{name}_low", f"{name}_high") if column in row]
         return {name: row[name] for name in order}
+
+    def _differences(self, model: Metrics, other: Metrics, found: _Written) -> dict[str, float]:
+        """P of the difference between the model and another method, of patients enough to tell one."""
+        patients = [case["patient"] for case in found.cases]
+        if len(set(patients)) < _FEWEST:
+            return {}
+        tested = {}
+        for group, members in model.items():
+            for ours, theirs in zip(members, other[group], strict=True):
+                columns = {name: own for name, own in _columns(group, ours).items() if name in _INTERVALS}
+                if columns:
+                    found_p = ours.p_values(theirs, self.draws, self.seed, patients)
+                    tested |= {f"{name}_p": found_p[own] for name, own in columns.items()}
+        return {f"{name}_p": tested[f"{name}_p"] for name in _INTERVALS if f"{name}_p" in tested}
+
+    def _image(self, name: str) -> np.ndarray:
+        """The image of a case as the network gets it, for a picture."""
+        index = next(i for i, case in enumerate(self.cases) if case["case"] == name)
+        return np.asarray(torch.as_tensor(self.dataset[index]["image"]).as_subclass(Tensor))[0]
 
     def _loader(self, split: str) -> CaseLoader:
         indices = [i for i, case in enumerate(self.cases) if case["split"] == split]

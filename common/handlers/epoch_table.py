@@ -11,6 +11,8 @@ from ignite.engine import Engine, Events
 
 from common.handlers.engine_state import iteration_losses, scalar
 from common.io.output_folder import csv_text, write_text
+from common.visualize.charts import epoch_curves
+from common.visualize.figures import save_picture
 
 __all__ = ["EpochTable"]
 
@@ -19,7 +21,8 @@ class EpochTable:
     """Write OUTPUT_DIR/NAME: a row per epoch with the mean training loss and metrics of the validation.
 
     Each metric stands beside its change against the first epoch of the table, and since the stage began, in percent.
-    Rows of this stage and of later ones are replaced, those of earlier ones stay. Attach it after the validation.
+    Rows of this stage and of later ones are replaced, those of earlier ones stay. When the stage ends, the curves go to
+    OUTPUT_DIR/pictures. Attach it after the validation.
 
     Args:
         output_dir: of the run.
@@ -73,6 +76,10 @@ class EpochTable:
             row[f"{heading} against epoch {first['epoch']} (%)"] = _change(row[heading], first.get(heading, ""))
             row[f"{heading} in this stage (%)"] = _change(row[heading], begun.get(heading, ""))
         write_text(self.path, csv_text(list(row), [*rows, row]))
+        if engine.state.epoch == engine.state.max_epochs:
+            picture = self.path.parent / "pictures" / f"{self.path.stem}.png"
+            caption = "The epochs of all stages on the whole validation split; dotted: a stage begins."
+            save_picture(epoch_curves([*rows, row], ["train loss", *self.columns]), picture, caption)
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():

@@ -237,3 +237,23 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8.5, colors=GREY, labelcolor="black")
+
+
+def epoch_curves(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Figure:
+    """A curve per column over the epochs of a training in stages, with a line where a stage begins.
+
+    Args:
+        rows: with "stage", "epoch" and the columns as text, a blank where there is no value.
+        columns: those that are drawn, each with axes of its own.
+    """
+    figure = Figure(figsize=(3.4 * len(columns), 2.8), layout="constrained")
+    begins = [int(row["epoch"]) for row, before in zip(rows[1:], rows, strict=False) if row["stage"] != before["stage"]]
+    for axes, name in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
+        axes.plot(*zip(*points, strict=True), color=OKABE_ITO[0], marker="o", markersize=3) if points else None
+        for epoch in begins:
+            axes.axvline(epoch - 0.5, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_title(name, fontsize=10, loc="left")
+        axes.set_xlabel("epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

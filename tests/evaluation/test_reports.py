@@ -8,6 +8,7 @@ from torch import nn
 from common.data.case_list import CaseList
 from common.evaluation.reports import ReportEvaluation
 from common.io.bad_input import BadInput
+from common.visualize.html_report import render_page
 
 TEXTS = {0: "No acute process.", 1: "Small left pleural effusion.", 2: "Cardiomegaly."}
 
@@ -103,3 +104,14 @@ def test_what_cannot_be_read_is_listed(tmp_path):
     assert measured.cases == 11 and {"path": "test3", "reason": "is broken"} in list(measured.excluded)
     with pytest.raises(BadInput, match="has no usable case in the split val"):
         evaluation(cases, broken=["val0", "val1", "val2"]).run(tmp_path)
+
+
+def test_differences_are_tested_from_enough_patients_on_and_shown(tmp_path):
+    cases = CaseList([case("test", 2 * i, i % 3) for i in range(24)])
+    measured = evaluation(cases).run(tmp_path)
+    (model, shuffled) = measured.tables["metrics_mean"]
+    assert "micro_f1_14_p" not in model and shuffled["micro_f1_14_p"] < 0.05
+    page = render_page(measured.page)
+    assert "Reference: Cardiomegaly." in page and "Model: Cardiomegaly." in page and page.count("data:image/png") >= 9
+    few = evaluation(CaseList(cases[:6])).run(tmp_path)
+    assert not any(name.endswith("_p") for row in few.tables["metrics_mean"] for name in row)

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 from ignite.engine import Engine, Events
 
 from common.handlers.epoch_table import EpochTable
+from common.visualize.charts import epoch_curves
+from common.visualize.figures import picture_caption
 
 
 def train(out, stage, first_epoch, scores):
@@ -30,6 +32,11 @@ def test_epochs_are_counted_through_the_stages(tmp_path):
     assert {row["train loss"] for row in rows} == {"3.0000"} and {row["loss"] for row in rows} == {""}
     assert [row["BLEU-4 against epoch 1 (%)"] for row in rows] == ["+0.0", "+10.0", "+100.0", "+150.0"]
     assert [row["BLEU-4 in this stage (%)"] for row in rows] == ["+0.0", "+10.0", "+0.0", "+25.0"]
+    figure = epoch_curves(rows, ["train loss", "BLEU-4", "loss"])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["train loss", "BLEU-4", "loss"]
+    curve, border = figure.axes[1].lines
+    assert list(curve.get_ydata()) == [0.1, 0.11, 0.2, 0.25] and border.get_xdata()[0] == 2.5
+    assert picture_caption(tmp_path / "pictures" / "epochs.png").startswith("The epochs of all stages")
 
 
 def test_a_stage_that_runs_again_replaces_its_rows_and_those_after_it(tmp_path):

@@ -48,3 +48,22 @@ def test_a_bundle_without_a_demo_says_so(tmp_path: Path, evaluated: list[Any]) -
     (bundle / "configs" / "demo.json").unlink()
     with pytest.raises(UsageError, match=r"--scale is 'demo', expected one of paper"):
         run_demo(bundle, tmp_path / "run")
+
+
+@pytest.mark.parametrize("commit", [None, "a" * 40, "a" * 40 + "+changes"])
+def test_an_evaluation_stands_while_nothing_changes(
+    tmp_path: Path, evaluated: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: Any, commit: str | None
+) -> None:
+    whole = demo.run_recipe
+    monkeypatch.setattr(demo, "run_recipe", lambda *args, **kwargs: whole(*args, **kwargs) | {"git_commit": commit})
+    bundle, out = make_toy_bundle(tmp_path), tmp_path / "run"
+    first = run_demo(bundle, out)
+    (out / "evaluation" / "index.html").touch()
+    again = run_demo(bundle, out)
+    assert len(evaluated) == (2 if commit and len(commit) > 40 else 1)  # code that is not committed may have changed
+    assert again["evaluation"] == first["evaluation"] and again["baselines"] == first["baselines"]
+    (out / "evaluation" / "index.html").unlink()
+    run_demo(bundle, out)
+    (out / "models" / "second.pt").unlink()  # so the stage runs again
+    run_demo(bundle, out)
+    assert len(evaluated) == (4 if commit and len(commit) > 40 else 3)
