@@ -105,7 +105,15 @@ def generate_texts(
 
     Returns:
         For each case `num_return_sequences` texts, the likeliest first; an empty one is "".
+
+    Raises:
+        ValueError: for more new tokens than the decoder has positions.
     """
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and decoding.max_new_tokens >= most:
+        raise ValueError(
+            f"max_new_tokens is {decoding.max_new_tokens}, expected less than the decoder's {most} positions"
+        )
     idle = () if decoding.do_sample else ("temperature", "top_p")
     idle += () if decoding.num_beams > 1 else ("length_penalty",)  # generate warns of what it does not use
     settings = {name: value for name, value in asdict(decoding).items() if name not in idle}

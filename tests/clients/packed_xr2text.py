@@ -23,7 +23,8 @@ def write_weights(folder: Path) -> Path:
     torch.manual_seed(0)
     fitted_tokenizer(str(folder), SENTENCES * 20, vocab_size=SIZES["vocab_size"])
     vision = VisionEncoder(config=VISION, embedding=None, image_size=32)
-    network = ReportModel(HAQTARR(16, 16, width=16, heads=2), load_language_model(config=SIZES), vision)
+    decoder = load_language_model(config=SIZES | {"max_position_embeddings": 128})
+    network = ReportModel(HAQTARR(16, 16, width=16, heads=2), decoder, vision)
     settings = {"image_size": 32, "views": ["PA", "AP"], "target": "findings"}
     ModelPartSaver(str(folder), network, labels=CHEXPERT_LABELS, settings=settings)()
     return folder

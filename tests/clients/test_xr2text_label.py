@@ -30,6 +30,6 @@ def test_xr2text_is_offered(server):
 
 
 def test_xr2text_writes_the_report_that_predict_writes(server, tmp_path):
-    answer = json.loads(infer(server[0], NAME, "case_0", "json", {"device": "cpu", "result_write_to_file": False}))
+    answer = json.loads(infer(server[0], NAME, "case_0", "json", {"device": "cpu"}))
     predict(BUNDLE, server[1] / "studies" / "case_0.png", tmp_path, server[1] / "bundle" / "weights")
     assert answer["report"] == json.loads((tmp_path / "case_0.json").read_text())["report"] != ""

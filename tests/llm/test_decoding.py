@@ -95,3 +95,9 @@ def test_repetition_is_allowed_unless_asked(trained):
 def test_settings_that_mean_nothing(settings, sentence):
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
         Decoding.of(**settings)
+
+
+def test_more_tokens_than_positions_are_refused(trained):
+    model, tokenizer, states = trained
+    with pytest.raises(ValueError, match="max_new_tokens is 64, expected less than the decoder's 64 positions"):
+        generate_texts(model, tokenizer, Decoding(max_new_tokens=64), states)
