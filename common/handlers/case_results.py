@@ -73,6 +73,7 @@ class ReportResults:
         regions: names of those that the model's queries read.
         global_queries: its first queries, which are of no region.
         pictures: whether each case gets a picture of where they read.
+        warning: a sentence that stands in the JSON and over the picture.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class ReportResults:
         regions: Sequence[str] = (),
         global_queries: int = 0,
         pictures: bool = True,
+        warning: str | None = None,
     ) -> None:
         self.folder, self.labels, self.decoding = Path(output_dir), tuple(labels), dict(decoding)
+        self.warning = warning
         self.regions, self.global_queries, self.pictures = tuple(regions), global_queries, pictures
         self.written: list[str] = []
 
@@ -100,7 +103,7 @@ class ReportResults:
         for i, (case, texts) in enumerate(zip(batch["case"], found.texts, strict=True)):
             labels = {label: round(p, 6) for label, p in zip(self.labels, probabilities[i], strict=True)}
             routing = found.anatomy.routing[i].tolist()
-            more: dict[str, Any] = {"report": texts[0]}
+            more: dict[str, Any] = {"report": texts[0]} | ({"warning": self.warning} if self.warning else {})
             if not texts[0]:
                 more["note"] = "The model wrote nothing."
             if len(texts) > 1:
@@ -124,9 +127,10 @@ class ReportResults:
         each = (len(queries) - self.global_queries) // regions
         attention = queries[self.global_queries :].unflatten(0, (regions, each)).mean(1)
         sentences = [(s["text"], s["region"], s["probability"]) for s in said.get("sentences", ())]
+        title = f"{case}. {self.warning}" if self.warning else case
         return region_figure(
             image[0].float().cpu().numpy(), attention.cpu().numpy(), anatomy.priors[i].float().cpu().numpy(),
-            list(said["routing"].values()), self.regions, sentences, case,
+            list(said["routing"].values()), self.regions, sentences, title,
         )  # fmt: skip
 
 

@@ -83,10 +83,13 @@ def test_files_of_the_cases(tokenizer, tmp_path):
     sentences = sentence_regions(network, tokenizer, written.states, texts)
     written = written._replace(texts=[[text] for text in texts], sentences=sentences)
     labels, regions = [f"l{i}" for i in range(14)], network.queries.regions
-    results = ReportResults(str(tmp_path), labels, {"num_beams": 1}, regions, network.queries.global_queries)
+    results = ReportResults(
+        str(tmp_path), labels, {"num_beams": 1}, regions, network.queries.global_queries, warning="W."
+    )
     results._iteration_completed(engine_with(written, case=["a", "b.1"], image=torch.rand(2, 3, 24, 24)))
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["report"] == "No effusion. Heart is normal." and content["decoding"] == {"num_beams": 1}
+    assert content["warning"] == "W."
     assert [sentence["text"] for sentence in content["sentences"]] == ["No effusion", "Heart is normal"]
     assert all(s["region"] in regions and 1 / 7 <= s["probability"] <= 1 for s in content["sentences"])
     assert list(content["routing"]) == list(regions) and sum(content["routing"].values()) == pytest.approx(1, abs=1e-5)
