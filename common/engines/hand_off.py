@@ -16,8 +16,6 @@ from common.io.output_folder import atomic_path
 
 __all__ = ["HandOff"]
 
-FILE = "hand_off.pt"
-
 
 class HandOff:
     """Begin with the states that the stage before left, and leave those of this one.
@@ -27,7 +25,8 @@ class HandOff:
     such as `BestCheckpoints` put other weights into the network.
 
     Args:
-        output_dir: folder of the run; a stage has `STAGE/hand_off.pt` and `STAGE/checkpoints` in it.
+        ckpt_dir: folder of what stages hand on; a stage has `hand_off/STAGE.pt` in it.
+        output_dir: folder of the run; a stage has `STAGE/checkpoints` in it.
         stage: this one.
         before: the stage before; None for the first.
         objects: name -> anything with `state_dict` and `load_state_dict`; None is left out.
@@ -36,14 +35,16 @@ class HandOff:
 
     def __init__(
         self,
+        ckpt_dir: str,
         output_dir: str,
         stage: str,
         before: str | None,
         objects: Mapping[str, Any],
         best: tuple[str, ...] | list[str] = (),
     ) -> None:
-        self.folder = Path(output_dir) / stage
+        self.file, self.folder = Path(ckpt_dir) / "hand_off" / f"{stage}.pt", Path(output_dir) / stage
         self.before = None if before is None else Path(output_dir) / before
+        self._written = False
         self.objects = {name: item for name, item in objects.items() if item is not None}
         self.best = list(best)
 
@@ -51,11 +52,13 @@ class HandOff:
         """Follow a trainer."""
         engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def _started(self, engine: Engine) -> None:
+        self._written = False
         if self.before is None or engine.state.iteration > 0:
             return
-        path = self.before / FILE
+        path = self.file.with_stem(self.before.name)
         if not path.is_file():
             raise BadInput(path, f"does not exist, expected what the stage {self.before.name} leaves; run it first")
         states = read_state_file(path)["objects"]
@@ -68,14 +71,23 @@ class HandOff:
                 raise BadInput(path, f"does not fit the {name} ({str(error).splitlines()[0]})") from error
         if idist.get_rank() == 0:
             for name in self.best:
-                source = self.before / "checkpoints" / name
-                if source.is_file():
-                    target = self.folder / "checkpoints" / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_path(target) as part:
-                        shutil.copyfile(source, part)
+                source, target = (folder / "checkpoints" / name for folder in (self.before, self.folder))
+                if not source.is_file():
+                    raise BadInput(source, f"does not exist, expected what the stage {self.before.name} kept")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_path(target) as part:
+                    shutil.copyfile(source, part)
 
     def _epoch_completed(self, engine: Engine) -> None:
-        if engine.state.epoch == engine.state.max_epochs and idist.get_rank() == 0:
+        if engine.state.epoch == engine.state.max_epochs:
+            self._write()
+
+    def _completed(self, engine: Engine) -> None:
+        if not self._written:  # a limit ended the stage within an epoch
+            self._write()
+
+    def _write(self) -> None:
+        self._written = True
+        if idist.get_rank() == 0:
             states = {name: item.state_dict() for name, item in self.objects.items()}
-            write_state_file(self.folder / FILE, {"objects": states})
+            write_state_file(self.file, {"objects": states})

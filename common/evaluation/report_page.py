@@ -36,7 +36,7 @@ def report_page(
     """
     model = scored[0]
     split, cases = model["split"], model["cases"]
-    lead = f"Reports of {cases} cases of the split {split}, beside those of methods that do not look at the image."
+    lead = f"Reports of {cases} cases of the split {split}, beside those of simple methods, some of which do not look."
     facts = {"Cases": str(cases), "Split": str(split), "Intervals": "95 %, bootstrap over patients"}
     wording = "Wording, on texts in small letters without punctuation; METEOR with exact words and stems"
     findings = (

@@ -107,7 +107,7 @@ class ReportEvaluation(Evaluation):
         each: list[dict[str, Any]] = []
         for split in there:
             found = self._write(split, excluded)
-            systems = self._systems(found, with_others=split == there[-1])
+            systems = self._systems(found, excluded if split == there[-1] else None)
             true = read_labels(found.real, self.kind)
             model: Metrics = {}
             for name, texts in systems.items():
@@ -157,10 +157,10 @@ class ReportEvaluation(Evaluation):
         _, tokens, _ = self.network.vision.tokens(inputs)
         return nn.functional.normalize(tokens.float().mean(1), dim=1).cpu()
 
-    def _systems(self, found: _Written, with_others: bool) -> dict[str, list[str]]:
-        """Name of a method -> its reports of the cases."""
+    def _systems(self, found: _Written, excluded: list[dict[str, str]] | None) -> dict[str, list[str]]:
+        """Name of a method -> its reports of the cases; without a list of excluded cases the model's alone."""
         systems = {_MODEL: found.texts}
-        if not with_others:
+        if excluded is None:
             return systems
         if len(found.texts) > 1:
             systems[_SHUFFLED] = _of_others(found.cases, found.texts, self.seed)
@@ -177,9 +177,11 @@ class ReportEvaluation(Evaluation):
             systems["most frequent report"] = [counts.most_common(1)[0][0]] * len(found.texts)
             systems["random report"] = [rng.choice(train)["report"] for _ in found.texts]
             used, features = [], []
-            for batch in self._loader("train"):
+            loader = self._loader("train")
+            for batch in loader:
                 features.append(self._features(self.prepare_batch(batch, self.device)[0]))
                 used += batch["report"]
+            excluded += loader.excluded
             nearest = (found.features @ torch.cat(features).T).argmax(1).tolist()
             systems["nearest training image"] = [used[index] for index in nearest]
         return systems

@@ -32,6 +32,7 @@ class BestCheckpoints:
         final: one of the names, None keeps the last weights.
         every: epochs between two `epoch_NNN.pt`.
         n_saved: of those that are kept.
+        first_epoch: epochs of the training before this stage of it.
 
     Raises:
         ValueError: if `final` is no criterion, a mode is unknown or missing, or a number is out of range.
@@ -40,6 +41,7 @@ class BestCheckpoints:
     def __init__(
         self, save_dir: str, network: nn.Module | ChosenWeights, validator: Engine, criteria: Mapping[str, str],
         final: str | None = "best_mean", every: int = 5, n_saved: int = 3, mode: str | Mapping[str, str] = "max",
+        first_epoch: int = 0,
     ) -> None:  # fmt: skip
         modes = dict.fromkeys(criteria, mode) if isinstance(mode, str) else dict(mode)
         if modes.keys() != criteria.keys() or not set(modes.values()) <= {"max", "min"}:
@@ -51,6 +53,7 @@ class BestCheckpoints:
         self.folder, self.network, self.validator = Path(save_dir), network, validator
         self.criteria, self.final, self.every, self.n_saved = dict(criteria), final, every, n_saved
         self.signs = {name: 1 if wanted == "max" else -1 for name, wanted in modes.items()}
+        self.first_epoch = first_epoch
         self.best: dict[str, dict[str, float]] = {}
         self._ended = False
 
@@ -79,7 +82,7 @@ class BestCheckpoints:
         for name, metric in self.criteria.items():
             value = scalar(validator.state.metrics.get(metric))
             if value is not None and (name not in self.best or self._is_better(name, value)):
-                self.best[name] = {"value": value, "epoch": self._trainer.state.epoch}
+                self.best[name] = {"value": value, "epoch": self.first_epoch + self._trainer.state.epoch}
                 self._save(f"{name}.pt")
 
     def _is_better(self, name: str, value: float) -> bool:

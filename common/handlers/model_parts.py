@@ -143,6 +143,7 @@ class PartCheckpointLoader:
         make_weights: the command that makes the file, for the sentence that says it is missing.
         parts: which of the network's parts get weights; default all.
         optional: without the file the network stays as it is, with a line in the log.
+        settings: that must be those of the file, as its `ModelPartSaver` kept them.
     """
 
     def __init__(
@@ -153,9 +154,10 @@ class PartCheckpointLoader:
         make_weights: str | None = None,
         parts: Sequence[str] | None = None,
         optional: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.network, self.part, self.make_weights = path, network, part, make_weights
-        self.parts, self.optional = parts, optional
+        self.parts, self.optional, self.settings = parts, optional, dict(settings or {})
 
     def attach(self, engine: Engine) -> None:
         """Load when the engine starts."""
@@ -173,8 +175,12 @@ class PartCheckpointLoader:
             load_part(network, self.path, self.part, make_weights=self.make_weights)
             return
         if self.optional and not Path(self.path).is_file():
-            logger.info(f"{self.path} does not exist, so {', '.join(self.parts or network.parts())} begin as they are")
+            logger.warning(f"{self.path} does not exist, so {', '.join(self.parts or network.parts())} begin untrained")
             return
+        then = _read_json(_definitions_of(Path(self.path))) if self.settings else {}
+        for key, value in self.settings.items():
+            if then.get(key) != value:
+                raise BadInput(self.path, f"was trained with {key} {then.get(key)}, expected {value}; make it anew")
         here, state = network.parts(), read_state(self.path, self.make_weights)
         if self.parts is not None:
             for name in self.parts:

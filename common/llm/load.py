@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 
 from common.networks.pretrained_encoder import build_model, default_config, load_model, read_config
 
@@ -51,6 +51,8 @@ def load_language_model(
     else:
         network = load_model(model, settings, allow_download, kind=kind)
     network.tie_weights()  # as a plan needs it, which builds networks without the initial values that come with it
+    # Rules of decoding that come with published weights (BART's are of news summaries) are not those of reports.
+    network.generation_config = GenerationConfig.from_model_config(network.config)
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     if without_encoder:

@@ -100,6 +100,8 @@ class ReportModel(nn.Module):
         self.vision, self.queries, self.decoder = vision, queries, decoder
         self.findings = FindingTokens(queries.in_features, width, findings, max(8, width // 2))
         self.finding_tokens = finding_tokens
+        for token in (self.findings.absent, self.findings.present):
+            token.requires_grad_(finding_tokens)  # what gets no gradient stops distributed training
 
     @property
     def features_of(self) -> tuple[str, ...]:

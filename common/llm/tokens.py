@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from common.networks.weights import missing_weights
 
 __all__ = [
     "IGNORED", "TOKENIZER", "build_tokenizer", "check_tokenizer", "encode_targets", "fitted_tokenizer",
-    "load_tokenizer", "mean_target_length", "saved_tokenizer",
+    "load_tokenizer", "mean_target_length", "saved_tokenizer", "vocabulary_checksum",
 ]  # fmt: skip
 
 TOKENIZER = "tokenizer"
@@ -113,20 +115,41 @@ def fitted_tokenizer(
     return load_tokenizer(folder)
 
 
-def saved_tokenizer(ckpt_dir: str, make_weights: str | None = None) -> PreTrainedTokenizerBase:
+def saved_tokenizer(
+    ckpt_dir: str, make_weights: str | None = None, vocabulary: int | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights in a folder.
+
+    Args:
+        ckpt_dir: the folder.
+        make_weights: the command that makes it, for the sentence that says it is missing.
+        vocabulary: checksum of the one that the weights were trained with; None if it is not known.
 
     Raises:
         MissingWeights: if there is none.
+        BadInput: if it is another one.
     """
     folder = Path(ckpt_dir) / TOKENIZER
     if not folder.is_dir():
         raise missing_weights(f"{folder} does not exist", make_weights)
-    return load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
+    if vocabulary is not None and vocabulary_checksum(tokenizer) != vocabulary:
+        raise BadInput(
+            folder, "has another vocabulary than the weights beside it, expected the one they were trained with"
+        )
+    return tokenizer
+
+
+def vocabulary_checksum(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A number, below 2^31, that another vocabulary does not have."""
+    return zlib.crc32(json.dumps(sorted(tokenizer.get_vocab().items())).encode()) & 0x7FFFFFFF
 
 
 def mean_target_length(
-    tokenizer: PreTrainedTokenizerBase, cases: Sequence[Mapping[str, Any]], decoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase,
+    cases: Sequence[Mapping[str, Any]],
+    decoder: PreTrainedModel,
+    others: Sequence[Mapping[str, Any]] = (),
 ) -> float:
     """Tokens of a report with the special ones, mean over cases, after all have been found to fit the decoder.
 
@@ -134,20 +157,22 @@ def mean_target_length(
         tokenizer: of the decoder.
         cases: with "case" and "report".
         decoder: that learns them.
+        others: cases that must fit, too, such as those of the validation.
 
     Raises:
         BadInput: naming the longest report if any has more tokens than the decoder has positions, and their number.
         ValueError: if the tokenizer is not the decoder's.
     """
     check_tokenizer(tokenizer, decoder)
-    lengths = [len(ids) for ids in tokenizer([case["report"] for case in cases])["input_ids"]]
+    every = [*cases, *others]
+    lengths = [len(ids) for ids in tokenizer([case["report"] for case in every])["input_ids"]]
     most = getattr(decoder.config, "max_position_embeddings", None)
     long = [n for n in lengths if most is not None and n > most]
     if long:
-        case = cases[lengths.index(max(lengths))]["case"]
-        reason = f"has a report of {max(lengths)} tokens, as {len(long)} of {len(cases)} cases have more than {most}"
+        case = every[lengths.index(max(lengths))]["case"]
+        reason = f"has a report of {max(lengths)} tokens, as {len(long)} of {len(every)} cases have more than {most}"
         raise BadInput(case, f"{reason}, expected at most the positions of the decoder")
-    return sum(lengths) / len(lengths)
+    return sum(lengths[: len(cases)]) / len(cases)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

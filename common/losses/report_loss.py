@@ -106,6 +106,8 @@ class ReportLoss(nn.Module):
             parts["routing"] = routing_loss(anatomy.routing, target["regions"])
             parts["prior"] = prior_loss(anatomy.attention, anatomy.priors, self.global_queries)
         if self.weights["agreement"]:
+            if len(target["labels"]) % 2:
+                raise ValueError("the batch does not hold every case twice, expected it for an agreement of passes")
             parts["agreement"] = agreement_loss(*output.logits.chunk(2), target["labels"].chunk(2)[0])
         self.parts = {"token_mean": self.tokens.token_mean} | {name: part.detach() for name, part in parts.items()}
         return loss + sum(self.weights[name] * part for name, part in parts.items())

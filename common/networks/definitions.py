@@ -112,6 +112,7 @@ _SETTINGS: dict[str, Callable[[Any], bool]] = {
     "demo": lambda value: isinstance(value, bool),
     "image_size": _is_count,
     "max_tokens": _is_count,
+    "vocabulary": _is_count,
     "background_passages": _is_count,
     "sampler#_target_": lambda value: isinstance(value, str) and _SAMPLER.fullmatch(value) is not None,
 }

@@ -101,6 +101,10 @@ class HAQTARR(nn.Module):
         nn.init.zeros_(self.refine[-1].bias)
         self.query_layers = nn.ModuleList(_Layer(width, heads, dropout) for _ in range(query_layers))
         self.router = nn.Sequential(nn.Linear(2 * width, width // 2), nn.GELU(), nn.Linear(width // 2, 1))
+        if not use_priors:
+            self.strength.requires_grad_(False)  # what gets no gradient stops distributed training
+        if not use_routing:
+            self.router.requires_grad_(False)
         self.region_layers = nn.ModuleList(_Layer(width, heads, dropout) for _ in range(region_layers))
         self.projection = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, features))
 

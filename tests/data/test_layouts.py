@@ -21,7 +21,7 @@ def test_every_function_that_is_named_exists() -> None:
 
 
 def test_what_is_written_can_be_read() -> None:
-    assert set(VIRTUAL_LAYOUTS) <= set(LAYOUTS)
+    assert set(VIRTUAL_LAYOUTS) - {"texts"} <= set(LAYOUTS)  # a table, which `label` and `sections` read
 
 
 def test_the_registry_imports_no_reader() -> None:

@@ -1,5 +1,4 @@
 import csv
-from types import SimpleNamespace
 
 from ignite.engine import Engine, Events
 
@@ -10,12 +9,15 @@ from common.visualize.figures import picture_caption
 
 def train(out, stage, first_epoch, scores):
     """Epochs of two iterations with losses 2 and 4, and these scores; the table as it then is."""
-    validator = SimpleNamespace(state=SimpleNamespace(metrics={}))
+    validator = Engine(lambda engine, batch: None)
     engine = Engine(lambda engine, batch: {"loss": batch})
 
     @engine.on(Events.EPOCH_STARTED)
     def validated(engine):
-        validator.state.metrics["b"] = scores[engine.state.epoch - 1]
+        score = scores[engine.state.epoch - 1]
+        if score is not None:  # else there is no validation in this epoch
+            validator.run([0])
+            validator.state.metrics["b"] = score
 
     EpochTable(str(out), stage, first_epoch, validator, {"BLEU-4": "b", "loss": "other"}).attach(engine)
     engine.run([2.0, 4.0], max_epochs=len(scores))
@@ -45,3 +47,17 @@ def test_a_stage_that_runs_again_replaces_its_rows_and_those_after_it(tmp_path):
     rows = train(tmp_path, "warmup", 0, [0.0, 0.3])
     assert [row["BLEU-4"] for row in rows] == ["0.0000", "0.3000"]
     assert rows[1]["BLEU-4 against epoch 1 (%)"] == ""  # of nothing there is no percentage
+
+
+def test_an_epoch_without_a_validation_has_blanks_and_one_that_was_interrupted_all_its_losses(tmp_path):
+    rows = train(tmp_path, "warmup", 0, [0.1, None, 0.3])
+    assert [row["BLEU-4"] for row in rows] == ["0.1000", "", "0.3000"]
+    trained = EpochTable(str(tmp_path), "warmup", 0, Engine(lambda e, b: None), {})
+    trained._sum, trained._count = 5.0, 2
+    again = EpochTable(str(tmp_path), "warmup", 0, Engine(lambda e, b: None), {})
+    again.load_state_dict(trained.state_dict())
+    engine = Engine(lambda engine, batch: {"loss": batch})
+    again.attach(engine)
+    engine.run([1.0], max_epochs=1)
+    with (tmp_path / "epochs.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["train loss"] == "2.0000"

@@ -15,6 +15,7 @@ from common.llm.tokens import (
     load_tokenizer,
     mean_target_length,
     saved_tokenizer,
+    vocabulary_checksum,
 )
 from tests.llm.tiny_bart import SENTENCES, SIZES
 
@@ -64,6 +65,9 @@ def test_what_is_too_long_is_named_and_counted(tokenizer):
         BadInput, match=rf"^d: has a report of {max(lengths)} tokens, as 2 of 5 cases have more than {most}"
     ):
         mean_target_length(tokenizer, cases, short)
+    with pytest.raises(BadInput, match="^d: has a report of"):
+        mean_target_length(tokenizer, cases[:1], short, cases[1:])
+    assert mean_target_length(tokenizer, cases[:1], decoder, cases[1:]) == lengths[0]
 
 
 def test_the_tokenizer_beside_the_weights(tokenizer, tmp_path):
@@ -71,6 +75,9 @@ def test_the_tokenizer_beside_the_weights(tokenizer, tmp_path):
         saved_tokenizer(str(tmp_path), "this")
     fitted_tokenizer(str(tmp_path), SENTENCES, vocab_size=300)
     assert saved_tokenizer(str(tmp_path)).get_vocab() == tokenizer.get_vocab()
+    assert saved_tokenizer(str(tmp_path), vocabulary=vocabulary_checksum(tokenizer)) is not None
+    with pytest.raises(BadInput, match="has another vocabulary than the weights beside it"):
+        saved_tokenizer(str(tmp_path), vocabulary=vocabulary_checksum(tokenizer) + 1)
     fitted_tokenizer(str(tmp_path / "b"), ["other texts"], model=str(tmp_path / "tokenizer"))
     assert saved_tokenizer(str(tmp_path / "b")).get_vocab() == tokenizer.get_vocab()
 

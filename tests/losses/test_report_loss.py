@@ -101,3 +101,5 @@ def test_two_passes_are_compared_with_each_other():
     labels = torch.cat([LABELS, LABELS])
     expected = TokenLoss(4.0)(twice.logits, labels) + 2 * agreement_loss(logits(0), logits(1), LABELS)
     torch.testing.assert_close(loss(twice, {"labels": labels}), expected)
+    with pytest.raises(ValueError, match="does not hold every case twice"):
+        loss(SimpleNamespace(logits=twice.logits[:3], findings=None, anatomy=None), {"labels": labels[:3]})

@@ -38,6 +38,7 @@ SMALL = {
             "stage_overrides#stage2#warmup_epochs": 0,
         },
     },
+    "xr2text": {"n_patients": 24, "scale": "demo+smoke"},
 }
 FURTHER = {"02_evaluation": {"n_unseen": 1, "n_samples": 2}, "04_search": {"n_trials": 1}}
 MADE = {  # by folder, or by folder and notebook
@@ -48,6 +49,12 @@ MADE = {  # by folder, or by folder and notebook
     "mdfnet_cxr/03_stage1_and_stage2": "models/model.pt",
     "mdfnet_cxr/04_search": "search/best_params.json",
     "mdfnet_cxr/05_evaluation": "comparison/index.html",
+    "xr2text/01_data": "patients/manifest.csv",
+    "xr2text/02_model_training": "epochs.csv",
+    "xr2text/03_evaluation": "evaluation/index.html",
+    "xr2text/04_ablations": "evaluation_plain/index.html",
+    "xr2text/05_visualisation": "models/model.pt",
+    "xr2text/06_inference": "one/reports.jsonl",
 }
 
 
@@ -114,6 +121,15 @@ def test_the_evaluation_of_mdfnet_cxr_runs_in_every_test(smoke_run: Any, tmp_pat
     assert pictures >= 3 and made.is_file()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["stages"] == json.loads((run / "summary.json").read_text())["stages"]  # none was trained again
+
+
+def test_the_evaluation_of_xr2text_runs_in_every_test(smoke_run: Any, tmp_path: Path) -> None:
+    """As that of mdfnet_cxr, on a run that has been trained."""
+    run, _ = smoke_run(ROOT / "bundles" / "xr2text")
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("data", "evaluation"))
+    trained = {"scale": "demo+smoke", "dataset_dir": str(run / "data" / "virtual"), "overrides": {}}
+    pictures, made = execute(ROOT / "notebooks" / "xr2text" / "03_evaluation.ipynb", tmp_path, trained)
+    assert pictures >= 3 and made.is_file()
 
 
 def test_the_evaluation_of_ct_slice_interpolation_runs_in_every_test(tmp_path: Path) -> None:

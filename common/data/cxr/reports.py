@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import Dataset
 
 from common.data.case_list import CaseList
@@ -75,9 +76,19 @@ def report_dataset(
         transform: from {"image": path, ...} to {"image": (3, H, W), ...}.
         feature_dir: of the stage of the features, see `common.data.datasets.features.FeatureDataset`; None reads the
             images.
+
+    Raises:
+        BadInput: if the features are missing, or of other cases, reports or labels.
     """
     if feature_dir is not None:
-        return FeatureDataset(feature_dir, split)
+        data = FeatureDataset(feature_dir, split)
+        known = [data.columns[name] == [case[name] for case in cases] for name in ("case", "report")]
+        label = torch.from_numpy(np.stack([case["label"] for case in cases]))
+        if not all(known) or not torch.equal(data.vectors["label"].nan_to_num(-9), label.nan_to_num(-9)):
+            raise BadInput(
+                data.path, "is of other cases, reports or labels, expected those of the data; run its stage again"
+            )
+        return data
     return Dataset([case | {"index": index} for index, case in enumerate(cases)], transform)
 
 
