@@ -169,7 +169,9 @@ def kills_in_stages(bundle: str, folder: Path, count: int) -> None:
         checkpoints += bool(list(out.glob("*/resume/.part*")))
     said.append(finish(out, bundle=bundle))
     files = {
-        path.relative_to(whole): torch.load(path, weights_only=True) for path in sorted(whole.glob("models/**/*.pt"))
+        path.relative_to(whole): torch.load(path, weights_only=True)
+        for path in sorted(whole.glob("models/**/*.pt"))
+        if path.parent.name != "hand_off"
     }
     files |= {path.relative_to(whole): load_file(path) for path in sorted(whole.glob("features/*.safetensors"))}
     here = {
