@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,32 @@ __all__ = ["LabelResults", "ReportResults", "write_report_lines"]
 REPORTS = "reports.jsonl"
 
 
-class LabelResults:
-    """After each batch of an evaluator (logits, `decollate=False`) write the files of its cases.
+class _CaseResults(ABC):
+    """After each batch of an evaluator (`decollate=False`) write the files of its cases.
 
     Attributes:
         written: paths, in the order of the cases.
+    """
+
+    def __init__(self, output_dir: str, labels: Sequence[str]) -> None:
+        self.folder, self.labels = Path(output_dir), tuple(labels)
+        self.written: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        if engine.state.output:  # else its case was left out
+            self._write(engine.state.batch, engine.state.output[CommonKeys.PRED])
+
+    @abstractmethod
+    def _write(self, batch: Mapping[str, Any], found: Any) -> None:
+        """Write the files of a batch, of which the evaluator found this, and add them to `written`."""
+
+
+class LabelResults(_CaseResults):
+    """Of logits: CASE.json with the probabilities.
 
     Args:
         output_dir: created.
@@ -40,31 +62,22 @@ class LabelResults:
         labels: Sequence[str],
         describe: Callable[[Mapping[str, Any], list[dict[str, float]]], Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
-        self.folder, self.labels, self.describe = Path(output_dir), tuple(labels), describe
-        self.written: list[str] = []
+        super().__init__(output_dir, labels)
+        self.describe = describe
 
-    def attach(self, engine: Engine) -> None:
-        """Follow an evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-
-    def _iteration_completed(self, engine: Engine) -> None:
-        if not engine.state.output:
-            return  # its case was left out
-        cases, probabilities = engine.state.batch["case"], engine.state.output[CommonKeys.PRED].detach().float()
+    def _write(self, batch: Mapping[str, Any], found: Any) -> None:
+        probabilities = found.detach().float()
         said = [
             {label: round(p, 6) for label, p in zip(self.labels, row, strict=True)}
             for row in probabilities.sigmoid().tolist()
         ]
-        more = self.describe(engine.state.batch, said) if self.describe else [{}] * len(said)
-        for case, labels, further in zip(cases, said, more, strict=True):
+        more = self.describe(batch, said) if self.describe else [{}] * len(said)
+        for case, labels, further in zip(batch["case"], said, more, strict=True):
             self.written += [str(path) for path in write_case_files(self.folder, case, labels, **further)]
 
 
-class ReportResults:
-    """After each batch of an evaluator (`common.inferers.report_inferer.WrittenReports`) write the files of its cases.
-
-    Attributes:
-        written: paths, in the order of the cases.
+class ReportResults(_CaseResults):
+    """Of `common.inferers.report_inferer.WrittenReports`: CASE.json, CASE.txt and CASE.png.
 
     Args:
         output_dir: created.
@@ -86,19 +99,11 @@ class ReportResults:
         pictures: bool = True,
         warning: str | None = None,
     ) -> None:
-        self.folder, self.labels, self.decoding = Path(output_dir), tuple(labels), dict(decoding)
-        self.warning = warning
+        super().__init__(output_dir, labels)
+        self.decoding, self.warning = dict(decoding), warning
         self.regions, self.global_queries, self.pictures = tuple(regions), global_queries, pictures
-        self.written: list[str] = []
 
-    def attach(self, engine: Engine) -> None:
-        """Follow an evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-
-    def _iteration_completed(self, engine: Engine) -> None:
-        if not engine.state.output:
-            return  # its case was left out
-        found, batch = engine.state.output[CommonKeys.PRED], engine.state.batch
+    def _write(self, batch: Mapping[str, Any], found: Any) -> None:
         probabilities = found.findings.detach().float().sigmoid().tolist()
         for i, (case, texts) in enumerate(zip(batch["case"], found.texts, strict=True)):
             labels = {label: round(p, 6) for label, p in zip(self.labels, probabilities[i], strict=True)}

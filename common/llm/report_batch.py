@@ -40,5 +40,5 @@ class ReportCollate:
         }
         batch |= {name: [item[name] for item in items] for name in _LISTED if name in first}
         if "report" in batch and self.tokenizer is not None:
-            batch["labels"] = encode_targets(self.tokenizer, batch["report"])["labels"]
+            batch["labels"] = encode_targets(self.tokenizer, batch["report"])
         return batch

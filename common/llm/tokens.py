@@ -190,14 +190,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
             raise ValueError(f"the tokenizer has {name} {own}, expected the decoder's {its}")
 
 
-def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, Tensor]:
+def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
     """Texts as labels of a decoder, whole: what is too long is found by `mean_target_length` before training.
 
     Returns:
-        `labels` (B, T) int64 with the special tokens, `IGNORED` where padded; `lengths` (B,) of tokens that count.
+        (B, T) int64 with the special tokens, `IGNORED` where padded.
     """
     rows = [torch.tensor(ids) for ids in tokenizer(list(texts))["input_ids"]]
-    return {
-        "labels": pad_sequence(rows, batch_first=True, padding_value=IGNORED),
-        "lengths": torch.tensor([len(row) for row in rows]),
-    }
+    return pad_sequence(rows, batch_first=True, padding_value=IGNORED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from common.text.cxr_labeller import CHEXPERT_LABELS, explain_cxr, label_cxr
 from common.text.phrases import PhraseMatcher, Tokens
 from common.text.sentences import split_sentences
 
-__all__ = ["REGIONS", "WEIGHTS", "Difficulty", "finding_regions", "nested_stages", "report_difficulty"]
+__all__ = ["REGIONS", "WEIGHTS", "Difficulty", "finding_regions", "report_difficulty"]
 
 REGIONS = ("right lung", "left lung", "heart", "mediastinum", "spine", "diaphragm", "costophrenic angles")
 """Of a frontal chest X-ray, in the order of everything that has one of them each."""
@@ -72,30 +72,6 @@ def finding_regions(report: str) -> dict[str, tuple[str, ...]]:
             where = [lung for side, lung in _SIDES.items() if side in near] or where
         regions.setdefault(item.label, set()).update(where)
     return {label: tuple(name for name in REGIONS if name in found) for label, found in regions.items()}
-
-
-def nested_stages(scores: Sequence[float], thresholds: Mapping[str, float]) -> dict[str, list[int]]:
-    """Indices of the reports of each stage: those that score at most its threshold.
-
-    Args:
-        scores: of all reports.
-        thresholds: stage to threshold, in the order of training; one that follows must not be lower.
-
-    Raises:
-        ValueError: if the stages are not nested, or one has no report.
-    """
-    previous = None
-    stages: dict[str, list[int]] = {}
-    for name, threshold in thresholds.items():
-        if previous is not None and threshold < thresholds[previous]:
-            raise ValueError(
-                f"{name} takes scores up to {threshold}, expected at least the {thresholds[previous]} of {previous}"
-            )
-        stages[name] = [index for index, score in enumerate(scores) if score <= threshold]
-        if not stages[name]:
-            raise ValueError(f"{name} has none of {len(scores)} reports with a score of at most {threshold}")
-        previous = name
-    return stages
 
 
 def _around(report: str, place: int) -> str:

@@ -23,7 +23,7 @@ def tokenizer(tmp_path_factory):
 
 def test_a_batch_is_written_and_real_reports_are_weighed(tokenizer):
     network = model().eval()
-    labels = encode_targets(tokenizer, SENTENCES[:2])["labels"]
+    labels = encode_targets(tokenizer, SENTENCES[:2])
     written = ReportInferer(tokenizer, {"max_new_tokens": 6})(tokens(), network, labels=labels)
     assert [len(texts) for texts in written.texts] == [1, 1]
     torch.testing.assert_close(written.logits, network(tokens(), labels).logits)
@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_whole_and_the_loss_is_a_mean_over_tokens(token
     quality._started(engine)
     logs = []
     for i in range(0, 4, 2):
-        labels = encode_targets(tokenizer, SENTENCES[i : i + 2])["labels"]
+        labels = encode_targets(tokenizer, SENTENCES[i : i + 2])
         written = ReportInferer(tokenizer, {"max_new_tokens": 6})(tokens(i), network, labels=labels)
         engine.state.output = {"pred": written}
         engine.state.batch = {"case": [f"c{i}", f"c{i + 1}"], "report": list(SENTENCES[i : i + 2]), "labels": labels}
@@ -69,7 +69,7 @@ def test_what_equals_the_real_reports():
 
 
 def test_a_training_that_has_diverged_is_named(tokenizer):
-    labels = encode_targets(tokenizer, SENTENCES[:1])["labels"]
+    labels = encode_targets(tokenizer, SENTENCES[:1])
     written = SimpleNamespace(texts=[["a"]], logits=torch.full((1, labels.shape[1], 300), math.nan))
     quality = ReportQuality(stage="easy")
     with pytest.raises(FloatingPointError, match=r"easy: in the validation of epoch 1 .*\(--learning_rate\)"):

@@ -14,7 +14,7 @@ def trained(tmp_path_factory):
     tokenizer = build_tokenizer(SENTENCES * 20, tmp_path_factory.mktemp("tokenizer"), 400)
     model = load_language_model(config=SIZES | {"vocab_size": 400, "dropout": 0.0})
     states = torch.randn(len(SENTENCES), 2, 16)
-    labels = encode_targets(tokenizer, SENTENCES)["labels"]
+    labels = encode_targets(tokenizer, SENTENCES)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
     for _ in range(150):
         optimizer.zero_grad()

@@ -1,7 +1,7 @@
 import pytest
 
 from common.text.cxr_labeller import CHEXPERT_LABELS
-from common.text.difficulty import WEIGHTS, Difficulty, finding_regions, nested_stages, report_difficulty
+from common.text.difficulty import WEIGHTS, Difficulty, finding_regions, report_difficulty
 
 NORMAL = "The heart is normal in size. The lungs are clear. No pleural effusion or pneumothorax."
 ONE = "There is a small right pleural effusion. Heart size is normal."
@@ -37,20 +37,3 @@ def test_regions_of_findings():
     assert found["Pneumonia"] == ("left lung",) and found["Edema"] == ("right lung", "left lung")
     assert finding_regions("Consolidation in the right upper lobe.") == {"Consolidation": ("right lung",)}
     assert set(found) <= set(CHEXPERT_LABELS)
-
-
-def test_stages_are_nested():
-    stages = nested_stages([0, 3, 0, 9, 5], {"warmup": 0, "easy": 4, "hard": float("inf")})
-    assert stages == {"warmup": [0, 2], "easy": [0, 1, 2], "hard": [0, 1, 2, 3, 4]}
-
-
-@pytest.mark.parametrize(
-    ("thresholds", "sentence"),
-    [
-        ({"warmup": 4, "easy": 0}, "easy takes scores up to 0, expected at least the 4 of warmup"),
-        ({"warmup": -1}, "warmup has none of 2 reports with a score of at most -1"),
-    ],
-)
-def test_stages_that_cannot_be(thresholds, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        nested_stages([0, 3], thresholds)

@@ -146,7 +146,7 @@ def read_report_cases(
     rows = {row["case"]: row for row in read_manifest(manifest)}
     if "report" not in next(iter(rows.values())):
         raise BadInput(manifest, "has no column 'report', expected a layout with reports: mimic_cxr, open_i or r2gen")
-    seen = {case["study"] for case in cases}
+    seen = {case["study"] for case in cases} | {rows[e["path"]]["study"] for e in excluded if e["path"] in rows}
     wanted = [split] if isinstance(split, str) else split
     for row in rows.values():
         if row["study"] not in seen and (wanted is None or row["split"] in wanted):

@@ -83,6 +83,16 @@ def test_what_cannot_be_used_is_listed(mimic):
     assert sum("without a view PA or AP" in row["reason"] for row in found.excluded) == len(only_lateral)
 
 
+def test_a_study_that_is_refused_has_one_reason(mimic):
+    study = rows(mimic)[0]["study"]
+    with (mimic / "notes.csv").open("a") as file:
+        file.write(f"{study},another note\n")
+    found = read_report_cases(mimic, None)
+    cases = {row["case"] for row in rows(mimic) if row["study"] == study}
+    reasons = [row["reason"] for row in found.excluded if row["path"] in cases]
+    assert reasons and all("two notes" in reason for reason in reasons) and study not in {c["study"] for c in found}
+
+
 def test_what_is_left_out_is_counted_and_listed(mimic, tmp_path, caplog):
     report = {row["study"]: mimic / row["report"] for row in rows(mimic) if row["view"] in ("PA", "AP")}
     study = next(row["study"] for row in rows(mimic) if row["split"] == "train")
