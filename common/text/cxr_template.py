@@ -1,7 +1,8 @@
 """Chest X-ray reports from the 14 CheXpert labels and what is known of the findings, in the manner of MIMIC-CXR.
 
 The text says exactly what the labels say: 1.0 is stated, 0.0 is said to be absent, -1.0 is left open, and what is None
-is not mentioned. What is not known of a finding (place, side, size, severity) is not said.
+is not mentioned. What is not known of a finding (place, side, size, severity) is not said. What is new, unchanged,
+larger, smaller or gone follows from an earlier examination; without one nothing is compared.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.template_facts import (
@@ -26,7 +28,7 @@ from common.text.template_facts import (
 from common.text.template_phrases import enumerate_words, expand, mentioned, read_bank, sentence, word_count
 from common.text.virtual_report import MAX_WORDS, MIN_WORDS, VirtualReport, assemble, fill_up, header
 
-__all__ = ["VIEWS", "cxr_report"]
+__all__ = ["VIEWS", "Examination", "cxr_report"]
 
 VIEWS = ("PA", "AP", "LATERAL", "PA and LATERAL", "AP and LATERAL")
 PARTS = {
@@ -65,7 +67,16 @@ _CAUSES = ("Pneumonia", "Atelectasis", "Edema", "Consolidation")
 _CHRONIC = {"Cardiomegaly", "Pleural Other", "Support Devices"}
 _BY_SIDE = ("Pleural Effusion", "Pneumothorax")
 _CLEARS_UP = ("Edema", "Pneumonia", "Pneumothorax", "Consolidation", "Pleural Effusion")
-_ONE_PROCESS = ("Lung Opacity", "Consolidation", "Pneumonia")  # they change together
+_GROWN = 1.25  # a size that differs by less is unchanged to a reader
+
+
+class Examination(NamedTuple):
+    """What an X-ray showed."""
+
+    findings: Sequence[FindingLike]
+    """As of `cxr_report`."""
+    labels: Mapping[str, float | None]
+    """As of `cxr_report`."""
 
 
 def cxr_report(
@@ -76,6 +87,7 @@ def cxr_report(
     seed: int,
     view: str = "PA",
     incidental: bool = True,
+    earlier: Examination | None = None,
 ) -> VirtualReport:
     """Write a chest X-ray report of 50 to 200 words (findings and impression).
 
@@ -88,7 +100,8 @@ def cxr_report(
         age: years, None for unknown.
         seed: of wording, order, and what else is said.
         view: one of ``VIEWS``.
-        incidental: whether an earlier examination and harmless findings outside the labels may be made up.
+        incidental: whether harmless findings outside the labels may be made up.
+        earlier: the examination before; None if there is none.
 
     Returns:
         The report. Its labels are those given, with "No Finding" 1.0 if nothing but devices is present or uncertain
@@ -102,15 +115,18 @@ def cxr_report(
     if view not in VIEWS:
         raise ValueError(f"view is {view!r}, expected {', '.join(VIEWS)}.")
     stated = _checked(labels)
-    facts = {name: gather_xray(name, findings, stated[name]) for name in _PART_OF if stated[name] in (1.0, -1.0)}
+    facts = _facts(findings, stated)
+    before = None if earlier is None else _facts(earlier.findings, _checked(earlier.labels))
     beside = {finding.label for finding in findings}
     for detailed in (True, False):
-        writer = _Writer(stated, facts, beside, random.Random(f"cxr report/{seed}"), detailed, incidental)
+        writer = _Writer(stated, facts, before, beside, random.Random(f"cxr report/{seed}"), detailed, incidental)
         sections = writer.sections()
         if word_count(sections["findings"]) + word_count(sections["impression"]) <= MAX_WORDS:
             break
     bank, rng = writer.bank, writer.rng
-    sections |= header(bank, bank["technique"][view], writer.prior, person_words(sex, age, rng), rng)
+    sections |= header(
+        bank, bank["technique"][view], before is not None, person_words(sex, age, rng), rng, **writer.reason()
+    )
     sections["examination"] = sentence(expand(rng.choice(bank["examination"][view]), rng, {}), stop="").upper()
     return assemble(sections, stated)
 
@@ -133,12 +149,31 @@ def _checked(labels: Mapping[str, float | None]) -> dict[str, float | None]:
     return stated | {"No Finding": None if abnormal else 1.0}
 
 
+def _facts(findings: Sequence[FindingLike], stated: Mapping[str, float | None]) -> dict[str, Facts]:
+    """Label that is present or uncertain -> what is known of it."""
+    return {name: gather_xray(name, findings, stated[name]) for name in _PART_OF if stated[name] in (1.0, -1.0)}
+
+
+def _course(now: Facts, before: Mapping[str, Facts]) -> str:
+    """What became of a finding since the examination before: a key of the bank's `changes`, or "" if it is unclear."""
+    if now.label not in before:
+        return "new"
+    then = before[now.label]
+    if now.side != then.side or now.kinds != then.kinds or not (now.size_mm and then.size_mm):
+        return ""  # it is another one
+    if now.label == "Support Devices":
+        return "unchanged"
+    ratio = now.size_mm / then.size_mm
+    return "larger" if ratio > _GROWN else "smaller" if ratio < 1 / _GROWN else "unchanged"
+
+
 @dataclass
 class _Writer:
     """Writes one report; every choice is drawn from `rng`, so that their order decides the text of a seed."""
 
     labels: Mapping[str, float | None]
     facts: Mapping[str, Facts]  # of the labels that are present or uncertain
+    before: Mapping[str, Facts] | None  # of the examination before
     beside: set[str]  # labels of all findings
     rng: random.Random
     detailed: bool  # whether sizes and what is unchanged are said
@@ -147,11 +182,12 @@ class _Writer:
     def __post_init__(self) -> None:
         rng, facts, labels = self.rng, self.facts, self.labels
         self.bank = read_bank("cxr_phrases.yaml")
-        self.prior = rng.random() < 0.45 and self.incidental
         self.absent = [name for name in _PART_OF if labels[name] == 0.0]
-        told = {name: self.prior and self.detailed and rng.random() < 0.5 for name in facts}
-        change = {name: rng.choice(self.bank["changes"]) for name in (*facts, "lungs")}
-        self.changes = {name: change["lungs" if name in _ONE_PROCESS else name] if told[name] else "" for name in facts}
+        known = self.detailed and self.before is not None
+        course = {name: _course(facts[name], self.before) if known and labels[name] == 1.0 else "" for name in facts}
+        self.unchanged = {name for name in facts if course[name] == "unchanged"}
+        told = {name: course[name] and rng.random() < 0.6 for name in facts}
+        self.changes = {n: rng.choice(self.bank["changes"][course[n]]) if told[n] else "" for n in facts}
         self.degrees = {name: rng.choice(self._degree_lines(name)) if labels[name] == 1.0 else "" for name in facts}
         self.order = rng.choice(_ORDERS)
         self.parts: dict[str, list[str]] = {}
@@ -207,17 +243,17 @@ class _Writer:
             bare, plural = self._noun(name, plain=True, article=False)
             return self._say(frames["uncertain"], {"np": noun, "bare": bare, "is": "are" if plural else "is"})
         own_words = phrase_kinds(facts, phrases.get("kinds", ())) != [""]
-        if self.prior and not self.changes[name] and self.detailed and self.rng.random() < 0.3:
+        if name in self.unchanged and not self.changes[name] and self.rng.random() < 0.6:
             bare, _ = self._noun(name, plain=True, article=False)
             return self._say(frames["unchanged"], {"bare": bare})
         if "sentence" in phrases and not own_words and not self.changes[name] and self.rng.random() < 0.5:
-            lines = [line for line in phrases["sentence"] if self.prior or "remains" not in line]
+            lines = [line for line in phrases["sentence"] if self._was(name) or "remains" not in line]
             return self._say(lines, self._values(name), name)
         noun, plural = self._noun(name)
         lines = frames["plural" if plural else "singular"]
         if "," in noun:
             lines = [line for line in lines if line.endswith("$np")]
-        if not self.prior:
+        if name not in self.unchanged:
             lines = [line for line in lines if "again" not in line]
         return self._say((*lines, "$np"), {"np": noun})
 
@@ -295,15 +331,32 @@ class _Writer:
 
     def _say_gone(self, name: str) -> bool:
         """Perhaps say of a label that it is absent by saying that it was there before; whether it was said."""
+        if not self._was(name) or self.rng.random() > 0.7:
+            return False
         phrases = self.bank["labels"][name]
-        if self.prior and "removed" in phrases and self.rng.random() < 0.4:
-            self._add("devices", self._say(phrases["removed"], {}, name, 0.0))
-        elif self.prior and self.detailed and name in _CLEARS_UP and self.rng.random() < 0.12:
+        if "removed" in phrases:
+            kinds = self.before[name].kinds
+            device = kinds[0] if len(kinds) == 1 else "catheter"
+            self._add("devices", self._say(phrases["removed"], {"device": device}, name, 0.0))
+        elif self.detailed and name in _CLEARS_UP:
             noun = expand(f"<{name.lower()}>", self.rng, {}, name, 0.0)
             self._add(_PART_OF[name], self._say(self.bank["frames"]["resolved"], {"np": noun}))
         else:
             return False
         return True
+
+    def _was(self, name: str) -> bool:
+        """Whether a label was present or uncertain before."""
+        return self.before is not None and name in self.before
+
+    def reason(self) -> dict[str, str]:
+        """Why the X-ray was taken, where that has to do with a finding: `known`, or the `symptom` it gives."""
+        known = [name for name in _IMPORTANCE if self._was(name) and name not in ("Support Devices", "Pleural Other")]
+        if known and self.rng.random() < 0.6:
+            return {"known": known[0].lower()}
+        felt = self.bank["symptoms_of"]
+        lines = [line for name in self.facts if name in felt for line in felt[name]]
+        return {"symptom": self.rng.choice(lines)} if lines and self.rng.random() < 0.5 else {}
 
     def _absent(self, group: Sequence[str]) -> str:
         """A sentence that says of one or several labels that they are absent."""

@@ -69,9 +69,15 @@ def assemble(sections: Mapping[str, str], labels: Mapping[str, float | int | Non
 
 
 def header(
-    bank: Mapping[str, Any], technique: Sequence[str], has_prior: bool, person: str, rng: random.Random
+    bank: Mapping[str, Any],
+    technique: Sequence[str],
+    has_prior: bool,
+    person: str,
+    rng: random.Random,
+    symptom: str = "",
+    known: str = "",
 ) -> dict[str, str]:
-    """Indication, technique and comparison of a report, marked: nothing in them tells a finding.
+    """Indication, technique and comparison of a report, marked; no label is stated in them.
 
     Args:
         bank: of phrases.
@@ -79,11 +85,14 @@ def header(
         has_prior: whether there is an earlier examination.
         person: the patient in words.
         rng: decides between wordings.
+        symptom: the first one; empty draws it.
+        known: what the patient has come with before and is followed for; empty for nothing.
     """
     symptoms = rng.sample(bank["symptoms"], 2)
-    values = {"person": person, "symptoms": symptoms[0], "symptoms_b": symptoms[1]}
+    values = {"person": person, "symptoms": symptom or symptoms[0], "symptoms_b": symptoms[1], "known": known}
     comparison = bank["comparison" if has_prior else "no_comparison"]
-    lines = {"indication": bank["indication"], "technique": technique, "comparison": comparison}
+    indication = bank["indication_known" if known else "indication"]
+    lines = {"indication": indication, "technique": technique, "comparison": comparison}
     return {name: sentence(expand(rng.choice(line), rng, values)) for name, line in lines.items()}
 
 

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from common.text.cxr_labeller import CHEXPERT_LABELS
-from common.text.cxr_template import VIEWS, cxr_report
+from common.text.cxr_template import VIEWS, Examination, cxr_report
 from common.text.template_facts import DescribedFinding
 from tests.text.template_cases import check_english, check_sections, check_spans, cxr_case
 
@@ -71,17 +71,90 @@ def test_findings_without_a_stated_label_are_not_described():
     assert all("calcif" in text for text in texts)
 
 
-def test_a_change_is_only_told_with_a_comparison():
-    changed = ("unchanged", "interval", "resol", "previously", "worsening", "persistent", "again")
-    some = 0
-    for seed in range(60):
+CHANGED = (
+    "unchanged",
+    "stable",
+    "interval",
+    "resol",
+    "previously",
+    "worsening",
+    "persistent",
+    "again",
+    "remains",
+    "new ",
+)
+
+
+def effusion(size, side="right"):
+    return DescribedFinding("Pleural effusion", "free effusion", f"{side} lower lobe", side, size, "moderate")
+
+
+def test_without_an_earlier_examination_nothing_is_compared():
+    for seed in range(100):
         findings, labels = cxr_case(seed)
         report = cxr_report(findings, labels, "F", 40, seed)
-        if report.sections["comparison"].startswith("None"):
-            assert not any(word in report.narrative.lower() for word in changed), report.narrative
-        else:
-            some += any(word in report.narrative.lower() for word in changed)
-    assert some > 5
+        assert report.sections["comparison"].startswith("None")
+        assert not any(word in report.narrative.lower() for word in CHANGED), report.narrative
+
+
+@pytest.mark.parametrize(
+    ("before", "size", "told", "untold"),
+    [
+        ([], 60.0, ("new",), ("increas", "decreas", "unchanged", "stable", "resol", "again")),
+        ([effusion(60.0)], 61.0, ("unchanged", "stable", "persistent", "no "), ("increas", "decreas", "new ", "resol")),
+        ([effusion(40.0)], 80.0, ("increas", "worsening"), ("decreas", "new ", "unchanged", "stable", "resol")),
+        ([effusion(80.0)], 40.0, ("decreas", "improving"), ("increas", "new ", "unchanged", "stable", "resol")),
+        ([effusion(60.0, "left")], 60.0, (), (*CHANGED, "increas", "decreas")),
+        ([effusion(60.0)], None, ("resol", "cleared", "no longer"), ("new ", "unchanged", "stable", "increas")),
+    ],
+)
+def test_what_is_said_of_a_change_follows_from_the_earlier_examination(before, size, told, untold):
+    """An effusion that is new, as it was, larger, smaller, on the other side, and gone."""
+    name = "Pleural Effusion"
+    earlier = Examination(before, NONE | {name: 1.0 if before else 0.0})
+    heard = 0
+    for seed in range(60):
+        findings, labels = ([], {name: 0.0}) if size is None else ([effusion(size)], {name: 1.0})
+        report = cxr_report(findings, NONE | labels, "F", 40, seed, incidental=False, earlier=earlier)
+        text = report.narrative.lower()
+        heard += any(word in text for word in told)
+        assert not any(word in text for word in untold), text
+        assert not report.sections["comparison"].startswith("None")
+        assert stated(report) == truth(report)
+    assert heard > 20 or not told
+
+
+def test_a_device_is_removed_only_if_it_was_there():
+    device = DescribedFinding("Medical material", "pacemaker", "heart", "midline", 40.0, "mild")
+    gone = NONE | {"Support Devices": 0.0}
+    texts = {
+        was: [cxr_report([], gone, "F", 40, s, earlier=earlier).narrative.lower() for s in range(30)]
+        for was, earlier in (
+            (True, Examination([device], NONE | {"Support Devices": 1.0})),
+            (False, Examination([], gone)),
+        )
+    }
+    assert sum("remov" in text and "pacemaker" in text for text in texts[True]) > 10
+    assert not any("remov" in text for text in texts[False])
+
+
+def test_the_indication_tells_of_what_was_known_or_is_felt():
+    labels = NONE | {"Pneumothorax": 1.0}
+    earlier = Examination([], NONE | {"Edema": 1.0})
+    known = [cxr_report([], labels, "F", 40, s, earlier=earlier).sections["indication"].lower() for s in range(40)]
+    felt = [cxr_report([], labels, "F", 40, s).sections["indication"].lower() for s in range(40)]
+    assert sum("edema" in text for text in known) > 10 and not any("known" in text for text in felt)
+    assert sum("sudden" in text for text in felt) > 10
+
+
+def test_whole_reports_with_an_earlier_examination_say_exactly_their_labels():
+    for seed in range(150):
+        findings, labels = cxr_case(seed)
+        report = cxr_report(findings, labels, "F", 40, seed, earlier=Examination(*cxr_case(seed + 1000)))
+        check_english(report, followed=True)
+        check_spans(report)
+        check_sections(report)
+        assert stated(report) == truth(report)
 
 
 def test_an_opacity_is_told_with_what_it_may_be():

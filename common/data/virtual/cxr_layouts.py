@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ from PIL import Image
 from common.data.splits import split_by_patient
 from common.data.virtual.ehr import write_virtual_ehr
 from common.data.virtual.files import Cohort, claim, for_each, save_csv
+from common.data.virtual.findings import Finding
 from common.data.virtual.geometry import stream
-from common.data.virtual.patient import make_virtual_patient
+from common.data.virtual.patient import VirtualPatient, make_virtual_patient
 from common.data.virtual.study import VirtualStudy, study_date_and_time, virtual_dicom_id, virtual_study
 from common.data.virtual.xray import make_virtual_xray
 from common.data.virtual.xray_findings import draw_xray_findings
+from common.data.virtual.xray_labels import virtual_xray_labels
 from common.io.output_folder import atomic_path
 from common.text.cxr_labeller import CHEXPERT_LABELS
-from common.text.cxr_template import cxr_report
+from common.text.cxr_template import Examination, cxr_report
 from common.text.sections import report_sections
 from common.text.virtual_report import VirtualReport
 
@@ -200,18 +202,17 @@ def _make_study(item: Item, out: Path, cohort: Cohort) -> Row:
     path = out / "truth" / f"s{study.study_id}.json"
     if all((out / name).exists() for name in (*images.values(), *([text] if text else ()))) and path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    findings, extra = draw_xray_findings(study.seed, study.scan)
-    patient = make_virtual_patient(
-        study.seed, cohort.shape, cohort.spacing, findings, scan=study.scan, xray_findings=extra
-    )
+    patient = _patient(study.seed, study.scan, cohort)
+    earlier = None
+    if study.scan:
+        before = _patient(study.seed, study.scan - 1, cohort)
+        labels, shown = virtual_xray_labels(before)
+        earlier = Examination(_told(shown, before.scale), labels)
     size = 512 if cohort.shape[2] >= 128 else 128  # more pixels than a coarse CT fills
     xrays = {view: make_virtual_xray(patient, size, view) for view in images}
     frontal = next(iter(xrays.values()))
-    # The report measures in millimetres of an adult, however small the CT is.
-    told = [replace(finding, size_mm=round(finding.size_mm / patient.scale, 1)) for finding in frontal.findings]
-    report = cxr_report(
-        told, frontal.labels, patient.sex, patient.age, study.seed * 10 + study.scan, " and ".join(xrays)
-    )
+    told, seed = _told(frontal.findings, patient.scale), study.seed * 10 + study.scan
+    report = cxr_report(told, frontal.labels, patient.sex, patient.age, seed, " and ".join(xrays), earlier=earlier)
     for view, xray in xrays.items():
         with atomic_path(out / images[view]) as part:
             Image.fromarray(xray.image).save(part, quality=95)
@@ -238,6 +239,16 @@ def _make_study(item: Item, out: Path, cohort: Cohort) -> Row:
     with atomic_path(path) as part:
         part.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
     return truth
+
+
+def _patient(seed: int, scan: int, cohort: Cohort) -> VirtualPatient:
+    findings, extra = draw_xray_findings(seed, scan)
+    return make_virtual_patient(seed, cohort.shape, cohort.spacing, findings, scan=scan, xray_findings=extra)
+
+
+def _told(findings: Sequence[Finding], scale: float) -> list[Finding]:
+    """Findings as a report measures them: in millimetres of an adult, however small the CT is."""
+    return [replace(finding, size_mm=round(finding.size_mm / scale, 1)) for finding in findings]
 
 
 def _section_spans(report: VirtualReport) -> Iterator[Row]:

@@ -21,9 +21,9 @@ from common.io.parallel import Failure, map_cases
 
 STAMP = "virtual.json"
 VERSION = 2  # of the generator; raise it when the same seed gives other voxels
-XRAY_VERSION = 2  # raise it when the same seed gives another image, other labels or another text
+XRAY_VERSION = 3  # raise it when the same seed gives another image, other labels or another text
 _MORE_VERSIONS = {"ct_rate": {"reports": 1}} | {
-    layout: {"xray": XRAY_VERSION} for layout in ("mimic_cxr", "open_i", "r2gen")
+    layout: {"xray": XRAY_VERSION} for layout in ("mimic_cxr", "open_i", "r2gen", "texts")
 }
 _OWNED = {
     "nifti": ("images", "regions", "lesions", "labels.csv"),

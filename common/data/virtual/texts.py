@@ -22,8 +22,9 @@ from common.data.virtual.patient import virtual_person
 from common.data.virtual.xray_findings import draw_xray_findings
 from common.data.virtual.xray_labels import virtual_xray_labels
 from common.text.cxr_labeller import CHEXPERT_LABELS
-from common.text.cxr_template import cxr_report
+from common.text.cxr_template import Examination, cxr_report
 from common.text.template_facts import LOBES, SEVERITIES
+from common.text.virtual_report import VirtualReport
 
 __all__ = ["virtual_texts", "write_texts"]
 
@@ -60,6 +61,7 @@ _LOOKS: dict[str, tuple[Sequence[str], Sequence[str] | None, tuple[int, int], tu
 }
 _BOTH_SIDES = ("Emphysema", "Edema", "Mosaic attenuation pattern", "Peribronchial thickening",
                "Interlobular septal thickening")  # fmt: skip
+_FOLLOWED = 0.35  # share of the reports that follow another of the patient, about as of patients with images
 
 
 def virtual_texts(n: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -70,17 +72,17 @@ def virtual_texts(n: int, seed: int) -> Iterator[dict[str, Any]]:
         seed: of the first; others than those of patients with images must be taken.
 
     Yields:
-        `case`, `sections` (name -> text) and `labels` (1.0, 0.0, -1.0 or None for each of CheXpert).
+        `case`, `sections` (name -> text), `labels` (1.0, 0.0, -1.0 or None for each of CheXpert), and `prior`: the
+        sections of the patient's report before, None if there is none.
     """
     for number in range(seed, seed + n):
-        names, extra = draw_xray_findings(number)
-        rng = stream(number, "texts")
-        findings, more = ([f for name in some for f in _findings(name, rng)] for some in (names, extra))
-        patient = SimpleNamespace(seed=number, scan=0, findings=findings, xray_findings=more, scale=1.0)
-        labels, shown = virtual_xray_labels(patient)
-        report = cxr_report(shown, labels, *virtual_person(number), number)
+        person, prior = virtual_person(number), None
+        report, seen = _report(number, 0, person, None)
+        if stream(number, "texts").random() < _FOLLOWED:
+            prior = report.sections
+            report, _ = _report(number, 1, person, seen)
         known = {name: report.labels[name] for name in CHEXPERT_LABELS}
-        yield {"case": f"text_{number}", "sections": report.sections, "labels": known}
+        yield {"case": f"text_{number}", "sections": report.sections, "labels": known, "prior": prior}
 
 
 def write_texts(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> list[dict[str, Any]]:
@@ -101,6 +103,18 @@ def write_texts(output_dir: str | Path, cohort: Cohort, workers: int = 1) -> lis
         | {"sha256": sha256(json.dumps(text["sections"]).encode()).hexdigest()}
         for text in texts
     ]
+
+
+def _report(
+    number: int, scan: int, person: tuple[str, int], earlier: Examination | None
+) -> tuple[VirtualReport, Examination]:
+    """The report of a scan of a patient, and what it saw."""
+    rng = stream(number, f"texts/{scan}")
+    findings, more = ([f for name in some for f in _findings(name, rng)] for some in draw_xray_findings(number, scan))
+    patient = SimpleNamespace(seed=number, scan=scan, findings=findings, xray_findings=more, scale=1.0)
+    labels, shown = virtual_xray_labels(patient)
+    report = cxr_report(shown, labels, *person, number * 10 + scan, earlier=earlier)
+    return report, Examination(shown, labels)
 
 
 def _findings(name: str, rng: np.random.Generator) -> list[Finding]:
