@@ -30,6 +30,7 @@ class PrepareReportBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Tensor] | None, tuple, dict[str, Tensor]]:  # fmt: skip
         """Move a batch to a device; without reports there are no targets."""
+        given: dict[str, Tensor] = {}
 
         def moved(name: str) -> Tensor:
             tensor = batchdata[name].to(device, non_blocking=non_blocking)
@@ -38,8 +39,10 @@ class PrepareReportBatch(PrepareBatch):
         read = "tokens" if self.inputs == "image" and "tokens" in batchdata else self.inputs
         inputs = moved(read)
         inputs = inputs.nan_to_num(0.5) if read == "label" else inputs  # a finding that is not known
+        if batchdata.get("context") is not None:
+            given["context"] = moved("context")
         if "labels" not in batchdata:
-            return inputs, None, (), {}
+            return inputs, None, (), given
         target = {"labels": moved("labels"), "findings": moved("label")}
         target |= {"regions": moved("regions").bool()} if "regions" in batchdata else {}
-        return inputs, target, (), {"labels": target["labels"]}
+        return inputs, target, (), given | {"labels": target["labels"]}

@@ -52,7 +52,8 @@ class ReportEvaluation(Evaluation):
 
     Beside it stand the most frequent report of the training split, a random one, that of the training image whose
     encoder features are nearest, what the finding head says put into sentences, and the network's own reports of
-    other patients' images (shuffled), which tells language from vision. What needs a training split is left out, with
+    other patients' images (shuffled), which tells language from vision; of one that reads a
+    context also what it writes without. What needs a training split is left out, with
     a word, where the data have none.
 
     Args:
@@ -135,13 +136,18 @@ class ReportEvaluation(Evaluation):
             number_format=".4f",
         )
 
-    def _write(self, split: str, excluded: list[dict[str, str]]) -> _Written:
+    def _write(self, split: str, excluded: list[dict[str, str]], with_context: bool = True) -> _Written:
         """The cases of a split that can be used; the others are added to `excluded`."""
+        read_context = False
         loader, texts, logits, features, used = self._loader(split), [], [], [], []
         known = {case["case"]: case for case in self.cases if case["split"] == split}
         for batch in loader:
-            inputs, _, _, _ = self.prepare_batch(batch, self.device)
-            found = self.inferer(inputs, self.network)
+            inputs, _, _, given = self.prepare_batch(batch, self.device)
+            context = {name: ids for name, ids in given.items() if name == "context"}
+            read_context |= bool(context)
+            if not with_context:
+                context = {name: ids[:, :1] for name, ids in context.items()}  # its beginning, which says nothing
+            found = self.inferer(inputs, self.network, **context)
             texts += [written[0] for written in found.texts]
             logits.append(found.findings.detach().float().cpu())
             features.append(self._features(inputs))
@@ -149,7 +155,7 @@ class ReportEvaluation(Evaluation):
         excluded += loader.excluded
         if not used:
             raise BadInput(self.input, f"has no usable case in the split {split}")
-        return _Written(used, texts, torch.cat(logits), torch.cat(features))
+        return _Written(used, texts, torch.cat(logits), torch.cat(features), read_context)
 
     @torch.no_grad()
     def _features(self, inputs: Tensor) -> Tensor:
@@ -164,6 +170,9 @@ class ReportEvaluation(Evaluation):
             return systems
         if len(found.texts) > 1:
             systems[_SHUFFLED] = _of_others(found.cases, found.texts, self.seed)
+        if found.read_context:
+            split = found.cases[0]["split"]
+            systems["model, without context"] = self._write(split, [], with_context=False).texts
         if self.sentences is not None:
             said = (found.logits.sigmoid() > 0.5).tolist()
             systems["finding head in sentences"] = [
@@ -229,8 +238,11 @@ class ReportEvaluation(Evaluation):
 class _Written:
     """What the network wrote of the cases of a split."""
 
-    def __init__(self, cases: list[dict[str, Any]], texts: list[str], logits: Tensor, features: Tensor) -> None:
+    def __init__(
+        self, cases: list[dict[str, Any]], texts: list[str], logits: Tensor, features: Tensor, read_context: bool
+    ) -> None:
         self.cases, self.texts, self.logits, self.features = cases, texts, logits, features
+        self.read_context = read_context
         self.real = [case["report"] for case in cases]
 
 

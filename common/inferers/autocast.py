@@ -47,7 +47,7 @@ class AutocastInferer(Inferer):
         """Call `network(inputs, *args, **kwargs)`; the inputs may be a tensor, or a dict or list of tensors.
 
         Returns:
-            Its output, whose tensors, in tuples and lists too, are in float32.
+            Its output, whose tensors of numbers, in tuples and lists too, are in float32.
         """
         device = _device_type((inputs, args, kwargs))
         dtype = _DTYPES[self.dtype or default_precision(device)]
@@ -60,7 +60,7 @@ class AutocastInferer(Inferer):
 
 def _as_float32(output: Any) -> Any:
     if isinstance(output, Tensor):
-        return output.float()
+        return output.float() if output.is_floating_point() else output
     if isinstance(output, tuple | list):
         parts = map(_as_float32, output)
         return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)

@@ -56,24 +56,29 @@ class ReportInferer(Inferer):
         self.tokenizer, self.decoding = tokenizer, Decoding.of(**(decoding or {}))
         self.autocast, self.seed, self.regions = AutocastInferer(dtype), seed, regions
 
-    def __call__(self, inputs: Tensor, network: Callable, labels: Tensor | None = None) -> WrittenReports:
+    def __call__(
+        self, inputs: Tensor, network: Callable, labels: Tensor | None = None, context: Tensor | None = None
+    ) -> WrittenReports:
         """Write the reports of a batch.
 
         Args:
             inputs: as of `ReportModel.states`.
             network: the model, wrapped in `DistributedDataParallel` or not.
             labels: (B, T) tokens of reports, to know how likely they are.
+            context: as of `ReportModel.states`.
         """
         model = getattr(network, "module", network)
         with torch.no_grad():
-            found = self.autocast(inputs, model.states)
-            logits = None if labels is None else self.autocast(found.states, model.given, labels=labels)
+            found = self.autocast(inputs, model.states, context=context)
+            logits = None if labels is None else self.autocast(found, model.given, labels=labels)
             texts = self.autocast(
                 found.states,
-                lambda states: generate_texts(model.decoder, self.tokenizer, self.decoding, states, seed=self.seed),
+                lambda states: generate_texts(
+                    model.decoder, self.tokenizer, self.decoding, states, found.mask, self.seed
+                ),
             )
             read = None
             if self.regions:
                 first = [written[0] for written in texts]
-                read = sentence_regions(model, self.tokenizer, found.states, first)
-        return WrittenReports(texts, *found, logits, read)
+                read = sentence_regions(model, self.tokenizer, found, first)
+        return WrittenReports(texts, found.states, found.findings, found.anatomy, logits, read)

@@ -16,7 +16,7 @@ from common.networks.haqt_arr import HAQTARR, AnatomicalTokens
 from common.networks.pretrained_encoder import definition_of
 from common.networks.weights import load_exactly, read_state
 
-__all__ = ["FindingTokens", "ReportModel", "ReportOutput", "ReportStates"]
+__all__ = ["ContextTokens", "FindingTokens", "ReportModel", "ReportOutput", "ReportStates"]
 
 
 class ReportOutput(NamedTuple):
@@ -35,6 +35,8 @@ class ReportStates(NamedTuple):
 
     states: Tensor
     """(B, N, features)."""
+    mask: Tensor | None
+    """(B, N), 1 where a state counts; None for all."""
     findings: Tensor | None
     """As of `ReportOutput`."""
     anatomy: AnatomicalTokens | None
@@ -71,8 +73,36 @@ class FindingTokens(nn.Module):
         return share * self.present + (1 - share) * self.absent
 
 
+class ContextTokens(nn.Module):
+    """A text as states for a decoder: its tokens' embeddings with places, and one layer of attention among them.
+
+    Args:
+        features: of the decoder.
+        most: tokens.
+        drop: share of the cases whose text is hidden while it trains, so that the decoder also knows to do without.
+    """
+
+    def __init__(self, features: int, most: int, drop: float = 0.3) -> None:
+        super().__init__()
+        self.places = nn.Embedding(most, features)
+        self.layer = nn.TransformerEncoderLayer(
+            features, max(1, features // 64), 2 * features, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.drop = drop
+
+    def forward(self, embeddings: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, M, features) and which of them count, of embeddings and (B, M) bool: never none of a case."""
+        if self.training and self.drop:
+            shown = torch.rand(len(known), 1, device=known.device) >= self.drop
+            known = known & shown
+        first = torch.arange(known.shape[1], device=known.device) == 0
+        known = known | first  # the beginning of the text, which says nothing
+        places = self.places.weight[: known.shape[1]]
+        return self.layer(embeddings + places, src_key_padding_mask=~known), known
+
+
 class ReportModel(nn.Module):
-    """Image encoder, HAQT-ARR, findings and decoder, as parts of those names.
+    """Image encoder, HAQT-ARR, findings and decoder, as parts of those names, and what reads a context.
 
     Args:
         queries: reads the encoder's tokens and gives those of the decoder's width.
@@ -80,6 +110,7 @@ class ReportModel(nn.Module):
         vision: `common.networks.vision_encoder.VisionEncoder`; None where the images' tokens are given.
         findings: number of labels.
         finding_tokens: whether the decoder sees the findings; without, the head is trained beside it (ablation).
+        context_tokens: of a text beside the image that it reads, such as the indication; 0 for none.
 
     Raises:
         ValueError: if the widths differ.
@@ -92,6 +123,7 @@ class ReportModel(nn.Module):
         vision: nn.Module | None = None,
         findings: int = 14,
         finding_tokens: bool = True,
+        context_tokens: int = 0,
     ) -> None:
         super().__init__()
         width = decoder.config.hidden_size
@@ -99,7 +131,8 @@ class ReportModel(nn.Module):
             raise ValueError(f"the queries give {queries.features} numbers, expected the decoder's {width}")
         self.vision, self.queries, self.decoder = vision, queries, decoder
         self.findings = FindingTokens(queries.in_features, width, findings, max(8, width // 2))
-        self.finding_tokens = finding_tokens
+        self.finding_tokens, self.context_tokens = finding_tokens, context_tokens
+        self.context = ContextTokens(width, context_tokens) if context_tokens else None
         for token in (self.findings.absent, self.findings.present):
             token.requires_grad_(finding_tokens)  # what gets no gradient stops distributed training
 
@@ -108,34 +141,35 @@ class ReportModel(nn.Module):
         """The parts whose features it takes in place of having them."""
         return ("vision",) if self.vision is None else ()
 
-    def forward(self, inputs: Tensor, labels: Tensor, more: Tensor | None = None) -> ReportOutput:
+    def forward(self, inputs: Tensor, labels: Tensor, context: Tensor | None = None) -> ReportOutput:
         """Logits of given reports (teacher forcing).
 
         Args:
             inputs: as of `states`.
             labels: (B, T) ids, `common.llm.tokens.IGNORED` where padded.
-            more: as of `states`.
+            context: as of `states`.
         """
-        states, findings, anatomy = self.states(inputs, more)
-        return ReportOutput(self.given(states, labels), findings, anatomy)
+        read = self.states(inputs, context)
+        return ReportOutput(self.given(read, labels), read.findings, read.anatomy)
 
-    def given(self, states: Tensor, labels: Tensor) -> Tensor:
+    def given(self, read: ReportStates, labels: Tensor) -> Tensor:
         """(B, T, vocabulary) logits of the next token after each part of given reports, see `states` and `forward`."""
-        return self.decoder(encoder_outputs=BaseModelOutput(last_hidden_state=states), labels=labels).logits
+        states = BaseModelOutput(last_hidden_state=read.states)
+        return self.decoder(encoder_outputs=states, attention_mask=read.mask, labels=labels).logits
 
-    def states(self, inputs: Tensor, more: Tensor | None = None) -> ReportStates:
+    def states(self, inputs: Tensor, context: Tensor | None = None) -> ReportStates:
         """What the decoder reads.
 
         Args:
             inputs: (B, 3, H, W) images, for the image encoder; or (B, N, C) tokens that it made of square images; or
                 (B, L) findings in [0, 1] alone, of a text without an image.
-            more: (B, M, features) further states, such as an indication.
+            context: (B, M) ids of a text, `common.llm.tokens.IGNORED` where padded; the model must read one.
 
         Raises:
             ValueError: for an image without an encoder, tokens of no square, or inputs of another shape.
         """
         if inputs.ndim == 2:
-            return ReportStates(_with(self.findings.tokens(inputs), more), None, None)
+            return ReportStates(*self._with(self.findings.tokens(inputs), context), None, None)
         if inputs.ndim == 4:
             if self.vision is None:
                 raise ValueError("there is no image encoder, expected the tokens that one made of the images")
@@ -149,11 +183,23 @@ class ReportModel(nn.Module):
         anatomy = self.queries(tokens, grid)
         logits, seen = self.findings(tokens, anatomy.tokens)
         states = torch.cat([anatomy.tokens, seen], 1) if self.finding_tokens else anatomy.tokens
-        return ReportStates(_with(states, more), logits, anatomy)
+        return ReportStates(*self._with(states, context), logits, anatomy)
+
+    def _with(self, states: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The states with those of a context behind them, and which count."""
+        if context is None:
+            return states, None
+        if self.context is None:
+            raise ValueError("the model reads no context, expected one with context_tokens")
+        known = context >= 0
+        more, counted = self.context(self.decoder.get_input_embeddings()(context.clamp(min=0)), known)
+        mask = torch.cat([counted.new_ones(states.shape[:2]), counted], 1)
+        return torch.cat([states, more.to(states.dtype)], 1), mask.long()
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that are trained, by learning rate: "encoder", "projection" (queries, findings) and "decoder"."""
-        parts = {"encoder": [self.vision], "projection": [self.queries, self.findings], "decoder": [self.decoder]}
+        """Parameters that are trained, by learning rate: "encoder", "projection" (what is between), "decoder"."""
+        parts = {"encoder": [self.vision], "projection": [self.queries, self.findings, self.context]}
+        parts["decoder"] = [self.decoder]
         return {
             name: [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
             for name, modules in parts.items()
@@ -193,8 +239,5 @@ class ReportModel(nn.Module):
 
     def definition(self) -> dict[str, Any]:
         """Arguments beside the parts."""
-        return {"findings": len(self.findings.present), "finding_tokens": self.finding_tokens}
-
-
-def _with(states: Tensor, more: Tensor | None) -> Tensor:
-    return states if more is None else torch.cat([states, more], 1)
+        found = {"findings": len(self.findings.present), "finding_tokens": self.finding_tokens}
+        return found | {"context_tokens": self.context_tokens}

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from common.llm.report_model import ReportModel
+from common.llm.report_model import ReportModel, ReportStates
 from common.text.sentences import split_sentences
 
 __all__ = ["SentenceRegion", "sentence_regions"]
@@ -29,7 +29,7 @@ class SentenceRegion(NamedTuple):
 
 @torch.no_grad()
 def sentence_regions(
-    model: ReportModel, tokenizer: PreTrainedTokenizerBase, states: Tensor, texts: list[str]
+    model: ReportModel, tokenizer: PreTrainedTokenizerBase, read: ReportStates, texts: list[str]
 ) -> list[list[SentenceRegion]]:
     """Read each text in one teacher-forced pass, and see where the cross-attention goes.
 
@@ -38,7 +38,7 @@ def sentence_regions(
     Args:
         model: that wrote them, in eval mode.
         tokenizer: of its decoder, one that knows the places of tokens.
-        states: (B, N, features) that the decoder read, `ReportModel.states`.
+        read: what the decoder read, `ReportModel.states`.
         texts: B reports.
 
     Returns:
@@ -47,12 +47,16 @@ def sentence_regions(
     before = model.decoder.config._attn_implementation
     model.decoder.set_attn_implementation("eager")  # others do not give their weights
     try:
-        return [_of_one(model, tokenizer, states[i : i + 1], text) for i, text in enumerate(texts)]
+        masks = [None] * len(texts) if read.mask is None else read.mask.split(1)
+        cases = zip(read.states.split(1), masks, texts, strict=True)
+        return [_of_one(model, tokenizer, states, mask, text) for states, mask, text in cases]
     finally:
         model.decoder.set_attn_implementation(before)
 
 
-def _of_one(model: ReportModel, tokenizer: PreTrainedTokenizerBase, states: Tensor, text: str) -> list[SentenceRegion]:
+def _of_one(
+    model: ReportModel, tokenizer: PreTrainedTokenizerBase, states: Tensor, mask: Tensor | None, text: str
+) -> list[SentenceRegion]:
     sentences = split_sentences(text)
     if not sentences:
         return []
@@ -60,7 +64,10 @@ def _of_one(model: ReportModel, tokenizer: PreTrainedTokenizerBase, states: Tens
     most = getattr(model.decoder.config, "max_position_embeddings", None)
     labels = coded["input_ids"][:, :most].to(states.device)
     found = model.decoder(
-        encoder_outputs=BaseModelOutput(last_hidden_state=states), labels=labels, output_attentions=True
+        encoder_outputs=BaseModelOutput(last_hidden_state=states),
+        attention_mask=mask,
+        labels=labels,
+        output_attentions=True,
     )
     weights = torch.stack(found.cross_attentions).float().mean((0, 2))[0]  # (T, N), of layers and heads
     queries = model.queries

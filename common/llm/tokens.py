@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +21,11 @@ from common.io.output_folder import atomic_path
 from common.networks.weights import missing_weights
 
 __all__ = [
-    "IGNORED", "TOKENIZER", "build_tokenizer", "check_tokenizer", "encode_targets", "fitted_tokenizer",
-    "load_tokenizer", "mean_target_length", "saved_tokenizer", "vocabulary_checksum",
+    "IGNORED", "TOKENIZER", "build_tokenizer", "check_tokenizer", "encode_context", "encode_targets",
+    "fitted_tokenizer", "load_tokenizer", "mean_target_length", "saved_tokenizer", "vocabulary_checksum",
 ]  # fmt: skip
+
+logger = logging.getLogger("train")
 
 TOKENIZER = "tokenizer"
 """Folder beside the weights."""
@@ -150,14 +153,18 @@ def mean_target_length(
     cases: Sequence[Mapping[str, Any]],
     decoder: PreTrainedModel,
     others: Sequence[Mapping[str, Any]] = (),
+    context_tokens: int = 0,
 ) -> float:
     """Tokens of a report with the special ones, mean over cases, after all have been found to fit the decoder.
+
+    How many contexts are longer than what is read of them is said in the log.
 
     Args:
         tokenizer: of the decoder.
         cases: with "case" and "report".
         decoder: that learns them.
         others: cases that must fit, too, such as those of the validation.
+        context_tokens: that are read of the context of a case; 0 if none is.
 
     Raises:
         BadInput: naming the longest report if any has more tokens than the decoder has positions, and their number.
@@ -172,6 +179,12 @@ def mean_target_length(
         case = every[lengths.index(max(lengths))]["case"]
         reason = f"has a report of {max(lengths)} tokens, as {len(long)} of {len(every)} cases have more than {most}"
         raise BadInput(case, f"{reason}, expected at most the positions of the decoder")
+    if context_tokens:
+        read = tokenizer([case["context"] for case in every])["input_ids"]
+        cut = sum(len(ids) > context_tokens for ids in read)
+        if cut:
+            logger.warning(f"{cut} of {len(every)} cases have a context of which the first {context_tokens} tokens "
+                           "are read (context_tokens)")  # fmt: skip
     return sum(lengths[: len(cases)]) / len(cases)
 
 
@@ -188,6 +201,16 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
         own, its = getattr(tokenizer, name), getattr(model.config, name, None)
         if its is not None and own not in (its if isinstance(its, list) else [its]):
             raise ValueError(f"the tokenizer has {name} {own}, expected the decoder's {its}")
+
+
+def encode_context(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> Tensor:
+    """Texts that a model reads beside an image; of a longer one the first `most` tokens.
+
+    Returns:
+        (B, M) int64 with the special tokens, `IGNORED` where padded.
+    """
+    rows = [torch.tensor(ids[:most]) for ids in tokenizer(list(texts))["input_ids"]]
+    return pad_sequence(rows, batch_first=True, padding_value=IGNORED)
 
 
 def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:

@@ -109,6 +109,7 @@ _SETTINGS: dict[str, Callable[[Any], bool]] = {
     "views": lambda value: value is None or _are_names(value),
     "modalities": _are_modalities,
     "target": lambda value: isinstance(value, str) and _is_word(value),
+    "context": lambda value: isinstance(value, list) and all(isinstance(v, str) and _is_word(v) for v in value),
     "demo": lambda value: isinstance(value, bool),
     "image_size": _is_count,
     "max_tokens": _is_count,

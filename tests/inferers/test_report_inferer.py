@@ -35,6 +35,19 @@ def test_a_batch_is_written_and_real_reports_are_weighed(tokenizer):
         ReportInferer(tokenizer, {"beams": 3})
 
 
+def test_a_context_is_read_by_every_part(tokenizer):
+    network = model(context_tokens=32).eval()
+    torch.manual_seed(3)
+    torch.nn.init.normal_(network.context.places.weight, std=9.0)
+    inferer = ReportInferer(tokenizer, {"max_new_tokens": 6, "num_beams": 2}, regions=True)
+    context, labels = (encode_targets(tokenizer, SENTENCES[i : i + 2]) for i in (0, 2))
+    plain, told = (inferer(tokens(), network, labels, given) for given in (None, context))
+    assert not torch.equal(plain.logits, told.logits) and plain.sentences != told.sentences
+    torch.testing.assert_close(told.logits, network(tokens(), labels, context).logits)
+    bfloat = ReportInferer(tokenizer, {"max_new_tokens": 6}, "bfloat16")(tokens(), network, labels, context)
+    torch.testing.assert_close(bfloat.logits, told.logits, atol=0.3, rtol=0.1)
+
+
 def engine_with(written, **batch):
     return SimpleNamespace(state=SimpleNamespace(output={"pred": written}, batch=batch, metrics={}, epoch=1))
 
@@ -80,7 +93,7 @@ def test_files_of_the_cases(tokenizer, tmp_path):
     network = model().eval()
     written = ReportInferer(tokenizer, {"max_new_tokens": 6}, regions=True)(tokens(), network)
     texts = ["No effusion. Heart is normal.", ""]
-    sentences = sentence_regions(network, tokenizer, written.states, texts)
+    sentences = sentence_regions(network, tokenizer, network.states(tokens()), texts)
     written = written._replace(texts=[[text] for text in texts], sentences=sentences)
     labels, regions = [f"l{i}" for i in range(14)], network.queries.regions
     results = ReportResults(
@@ -106,7 +119,7 @@ def test_files_of_the_cases(tokenizer, tmp_path):
 def test_a_sentence_is_of_the_region_that_its_tokens_read(tokenizer):
     """States of one region are made to draw all attention: every sentence is read from there."""
     network = model().eval()
-    states = network.states(tokens()).states
+    read = network.states(tokens())
     first = network.queries.global_queries + 2 * network.queries.region_queries  # of the heart
     cross = network.decoder.model.decoder.layers
     with torch.no_grad():
@@ -114,9 +127,10 @@ def test_a_sentence_is_of_the_region_that_its_tokens_read(tokenizer):
             layer.encoder_attn.k_proj.weight.copy_(torch.eye(16))
             layer.encoder_attn.q_proj.weight.zero_()
             layer.encoder_attn.q_proj.bias.fill_(5.0)
-    states = torch.zeros_like(states)
+    states = torch.zeros_like(read.states)
     states[:, first : first + network.queries.region_queries] = 5.0
     before = network.decoder.config._attn_implementation
-    (sentences, _) = sentence_regions(network, tokenizer, states, ["No effusion. Heart is normal.", "Clear."])
+    texts = ["No effusion. Heart is normal.", "Clear."]
+    sentences, _ = sentence_regions(network, tokenizer, read._replace(states=states), texts)
     assert [s.region for s in sentences] == ["heart", "heart"] and sentences[0].probability > 0.99
     assert network.decoder.config._attn_implementation == before

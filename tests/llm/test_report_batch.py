@@ -39,6 +39,16 @@ def test_findings_alone_are_read_and_unknown_ones_are_half(collate):
     assert inputs.tolist() == [[1.0, 0.5]] * 2
 
 
+def test_a_context_is_given_to_the_model_up_to_its_length(collate):
+    reader = ReportCollate(collate.tokenizer, context_tokens=4)
+    texts = ("", SENTENCES[0])
+    batch = reader([item | {"context": text} for item, text in zip(items(), texts, strict=True)])
+    assert batch["context"].shape == (2, 4) and (batch["context"][0] != IGNORED).sum() == 2
+    assert torch.equal(PrepareReportBatch(twice=True)(batch)[3]["context"], batch["context"].repeat(2, 1))
+    del batch["labels"]
+    assert list(PrepareReportBatch()(batch)[3]) == ["context"]
+
+
 def test_every_case_twice(collate):
     inputs, target, _, given = PrepareReportBatch(twice=True)(collate(items()))
     assert len(inputs) == 4 and torch.equal(inputs[:2], inputs[2:])

@@ -84,11 +84,32 @@ def test_finding_tokens_lie_between_absent_and_present():
     torch.testing.assert_close(part.tokens(torch.full((1, 3), 0.5))[0], (part.absent + part.present) / 2)
 
 
-def test_further_states_are_read():
-    network = model().eval()
-    more = torch.randn(2, 5, 16)
-    plain = network(tokens(), LABELS).logits
-    assert (network(tokens(), LABELS, more).logits - plain).abs().max() > 1e-5
+CONTEXT = torch.tensor([[0, 5, 6, 7, 2], [0, 4, 2, IGNORED, IGNORED]])
+
+
+def test_a_context_is_read_and_its_padding_is_not():
+    network = model(context_tokens=8).eval()
+    plain, told = (network(tokens(), LABELS, context).logits for context in (None, CONTEXT))
+    assert ((told - plain).abs().amax((1, 2)) > 1e-5).all()
+    torch.testing.assert_close(network(tokens()[1:], LABELS[1:], CONTEXT[1:, :3]).logits, told[1:])
+    read = network.states(tokens(), CONTEXT)
+    assert read.states.shape == (2, 8 + 7 * 4 + 14 + 5, 16) and read.mask.sum(1).tolist() == [55, 53]
+
+
+def test_a_context_is_hidden_from_some_cases_in_training_alone():
+    network = model(context_tokens=8).train()
+    network.context.drop = 1.0
+    assert network.states(tokens(), CONTEXT).mask.sum(1).tolist() == [51, 51]
+    assert network.eval().states(tokens(), CONTEXT).mask.sum(1).tolist() == [55, 53]
+
+
+def test_a_context_trains_what_reads_it():
+    network = model(context_tokens=8)
+    network(tokens(), LABELS, CONTEXT).logits.square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in network.context.layer.parameters() if p.ndim > 1)
+    assert {id(p) for p in network.context.parameters()} <= {id(p) for p in network.groups()["projection"]}
+    with pytest.raises(ValueError, match="the model reads no context"):
+        model()(tokens(), LABELS, CONTEXT)
 
 
 def test_padding_of_labels_changes_nothing():

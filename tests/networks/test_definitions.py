@@ -23,6 +23,8 @@ EVIL = {
     "a kernel to fetch": {"text_def": {"config": {"model_type": "bert", "x": "kernels-community/y"}}},
     "a reference": {"image_size": "@seed"},
     "labels that are read": {"labels": ["a", CODE]},
+    "a context": {"context": ["$import os"]},
+    "a context that is no list": {"context": "indication"},
     "a sampler": {"sampler#_target_": "os.system"},
     "a path": {"ckpt_dir": "/etc"},
     "no number": {"image_size": float("nan")},

@@ -13,7 +13,7 @@ from typing import Any
 from common.apps.run.bundle import UsageError, hint, missing
 from common.apps.run.remote_paths import takes_urls
 from common.data.ct.listing import MANIFEST_COLUMNS
-from common.data.cxr.listing import write_study_tables
+from common.data.cxr.listing import CXRListing, write_study_tables
 from common.data.cxr.mimic_study import list_mimic
 from common.data.layouts import LAYOUTS, VIRTUAL_LAYOUTS
 from common.data.manifest import record_place
@@ -117,10 +117,11 @@ def prepare_virtual(
             for row in rows:
                 row |= {"sha256": content_hash(out / row["image"])} if row["image"] else {}
                 row |= {name: str(out / row[name]) for name in ("image", "report") if row[name]}
-            if layout == "mimic_cxr":
+            if rows[0]["image"]:
                 ehr = [str(out / name) for name in ("mimic-iv", "mimic-iv-ed")]
-                write_study_tables(out, list_mimic(out, ehr=ehr), (row["study"] for row in rows))
-            return _write(out, rows, facts, ROW_COLUMNS)
+                listing = list_mimic(out, ehr=ehr) if layout == "mimic_cxr" else CXRListing()
+                write_study_tables(out, listing, (row["study"] for row in rows))
+            return _write(out, rows, facts, [name for name in ROW_COLUMNS if name in rows[0]])
         if layout == "ct_rate":
             split_of = {row["case"]: "val" if row["split"] == "valid" else row["split"] for row in rows}
         else:

@@ -50,8 +50,8 @@ def find_mimic_cxr(
         The usable images in the order of the metadata table, and a problem for every file or row that is not usable:
         rows without image, images without row, repeated ids, unknown values, patients in two splits. A case is named by
         its DICOM id, a study by "s" and its id as in mimic_cxr_sectioned.csv. The time of a study is the earliest that
-        the table has for it, also in rows whose image cannot be used. The further column `report` holds the file of the
-        study's text, "" if it is not there.
+        the table has for it, also in rows whose image cannot be used. The further columns: `report`, the file of the
+        study's text, "" if it is not there; and `time`.
 
     Raises:
         BadInput: if a table is missing or cannot be read.
@@ -93,7 +93,7 @@ def find_mimic_cxr(
             problems.append(problem)
             continue
         report = report_root / folder.with_suffix(".txt")
-        more = {"report": str(report) if report.is_file() else ""}
+        more = {"report": str(report) if report.is_file() else "", "time": times[study].isoformat()}
         images.append(
             XrayRow(case, subject, split_of[case], path, f"s{study}", view, labels_of[study], more, times[study])
         )

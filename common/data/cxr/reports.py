@@ -15,16 +15,13 @@ from monai.data import Dataset
 from common.data.case_list import CaseList
 from common.data.case_names import unique_texts
 from common.data.cxr.cases import FRONTAL, read_cxr_cases
-from common.data.cxr.r2gen import annotation_reports
+from common.data.cxr.report_context import PreparedReports, context_text
 from common.data.datasets.case_loader import write_excluded
 from common.data.datasets.features import FeatureDataset
-from common.data.manifest import read_manifest
-from common.data.report_files import iter_reports
 from common.data.virtual.texts import virtual_texts
-from common.io.bad_input import BadInput, read_text
+from common.io.bad_input import BadInput
 from common.text.cxr_labeller import CHEXPERT_LABELS
 from common.text.difficulty import REGIONS, finding_regions, report_difficulty
-from common.text.sections import report_sections, sections_text
 
 __all__ = ["TARGETS", "read_report_cases", "read_report_splits", "report_dataset", "text_cases"]
 
@@ -42,6 +39,7 @@ def read_report_splits(
     target: str = "findings",
     limit: int | None = None,
     excluded_dir: str | None = None,
+    context: Sequence[str] = (),
 ) -> dict[str, CaseList]:
     """Split ("train", "val", "test") -> its cases, see `read_report_cases`; the policy is for training cases alone.
 
@@ -49,7 +47,7 @@ def read_report_splits(
     """
     splits = {
         split: read_report_cases(
-            dataset_dir, split, labels, views, policy if split == "train" else "ignore", target, limit
+            dataset_dir, split, labels, views, policy if split == "train" else "ignore", target, limit, context
         )
         for split in ("train", "val", "test")
     }
@@ -82,7 +80,8 @@ def report_dataset(
     """
     if feature_dir is not None:
         data = FeatureDataset(feature_dir, split)
-        known = [data.columns[name] == [case[name] for case in cases] for name in ("case", "report")]
+        names = [name for name in ("case", "report", "context") if name in cases[0]]
+        known = [data.columns.get(name) == [case[name] for case in cases] for name in names]
         label = torch.from_numpy(np.stack([case["label"] for case in cases]))
         if not all(known) or not torch.equal(data.vectors["label"].nan_to_num(-9), label.nan_to_num(-9)):
             raise BadInput(
@@ -92,8 +91,10 @@ def report_dataset(
     return Dataset([case | {"index": index} for index, case in enumerate(cases)], transform)
 
 
-def text_cases(n: int, seed: int, labels: Sequence[str], target: str = "findings") -> list[dict[str, Any]]:
-    """Reports of virtual patients without images, `case`, `report` and `label` as `read_report_cases` gives them.
+def text_cases(
+    n: int, seed: int, labels: Sequence[str], target: str = "findings", context: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Reports of virtual patients without images: `case`, `report`, `label`, `context` as of `read_report_cases`.
 
     What is not mentioned is 0 and what is uncertain 0.5, as a finding head would say of an image.
     """
@@ -104,6 +105,7 @@ def text_cases(n: int, seed: int, labels: Sequence[str], target: str = "findings
             "report": " ".join(text["sections"][name] for name in TARGETS[target]),
             "label": np.array([value[text["labels"][name]] for name in labels], np.float32),
         }
+        | ({"context": context_text(context, text["sections"]["indication"], text["prior"])} if context else {})
         for text in virtual_texts(n, seed)
     ]
 
@@ -116,6 +118,7 @@ def read_report_cases(
     policy: str = "ignore",
     target: str = "findings",
     limit: int | None = None,
+    context: Sequence[str] = (),
 ) -> CaseList:
     """The studies of one split that have a report with the section that is asked for, in the order of the manifest.
 
@@ -127,11 +130,13 @@ def read_report_cases(
         policy: see there.
         target: one of `TARGETS`.
         limit: take the first so many.
+        context: what was known before that a model is given, of `common.data.cxr.report_context.SOURCES`.
 
     Returns:
         Per study: case, patient, study, split, image, label ((n_labels,) float32, NaN masked), report (the text of the
         sections, with single blanks), regions ((7,) float32, 1 where a finding that it states is seen, see
-        `common.text.difficulty`) and difficulty (its score). `excluded` lists what is left out.
+        `common.text.difficulty`), difficulty (its score), and context if one is asked for. `excluded` lists what is
+        left out.
 
     Raises:
         BadInput: if the manifest names no reports, a file of them is missing, or no case is left.
@@ -143,23 +148,22 @@ def read_report_cases(
     manifest = path / "manifest.csv" if path.is_dir() else path
     excluded: list[dict[str, str]] = []
     cases = read_cxr_cases(manifest, split, labels, views, policy, excluded=excluded)
-    rows = {row["case"]: row for row in read_manifest(manifest)}
-    if "report" not in next(iter(rows.values())):
-        raise BadInput(manifest, "has no column 'report', expected a layout with reports: mimic_cxr, open_i or r2gen")
+    reports = PreparedReports(manifest, context)
+    rows = reports.rows
     seen = {case["study"] for case in cases} | {rows[e["path"]]["study"] for e in excluded if e["path"] in rows}
     wanted = [split] if isinstance(split, str) else split
     for row in rows.values():
         if row["study"] not in seen and (wanted is None or row["split"] in wanted):
             seen.add(row["study"])
             excluded.append({"path": row["case"], "reason": f"is of a study without a view {' or '.join(views or ())}"})
-    tables: dict[str, Mapping[str, Mapping[str, str]]] = {}
     kept, studies = [], set()
     for case in cases:
         if case["study"] in studies:
             continue
         studies.add(case["study"])
         try:
-            text = _target(manifest, rows[case["case"]], target, tables)
+            row = rows[case["case"]]
+            text = _target(row["report"], reports.sections(row), target)
         except BadInput as problem:
             excluded.append({"path": case["case"], "reason": problem.reason})
             continue
@@ -168,6 +172,7 @@ def read_report_cases(
             {name: case[name] for name in ("case", "patient", "study", "split", "image", "label")}
             | {"report": text, "difficulty": report_difficulty(text).score()}
             | {"regions": np.array([region in found for region in REGIONS], np.float32)}
+            | ({"context": reports.context(row)} if context else {})
         )
         if len(kept) == limit:
             break
@@ -178,34 +183,9 @@ def read_report_cases(
     return CaseList([case | {"case": name} for case, name in named], excluded)
 
 
-def _target(manifest: Path, row: Mapping[str, str], target: str, tables: dict[str, Any]) -> str:
-    """The text that a model is to write of the study of a row."""
-    if not row["report"]:
-        raise BadInput(manifest, "has no report")
-    path = Path(row["report"])
-    if path.suffix.lower() == ".txt":
-        sections = report_sections(_whole(path))
-    else:
-        if str(path) not in tables:
-            tables[str(path)] = _table(path)
-        sections = tables[str(path)].get(row["study"])
-        if sections is None:
-            raise BadInput(path, f"has no report of study {row['study']!r}")
+def _target(path: str, sections: Mapping[str, str], target: str) -> str:
+    """The text that a model is to write of a study whose report has these sections."""
     lacking = [name for name in TARGETS[target] if not sections.get(name, "").strip()]
     if lacking:
         raise BadInput(path, f"has a report without {' and '.join(lacking)}")
     return " ".join(sections[name] for name in TARGETS[target])
-
-
-def _whole(path: Path) -> str:
-    text = read_text(path, "a report")
-    if not text.strip():
-        raise BadInput(path, "is empty, expected a report")
-    return text
-
-
-def _table(path: Path) -> dict[str, dict[str, str]]:
-    """Study -> its sections, of Open-i and of R2Gen, whose reports are findings."""
-    if path.suffix.lower() == ".json":
-        return {study: {"findings": text} for study, text in annotation_reports(path).items()}
-    return {r.study: sections_text(r.sections) for r in iter_reports(path) if not isinstance(r, BadInput)}

@@ -46,7 +46,7 @@ MIMIC_METADATA_COLUMNS = (
 )  # fmt: skip
 MIMIC_SECTION_COLUMNS = ("study", "impression", "findings", "last_paragraph", "comparison")
 OPEN_I_REPORT_COLUMNS = ("uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression")
-ROW_COLUMNS = ("case", "patient", "split", "image", "study", "view", "report", *CHEXPERT_LABELS)
+ROW_COLUMNS = ("case", "patient", "split", "image", "study", "view", "report", "time", *CHEXPERT_LABELS)
 _PROCEDURE = {
     ("PA", "LATERAL"): "CHEST (PA AND LAT)", ("PA",): "CHEST (SINGLE VIEW)", ("AP",): "CHEST (PORTABLE AP)",
 }  # fmt: skip
@@ -88,7 +88,8 @@ def write_mimic_cxr(output_dir: str | Path, cohort: Cohort, workers: int = 1) ->
         for view, image in images.items():
             name = Path(image).stem
             row = {"case": name, "patient": str(study.subject_id), "split": split, "image": image}
-            rows.append(row | {"study": f"s{study.study_id}", "view": view, "report": text} | truth["labels"])
+            more = {"report": text, "time": study.study_time.isoformat()}
+            rows.append(row | {"study": f"s{study.study_id}", "view": view} | more | truth["labels"])
             known = {
                 "dicom_id": name, "PerformedProcedureStepDescription": procedure, "ViewPosition": view,
                 "Rows": truth["size"], "Columns": truth["size"], "StudyDate": date, "StudyTime": time,

@@ -80,7 +80,9 @@ def test_the_same_call_resumes_and_another_is_refused(tmp_path: Path) -> None:
 def test_virtual_x_rays_are_listed_by_image(tmp_path: Path, layout: str) -> None:
     summary = prepare_virtual(tmp_path, layout, n=4, seed=2, **SMALL)
     rows = rows_of(tmp_path)
-    assert list(rows[0]) == ["case", "patient", "split", "image", "study", "view", "report", *CHEXPERT_LABELS, "sha256"]
+    columns = ["case", "patient", "split", "image", "study", "view", "report"]
+    columns += ["time"] if layout == "mimic_cxr" else []
+    assert list(rows[0]) == [*columns, *CHEXPERT_LABELS, "sha256"]
     assert len({row["case"] for row in rows}) == len(rows) == summary["counts"]["kept"]
     assert summary["counts"]["patients"] == len({row["patient"] for row in rows}) == 4
     assert {row["split"] for row in rows} == {"train", "val", "test"}

@@ -48,7 +48,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_mimic_has_all_images_and_the_official_split(tree: Path, tmp_path: Path) -> None:
     result = prepare_data(tree, tmp_path / "out", "mimic_cxr")
     rows = table(result.manifest)
-    assert list(rows[0]) == ["case", "patient", "split", "image", "study", "view", "report", *CHEXPERT_LABELS]
+    assert list(rows[0]) == ["case", "patient", "split", "image", "study", "view", "report", "time", *CHEXPERT_LABELS]
     assert len(rows) == len(list(tree.rglob("*.jpg"))) == result.summary["counts"]["kept"]
     assert all(Path(row["image"]).is_absolute() and Path(row["image"]).is_file() for row in rows)
     assert {row[name] for row in rows for name in CHEXPERT_LABELS} == {"1.0", "0.0", "-1.0", ""}

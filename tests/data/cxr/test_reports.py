@@ -37,11 +37,6 @@ def rows(folder):
 
 def test_each_study_once_with_its_report(prepared):
     layout, folder = prepared
-    if not (folder / "notes.csv").is_file():  # virtual open_i and r2gen have no notes; prepare writes them
-        (folder / "notes.csv").write_text("study,note\n")
-        from common.data.ehr.clinical_vector import CLINICAL_COLUMNS
-
-        (folder / "clinical.csv").write_text(",".join(["study", *CLINICAL_COLUMNS]) + "\n")
     splits = read_report_splits(folder)
     frontal = {row["study"] for row in read_manifest(folder) if row["view"] in ("PA", "AP")}
     cases = [case for cases in splits.values() for case in cases]
