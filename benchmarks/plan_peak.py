@@ -1,9 +1,10 @@
 """The planner's forecast of peak memory against the peak that a real training step on this CPU reaches.
 
-    python benchmarks/plan_peak.py
+    python benchmarks/plan_peak.py [WORD ...]
 
-Each size runs in a process of its own, with glibc told to give memory back at once (MALLOC_MMAP_THRESHOLD_): by default
-it keeps up to half as much again for later, which is no need of the training. Prints one JSON line per size.
+With words only the sizes that name one of them are measured. Each size runs in a process of its own, with glibc told to
+give memory back at once (MALLOC_MMAP_THRESHOLD_): by default it keeps up to half as much again for later, which is no
+need of the training. Prints one JSON line per size.
 """
 
 import json
@@ -19,23 +20,25 @@ import torch
 from common.apps.run.bundle import merged_config, open_bundle
 from common.apps.run.plan import plan_stage, planned_stage
 
-BUNDLE = open_bundle("bundles/ct_slice_interpolation")
+CT, XR = "bundles/ct_slice_interpolation", "bundles/xr2text"
+FP32 = {"precision": "float32"}
 SIZES = {
-    "refiner, batch 64": ("refiner", "paper", {"batch_size": 64}),
-    "refiner, batch 64, float32": ("refiner", "paper", {"batch_size": 64, "precision": "float32"}),
-    "U-Net of the paper, latent 8 x 32 x 32": ("diffusion", "paper", {"latent_crop": [8, 32, 32]}),
-    "U-Net of the paper, latent 8 x 64 x 64, float32": (
-        "diffusion",
-        "paper",
-        {"latent_crop": [8, 64, 64], "precision": "float32"},
+    "refiner, batch 64": (CT, "refiner", "paper", {"batch_size": 64}),
+    "refiner, batch 64, float32": (CT, "refiner", "paper", {"batch_size": 64} | FP32),
+    "U-Net of the paper, latent 8 x 32 x 32": (CT, "diffusion", "paper", {"latent_crop": [8, 32, 32]}),
+    "U-Net of the paper, latent 8 x 64 x 64, float32": (CT, "diffusion", "paper", {"latent_crop": [8, 64, 64]} | FP32),
+    "VAE of the demo, patch 64 x 64 x 64": (CT, "vae", "demo", {"patch_size": [64, 64, 64]}),
+    "report model of the paper, 512 px, batch 2, float32": (XR, "finetune", "paper", {"batch_size": 2} | FP32),
+    "report model of the paper, 384 px, batch 4, float32": (
+        XR, "finetune", "paper", {"batch_size": 4, "image_size": 384} | FP32,
     ),
-    "VAE of the demo, patch 64 x 64 x 64": ("vae", "demo", {"patch_size": [64, 64, 64]}),
-}
+    "report model of the demo, tokens, batch 256": (XR, "finetune", "demo", {"batch_size": 256}),
+}  # fmt: skip
 
 
 def job(name: str) -> tuple[list[str], dict]:
-    stage, scale, overrides = SIZES[name]
-    found = planned_stage(BUNDLE, stage, scale, overrides)
+    bundle, stage, scale, overrides = SIZES[name]
+    found = planned_stage(open_bundle(bundle), stage, scale, overrides)
     return found.files, found.overrides
 
 
@@ -60,9 +63,11 @@ def real_step(name: str) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and sys.argv[1] in SIZES:
         return real_step(sys.argv[1])
     for name in SIZES:
+        if len(sys.argv) > 1 and not any(word in name for word in sys.argv[1:]):
+            continue
         forecast = plan_stage(*job(name))
         ours = forecast["peak"] - forecast["average"] - forecast["frozen"]
         command = [sys.executable, __file__, name]
