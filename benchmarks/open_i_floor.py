@@ -30,8 +30,8 @@ from common.data.splits import split_by_patient  # noqa: E402
 from common.handlers.report_quality import report_figures  # noqa: E402
 from common.io.bad_input import BadInput  # noqa: E402
 from common.llm.tokens import build_tokenizer  # noqa: E402
-from common.text.bm25 import BM25  # noqa: E402
 from common.text.difficulty import report_difficulty  # noqa: E402
+from common.text.notes.bm25 import BM25  # noqa: E402
 from common.text.sections import sections_text  # noqa: E402
 
 TRAIN = ROOT / "bundles" / "xr2text" / "configs" / "train.json"

@@ -68,6 +68,7 @@ def predict(
         python -m common predict bundles/ct_slice_interpolation --input ct.nii.gz --output_dir out --target_spacing 1
         python -m common predict bundles/ct_slice_interpolation --input dicom --output_dir out --mode linear
         python -m common predict bundles/mdfnet_cxr --input xray.png --note note.txt --output_dir out
+        python -m common predict bundles/xr2text --input a.png --indication Cough --prior_report b.txt --output_dir out
     """
     from common.apps.predict import predict as apply
 

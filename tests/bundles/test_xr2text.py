@@ -58,6 +58,7 @@ def stage(prepared, out, processes):
     places = {"bundle_root": str(BUNDLE), "dataset_dir": str(prepared / "data" / "virtual"), "output_dir": str(out)}
     places |= {"ckpt_dir": str(out / "models"), "batch_size": 4 // processes, "max_epochs": 2}
     places |= {"dropout": 0.0, "decoder_config#dropout": 0.0, "lr_scheduler#max_epochs": 8, "warmup_steps": 0}
+    places |= {"context": []}  # which is hidden by chance
     return [str(CONFIGS / f"{name}.json") for name in names], places
 
 
