@@ -4,6 +4,7 @@
 
 The demo has no X-rays, so a study is put into the middle of each of its emergency stays and admissions. The table that
 is ten times as long holds nine copies of labevents under the ids of other patients: the contexts must stay the same.
+The six steps to the curriculum of a report model are run on the same studies, with blank pictures and one report.
 Prints one JSON line per measurement; says so and ends if the demo is not there.
 """
 
@@ -55,6 +56,39 @@ def longer(layouts: Path, folder: Path) -> Path:
         for k in range(1, COPIES):  # 10000032 becomes 2x000032 ...
             file.write(re.sub(rb"(?m)^(\d+),1(\d)", rb"\1,%d\2" % (k + 1), rows))
     return root
+
+
+def steps(layouts: Path, folder: Path) -> dict:
+    """Counts of the six steps, in which every third patient validates."""
+    from PIL import Image  # here, so that the memory measured above is not that of these modules
+
+    from common.data.curriculum.steps import run_steps
+    from common.data.curriculum.subset import read_json_lines
+    from common.io.output_folder import csv_text
+    from common.text.cxr_labeller import CHEXPERT_LABELS
+
+    tables = {"metadata": [], "split": [], "chexpert": []}
+    for study in studies_of(layouts)[0]:
+        subject, case, taken = str(study.subject_id), f"{study.study_id:x}", study.study_time
+        place = folder / f"files/p{subject[:2]}/p{subject}/s{study.study_id}"
+        place.mkdir(parents=True)
+        Image.new("L", (64, 64)).save(place / f"{case}.jpg")
+        place.with_suffix(".txt").write_text(" FINAL REPORT\n\n IMPRESSION: No acute process.\n")
+        ids = {"dicom_id": case, "subject_id": subject, "study_id": study.study_id}
+        day = {"ViewPosition": "AP", "StudyDate": f"{taken:%Y%m%d}", "StudyTime": f"{taken:%H%M%S.%f}"}
+        tables["metadata"].append(ids | day)
+        tables["split"].append(ids | {"split": "train" if study.subject_id % 3 else "validate"})
+        tables["chexpert"].append(ids | dict.fromkeys(CHEXPERT_LABELS) | {"No Finding": "1.0"})
+    for name, rows in tables.items():
+        (folder / f"mimic-cxr-2.0.0-{name}.csv").write_text(csv_text(list(rows[0]), rows))
+    out, clock = folder.with_name("steps"), time.perf_counter
+    start = clock()
+    found = run_steps(folder, out, ehr=[str(layouts / HOSP), str(layouts / ED)])
+    line = {"seconds": round(clock() - start, 2)} | {name: facts["counts"] for name, facts in found.items()}
+    line["chexpert"].pop("labels")
+    records = read_json_lines(out / "ehr.jsonl")
+    values = [value for record in records for value in (*record["vitals"], *record["labs"])]
+    return line | {"values": len(values), "values_after_the_study": sum(value["hours"] < 0 for value in values)}
 
 
 def peak_kib() -> int:
@@ -115,6 +149,8 @@ def main(layouts: Path) -> None:
     more = ten["rows"] - one["rows"]
     line["rows_per_second"] = round(more / (ten["seconds"] - one["seconds"]))
     print(json.dumps(line | {"machine": machine}))
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps({"name": "Six steps on the MIMIC-IV(-ED) demo", **steps(layouts, Path(folder) / "mimic")}))
 
 
 if __name__ == "__main__":

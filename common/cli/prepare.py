@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.apps.run.bundle import UsageError
 from common.cli.parse import Verb
-from common.data.layouts import LAYOUTS
+from common.data.layouts import LAYOUTS, Option
 
 Result = dict[str, Any]
 _MOST_REASONS = 3  # that are printed of a table
@@ -61,7 +61,10 @@ def layout_verb(name: str) -> Verb:
         lists = {key: _folders(given[key]) for key in folders if given.get(key) is not None}
         return _told(write(name, **given | lists))
 
-    options = {option.name: (type(option.default or ""), option.default, option.note) for option in layout.options}
+    def described(*own: Option) -> dict[str, tuple[type, Any, str]]:
+        return {o.name: (o.kind if o.default is None else type(o.default), o.default, o.note) for o in own}
+
+    options = described(*layout.options)
     options |= {
         "strict": (bool, False, "refuse, with exit code 1, if anything had to be excluded as bad"),
         "workers": (int, 1, "N processes that check"),
@@ -72,6 +75,7 @@ def layout_verb(name: str) -> Verb:
     }
     if layout.official_split:
         del options["seed"]
+    options |= described(*layout.step_options)
     kind = inspect.Parameter
     required = [kind(word, kind.KEYWORD_ONLY, annotation=str) for word in ("input", "output_dir")]
     optional = [
@@ -104,9 +108,18 @@ def _folders(text: str) -> list[str]:
 
 
 def _told(summary: Result) -> Result:
-    """Print what a preparation came to."""
+    """Print what a preparation came to, or each of its steps."""
     from common.data.folder_files import others_text
 
+    for name, found in summary.get("steps", {}).items():
+        said, document = (", ".join(f"{n} {what}" for what, n in _flat(found[key])) for key in ("counts", "document"))
+        print(f"{name}: {'nothing to do' if found['done'] else said}", *found["files"], sep="\n  ")
+        if found["excluded"]:
+            print(f"  {found['excluded']} left out, with reasons in excluded.csv")
+        if document:
+            print(f"  of the document: {document}")
+    if "steps" in summary:
+        return summary
     counts = summary["counts"]
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
     views = ", ".join(f"{n} {view}" for view, n in counts.get("views", {}).items())
@@ -125,6 +138,14 @@ def _told(summary: Result) -> Result:
     if counts["excluded"]:
         print(f"{counts['excluded']} left out, with reasons: {summary['excluded']}")
     return summary
+
+
+def _flat(counts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Counts, and those within one, such as "train stage_a"; steps.json has all."""
+    for name, found in counts.items():
+        inner = found.items() if isinstance(found, Mapping) else ()
+        numbers = [(name, found), *((f"{name} {word}", n) for word, n in inner)]
+        yield from ((what, n) for what, n in numbers if isinstance(n, int | float | str) and n)
 
 
 def _most(reasons: Mapping[str, int]) -> str:

@@ -28,6 +28,7 @@ class Option:
         default: if it is not given.
         choices: its values, where these are few.
         folders: whether it is a list of folders, typed with commas between them; `none` is an empty one.
+        kind: of its values, that of the default unless it has none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Option:
     default: Any = None
     choices: tuple[str, ...] = ()
     folders: bool = False
+    kind: type = str
 
 
 VALIDATE = Option("validate", "decode every image; false looks at its header and end only", True)
@@ -52,6 +54,8 @@ class Layout:
         expects: what is missing where the input does not exist.
         options: its own ones. `validate` is for `prepare_data`, the others are for the lister.
         fixed: what the lister is told beside them.
+        steps: `module:function` of steps that are run one by one by `--step`, see `step_options`; "" if it has none.
+        step_options: `step`, whose choices are their names, and what can be said about them beside the options above.
         official_split: whether the data set says all of the split itself.
         writes: help of the output folder.
         examples: command lines for its help, beside one that every layout has.
@@ -64,6 +68,8 @@ class Layout:
     expects: str
     options: tuple[Option, ...] = ()
     fixed: dict[str, Any] = field(default_factory=dict)
+    steps: str = ""
+    step_options: tuple[Option, ...] = ()
     official_split: bool = False
     writes: str = ""
     examples: tuple[str, ...] = ()
@@ -90,6 +96,30 @@ def _xrays(title: str, details: str, lister: str, input: str, *options: Option, 
     return Layout(title, f"{details} Images stay where they are.", lister, input, options=(*options, VALIDATE), **given)
 
 
+_CURRICULUM_STEPS = (
+    Option(
+        "step",
+        "NAME one step to the curriculum of a report model, instead of preparing: subset (selected_images.csv), "
+        "impressions (impressions.csv), chexpert (chexpert.csv), manifest (phase_a.jsonl), ehr (ehr.jsonl), curriculum "
+        "(curriculum_train, _val, _test.jsonl), or all; with excluded.csv and steps.json",
+        choices=("subset", "impressions", "chexpert", "manifest", "ehr", "curriculum", "all"),
+    ),
+    Option("n_images", "N of step subset: the most X-rays, of whole patients", 10003),
+    Option(
+        "download",
+        "of step subset: fetch into the input what it lacks, with your own login of PhysioNet (PHYSIONET_USER and "
+        "PHYSIONET_PASSWORD, or ~/.netrc)",
+        False,
+    ),
+    Option("stage_a_share", "SHARE of step curriculum: of stage a (image alone) in the rows of training", 0.35),
+    Option("without_ehr", "SHARE of step curriculum: of the rows of stage b for training without their record", 0.3),
+    Option(
+        "split_by_patient",
+        "SHARE of step curriculum: of the patients for training, the others validate (default: the official split)",
+        kind=float,
+    ),
+    Option("seed", "N of steps subset and curriculum: of what is drawn", 0),
+)
 _FOLDER = "common.data.ct.listing:list_folder"
 
 LAYOUTS: dict[str, Layout] = {
@@ -129,8 +159,14 @@ LAYOUTS: dict[str, Layout] = {
             folders=True,
         ),
         Option("labeller", "NAME chexpert or negbio", "chexpert", ("chexpert", "negbio")),
+        steps="common.data.curriculum.steps:run_steps",
+        step_options=_CURRICULUM_STEPS,
         official_split=True,
-        examples=("--input mimic-cxr-jpg --ehr mimic-iv/3.1,mimic-iv-ed/2.2 --output_dir data/m",),
+        examples=(
+            "--input mimic-cxr-jpg --ehr mimic-iv/3.1,mimic-iv-ed/2.2 --output_dir data/m",
+            "--step subset --input mimic-cxr-jpg --output_dir data/c --n_images 10003 --download",
+            "--step all --input mimic-cxr-jpg --output_dir data/c --split_by_patient 0.9",
+        ),
     ),
     "covid": _xrays(
         "Prepare covid-chestxray-dataset: COVID-19 against every other named finding.",

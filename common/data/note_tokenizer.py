@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from common.io.output_folder import atomic_path
-from common.text.bm25 import with_background
+from common.text.notes.bm25 import with_background
 
 __all__ = ["NoteTokenizer", "build_note_tokenizer", "save_tokenizer"]
 
@@ -32,8 +32,8 @@ class NoteTokenizer:
         model: folder or hub name of a tokenizer; it must be the text encoder's own.
         max_tokens: longer notes lose their end (8,192 is what ModernBERT takes).
         allow_download: fetch a hub tokenizer that is not in the local cache.
-        background_passages: how many passages of general knowledge are added to a note (`common.text.bm25`); a note
-            that is empty gets none.
+        background_passages: how many passages of general knowledge (`common.text.notes.bm25`) are added to a note that
+            is not empty.
         labels: names of what is predicted, whose terms no passage may hold.
 
     Attributes:

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,30 @@ def test_every_verb_has_help_worth_reading(capsys: Any) -> None:
             assert text.startswith(f"python -m common {' '.join(words)} ")
             assert "Arguments:" in text and "Examples:" in text and "--json" in text
             assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_a_step_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
+    assert main(["prepare", "mimic_cxr", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    files = ("selected_images.csv", "impressions.csv", "chexpert.csv", "phase_a.jsonl", "ehr.jsonl", "curriculum_train")
+    assert "--step NAME" in shown and all(file in shown for file in files) and "(default: 10003)" in shown
+    virtual, out = str(tmp_path / "virtual"), str(tmp_path / "out")
+    words = "--layout mimic_cxr --n 8 --shape 16,32,32 --spacing 9,10,11 --output_dir".split()
+    assert main(["prepare", "virtual", *words, virtual]) == 0
+    step = ["prepare", "mimic_cxr", "--input", virtual, "--output_dir", out, "--step"]
+    assert main([*step, "curriculum"]) == 1
+    assert "phase_a.jsonl: is missing or was changed, run first: python -m common" in capsys.readouterr().err
+    assert main([*step, "all", "--split_by_patient", "0.5", "--without_ehr", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if line[0] != " "] == [
+        "subset", "impressions", "chexpert", "manifest", "ehr", "curriculum",
+    ]  # fmt: skip
+    assert re.search(r"curriculum: \d+ train rows, \d+ train stage_a, \d+ train stage_b, ", "\n".join(lines))
+    assert "  of the document: 10142 rows train, 1125 rows val, 81 mb" in lines
+    assert main([*step, "subset", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"]["subset"]["done"] is True
+    assert main([*step, "subset", "--download", "maybe"]) == 2
+    assert capsys.readouterr().err == "--download is 'maybe', expected true or false\n"
 
 
 def test_help_with_a_bundle_tells_what_is_in_it(toy: Path, capsys: Any) -> None:

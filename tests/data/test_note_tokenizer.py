@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer
-from common.text.bm25 import with_background
+from common.text.notes.bm25 import with_background
 from common.text.redaction import find_leaks, split_background
 
 NOTES = ["Chest pain and fever since two days.", "Shortness of breath, SpO2 88.", "Cough. No fever."]

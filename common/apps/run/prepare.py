@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from common.apps.run.bundle import UsageError, hint, missing
@@ -52,22 +53,31 @@ def prepare(
         options: seed, exclusion_list, address; and those of the layout, as the registry lists them.
 
     Returns:
-        The content of prepare.json, and the paths of `manifest` and `excluded`.
+        The content of prepare.json, and the paths of `manifest` and `excluded`; with the option `step` instead `steps`,
+        the name of each that was run -> what it came to.
 
     Raises:
         BadInput: if the input does not exist, nothing in it is usable, or it is bad and `strict` is set.
         UsageError: for an unknown layout, engine, option or value of one, or a number of workers below 1.
     """
     _check_layout(layout, LAYOUTS)
-    known = {option.name: option.choices for option in LAYOUTS[layout].options} | dict.fromkeys(_EVERYWHERE, ())
+    found = LAYOUTS[layout]
+    in_steps = found.step_options if options.get("step") else found.step_options[:1]
+    known = {option.name: option.choices for option in (*found.options, *in_steps)} | dict.fromkeys(_EVERYWHERE, ())
     for name, value in options.items():
+        if name not in known and name in {option.name for option in found.step_options}:
+            raise UsageError(f"--{name} is for a step, expected --step with the name of one")
         if name not in known:
             raise UsageError(f"prepare {layout} has no option --{name}{hint(name, known, '--')}")
         if known[name] and value not in known[name]:
             raise UsageError(f"--{name} is {value!r}, expected {' or '.join(known[name])}{hint(value, known[name])}")
     check_engine(engine, workers)
-    if not Path(input).exists():
-        raise missing(input, f"{LAYOUTS[layout].expects} (--input)")
+    if not Path(input).exists() and not options.get("download"):
+        raise missing(input, f"{found.expects} (--input)")
+    if options.get("step"):
+        if strict or workers != 1 or engine != "local":
+            raise UsageError("--strict, --workers and --engine are not for a step, expected --step without them")
+        return {"steps": resolve_name(found.steps)(input, output_dir, **options)}
     result = prepare_data(input, output_dir, layout, strict=strict, workers=workers, engine=engine, **options)
     return result.summary | {"manifest": str(result.manifest), "excluded": str(result.excluded)}
 

@@ -28,8 +28,8 @@ from common.data.cxr.listing import (
 )
 from common.data.ehr.clinical_vector import clinical_row, plausible
 from common.io.bad_input import BadInput
-from common.text.case_note import presentation
-from common.text.ed_note import ed_note
+from common.text.notes.case_note import presentation
+from common.text.notes.ed_note import ed_note
 from common.text.redaction import redact
 
 __all__ = ["COVID_LABEL", "COVID_TABLES", "find_covid"]
@@ -59,7 +59,7 @@ def find_covid(source: str | os.PathLike[str]) -> CXRListing:
     """List the images of the data set, without opening them.
 
     A patient is a `patientid`; two ids that share an image are one patient, and of the rows of an image the first is
-    kept. Notes hold what was known before the image (`common.text.case_note`), without terms of the findings.
+    kept. Notes hold what was known before the image (`common.text.notes.case_note`), without terms of the findings.
 
     Args:
         source: the folder with one of `COVID_TABLES`, or the table itself.

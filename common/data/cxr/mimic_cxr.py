@@ -23,7 +23,7 @@ from common.io.bad_input import BadInput
 from common.io.table import TableCounts, stream_rows
 from common.text.cxr_labeller import CHEXPERT_LABELS
 
-__all__ = ["LABELLERS", "find_mimic_cxr"]
+__all__ = ["LABELLERS", "find_mimic_cxr", "mimic_table", "read_mimic_labels", "study_times"]
 
 LABELLERS = ("chexpert", "negbio")
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
@@ -37,6 +37,7 @@ def find_mimic_cxr(
     labeller: str = "chexpert",
     reports: str | os.PathLike[str] | None = None,
     other: Counter[str] | None = None,
+    absent: bool = False,
 ) -> tuple[list[XrayRow], list[BadInput]]:
     """List the images of MIMIC-CXR(-JPG) without opening them.
 
@@ -45,6 +46,7 @@ def find_mimic_cxr(
         labeller: whose labels: "chexpert" or "negbio".
         reports: the folder with the ``files`` of the reports, if they are not beside the images.
         other: files below ``files`` that are neither images nor reports are counted into it.
+        absent: list images that are not there as well, as .jpg, to fetch them.
 
     Returns:
         The usable images in the order of the metadata table, and a problem for every file or row that is not usable:
@@ -61,11 +63,12 @@ def find_mimic_cxr(
         raise ValueError(f"labeller is {labeller!r}, expected {' or '.join(LABELLERS)}.")
     root = Path(root)
     problems: list[BadInput] = []
-    split_of = _read_splits(_table(root, "split"), problems)
-    labels_of = _read_labels(_table(root, labeller), problems)
-    present = _files(root / "files", problems, Counter() if other is None else other)
+    split_of = _read_splits(mimic_table(root, "split"), problems)
+    labels_of = read_mimic_labels(mimic_table(root, labeller), problems)
+    files, others = root / "files", Counter() if other is None else other
+    present = {} if absent and not files.is_dir() else _files(files, problems, others)
     report_root = Path(root if reports is None else reports)
-    metadata = _table(root, "metadata")
+    metadata = mimic_table(root, "metadata")
     rows = list(_rows(metadata, _METADATA, problems))
     repeated = {case for case, n in Counter(row[0] for row in rows).items() if n > 1}
     times, no_time = _study_times(rows)
@@ -82,7 +85,8 @@ def find_mimic_cxr(
             continue
         folder = Path("files", f"p{subject[:2]}", f"p{subject}", f"s{study}")
         try:
-            path = _image_path(root / folder, case, present)
+            path = root / folder / f"{case}.jpg"
+            path = path if absent and case not in present else _image_path(root / folder, case, present)
             if case not in split_of:
                 raise BadInput(path, "has no usable row in the table of splits")
             if study not in labels_of:
@@ -103,7 +107,12 @@ def find_mimic_cxr(
     return of_one_split(images, problems), problems
 
 
-def _table(root: Path, name: str) -> Path:
+def mimic_table(root: Path, name: str) -> Path:
+    """The path of a table, such as "metadata".
+
+    Raises:
+        BadInput: if it is not there.
+    """
     path = find_table(root, f"mimic-cxr-2.0.0-{name}")
     if path is None:
         raise BadInput(root, f"has no mimic-cxr-2.0.0-{name}.csv or .csv.gz, expected the tables of MIMIC-CXR-JPG")
@@ -132,8 +141,8 @@ def _read_splits(path: Path, problems: list[BadInput]) -> dict[str, str]:
     return {case: split for case, split in split_of.items() if split}
 
 
-def _read_labels(path: Path, problems: list[BadInput]) -> dict[str, dict[str, float | None]]:
-    """Study id -> labels."""
+def read_mimic_labels(path: Path, problems: list[BadInput]) -> dict[str, dict[str, float | None]]:
+    """Study id -> the 14 labels, of a table of chexpert or negbio; rows that are not usable become problems."""
     found: dict[str, dict[str, float | None]] = {}
     refused = set()
     for study, *cells in _rows(path, ("study_id", *CHEXPERT_LABELS), problems):
@@ -171,6 +180,15 @@ def _image_path(folder: Path, case: str, present: Mapping[str, Path]) -> Path:
     if path.parent != folder:
         raise BadInput(path, f"lies elsewhere than its row in the metadata table says, expected it in {folder.name}")
     return path
+
+
+def study_times(root: str | os.PathLike[str]) -> dict[str, datetime]:
+    """Study id -> the earliest time that the metadata table has for it.
+
+    Raises:
+        BadInput: if the table is missing or cannot be read.
+    """
+    return _study_times(list(stream_rows(mimic_table(Path(root), "metadata"), _METADATA)))[0]
 
 
 def _study_times(rows: Iterable[tuple[str, ...]]) -> tuple[dict[str, datetime], dict[str, str]]:

@@ -18,7 +18,7 @@ from common.data.ehr.mimic_iv import Study, read_contexts
 from common.data.ehr.mimic_tables import find_table
 from common.io.bad_input import BadInput
 from common.text.cxr_labeller import CHEXPERT_LABELS
-from common.text.ed_note import ed_note
+from common.text.notes.ed_note import ed_note
 from common.text.redaction import find_leaks, redact
 
 __all__ = ["find_ehr", "list_mimic", "studies_of"]

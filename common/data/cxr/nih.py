@@ -26,7 +26,7 @@ from common.data.cxr.listing import (
 from common.data.ehr.clinical_vector import clinical_row, plausible
 from common.io.bad_input import BadInput, read_text
 from common.io.table import plain_id
-from common.text.ed_note import ed_note
+from common.text.notes.ed_note import ed_note
 
 __all__ = ["NIH_LABELS", "NIH_TABLES", "find_nih"]
 

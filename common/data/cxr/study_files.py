@@ -16,7 +16,7 @@ from typing import Any
 from common.data.ehr.clinical_vector import ClinicalScaler
 from common.data.note_tokenizer import NoteTokenizer, build_note_tokenizer, save_tokenizer
 from common.io.bad_input import BadInput
-from common.text.bm25 import with_background
+from common.text.notes.bm25 import with_background
 
 __all__ = [
     "encoder_tokenizer", "fitted_scaler", "fitted_tokenizer", "saved_scaler", "saved_tokenizer",

@@ -21,7 +21,7 @@ from common.data.ehr.mimic_items import LAB_TESTS
 from common.data.ehr.vital_signs import VITAL_SIGNS
 from common.io.bad_input import BadInput, read_text
 from common.io.output_folder import write_text
-from common.text.ed_note import value_of
+from common.text.notes.ed_note import value_of
 
 __all__ = ["CLINICAL_COLUMNS", "CLINICAL_FEATURES", "CLINICAL_GROUPS", "ClinicalScaler", "clinical_row", "plausible"]
 

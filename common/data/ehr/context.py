@@ -22,6 +22,9 @@ class Measurement:
         charted: when it was taken.
         hours: from then to the study, at least 0.
         comparator: "", "<" or ">".
+        low: lower limit of the laboratory's reference range, in ``unit``; None if it states none.
+        high: its upper limit.
+        flag: "abnormal" if the laboratory calls it so, else "".
     """
 
     value: float
@@ -29,6 +32,9 @@ class Measurement:
     charted: datetime
     hours: float
     comparator: str = ""
+    low: float | None = None
+    high: float | None = None
+    flag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

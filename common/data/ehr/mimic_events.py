@@ -24,8 +24,21 @@ _BODY = {"Height (Inches)": ("height", "cm", 2.54), "Weight (Lbs)": ("weight", "
 _BODY |= {name: ("bmi", "kg/m2", 1.0) for name in ("BMI (kg/m2)", "BMI")}
 _BODY_BOUNDS = {"height": (100, 250), "weight": (20, 400), "bmi": (8, 120)}
 
-Value = tuple[datetime, datetime, float, str, str]
-"""When it was charted, when it was stored, number, comparator, unit; values are ordered by this."""
+_FLAGS = ("", "abnormal")
+
+
+@dataclass(slots=True, order=True)
+class Value:
+    """One value of a variable; two are the same, or ordered, by all but the laboratory's opinion of it."""
+
+    charted: datetime
+    stored: datetime
+    number: float
+    comparator: str
+    unit: str
+    low: float | None = field(default=None, compare=False)
+    high: float | None = field(default=None, compare=False)
+    flag: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)
@@ -65,8 +78,9 @@ class Case:
 
 def measurement(value: Value, time: datetime) -> Measurement:
     """Return a value with its distance to a study at ``time``."""
-    charted, _, number, comparator, unit = value
-    return Measurement(number, unit, charted, (time - charted).total_seconds() / 3600, comparator)
+    hours = (time - value.charted).total_seconds() / 3600
+    reference = (value.low, value.high, value.flag)
+    return Measurement(value.number, value.unit, value.charted, hours, value.comparator, *reference)
 
 
 class EventReader:
@@ -128,8 +142,8 @@ class EventReader:
     def read_labevents(self, path: Path, items: Mapping[str, LabTest]) -> None:
         """Read hosp/labevents, of which the rows of an emergency stay often name no admission."""
         name = "hosp/labevents"
-        columns = ("hadm_id", "value", "valuenum", "valueuom", "comments")
-        for subject, itemid, charted, stored, hadm, *texts in self._of_items(name, path, items, columns):
+        columns = ("hadm_id", "flag", "value", "valuenum", "valueuom", "comments", "ref_range_lower", "ref_range_upper")
+        for subject, itemid, charted, stored, hadm, flag, *texts in self._of_items(name, path, items, columns):
             cases = self._before(name, self._during(subject, charted, hadm), charted, stored)
             if not cases:
                 continue
@@ -139,7 +153,14 @@ class EventReader:
                 unit = f" [{texts[2]}]" if reading.refused == "unknown unit" else ""
                 self._refuse(name, f"{test.name}{unit}", reading.refused)
             else:
-                value = (charted, stored, reading.value, reading.comparator, test.unit)
+                for limit in texts[-2:]:
+                    if limit.strip() and parse_number(limit) is None:
+                        self._refuse(name, f"{test.name} reference range", "no number")
+                if flag not in _FLAGS:
+                    self._refuse(name, f"{test.name} flag {flag!r}", "unknown flag")
+                    flag = ""
+                known = (charted, stored, reading.value, reading.comparator, test.unit)
+                value = Value(*known, reading.low, reading.high, flag)
                 for case in cases:
                     self._add(name, case.labs, test.name, value)
 
@@ -159,7 +180,8 @@ class EventReader:
             value = self._vital(name, variable, number or text, "C" if unit.strip().endswith("C") else "F")
             if value is not None:
                 for case in cases:
-                    self._add(name, case.vitals, variable, (charted, stored, value, "", VITAL_SIGNS[variable].unit))
+                    known = Value(charted, stored, value, "", VITAL_SIGNS[variable].unit)
+                    self._add(name, case.vitals, variable, known)
 
     def read_omr(self, path: Path) -> None:
         """Read hosp/omr: height, weight and body mass index of earlier days (it has dates without times)."""
@@ -188,7 +210,7 @@ class EventReader:
                 for case in cases:
                     self.report.used[name] += 1
                     if variable not in case.body or key > case.body[variable][0]:
-                        value = (day, day, number * factor, "", unit)
+                        value = Value(day, day, number * factor, "", unit)
                         case.body[variable] = key, measurement(value, case.time)
 
     def read_diagnoses_icd(self, path: Path, admissions: Mapping[int, Sequence[Admission]]) -> None:
@@ -294,7 +316,8 @@ class EventReader:
         for vital, value in values.items():
             if value is not None:
                 for case in cases:
-                    self._add(name, case.vitals, vital, (charted, charted, value, "", VITAL_SIGNS[vital].unit))
+                    known = Value(charted, charted, value, "", VITAL_SIGNS[vital].unit)
+                    self._add(name, case.vitals, vital, known)
 
     def _refuse(self, name: str, what: str, why: str) -> None:
         """Count a value of a table that cannot be used."""
@@ -302,6 +325,7 @@ class EventReader:
             "no number": self.report.not_a_number,
             "unknown unit": self.report.unknown_unit,
             "out of bounds": self.report.out_of_bounds,
+            "unknown flag": Counter(),  # only the flag is not used
         }
         of_why[why][what] += 1
         self.report.refused.setdefault(name, Counter())[f"{what}: {why}"] += 1

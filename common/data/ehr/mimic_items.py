@@ -93,18 +93,24 @@ class LabReading(NamedTuple):
         value: the number; the limit for a result such as "<0.01".
         comparator: "" or "<" or ">".
         refused: "" or "no number", "unknown unit", "out of bounds".
+        low: lower limit of the reference range, None if there is none.
+        high: its upper limit.
     """
 
     value: float = 0.0
     comparator: str = ""
     refused: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 # "<0.01", ">=1.035", "GREATER THAN 70000. Remarks of the laboratory"
 _LIMIT = re.compile(r"\s*(<=?|>=?|less than|greater than)\s*(\d[\d,]*(?:\.\d+)?)", re.IGNORECASE)
 
 
-def read_lab(test: LabTest, value: str, valuenum: str, valueuom: str, comments: str) -> LabReading:
+def read_lab(
+    test: LabTest, value: str, valuenum: str, valueuom: str, comments: str, lower: str = "", upper: str = ""
+) -> LabReading:
     """Read the columns of one labevents row.
 
     Results beyond the measuring range have no ``valuenum``; the limit stands in ``value`` or begins the ``comments``.
@@ -115,6 +121,8 @@ def read_lab(test: LabTest, value: str, valuenum: str, valueuom: str, comments: 
         valuenum: the result as a number, or blank.
         valueuom: unit, or blank.
         comments: remarks of the laboratory.
+        lower: lower limit of the reference range in that unit, or blank.
+        upper: its upper limit, or blank.
     """
     number, comparator = parse_number(valuenum), ""
     if number is None:
@@ -132,7 +140,8 @@ def read_lab(test: LabTest, value: str, valuenum: str, valueuom: str, comments: 
     number *= factor
     if not test.low <= number <= test.high:
         return LabReading(refused="out of bounds")
-    return LabReading(number, comparator)
+    low, high = (None if limit is None else limit * factor for limit in map(parse_number, (lower, upper)))
+    return LabReading(number, comparator, low=low, high=high)
 
 
 def lab_items(d_labitems: str | os.PathLike[str], counts: TableCounts | None = None) -> dict[str, LabTest]:

@@ -85,6 +85,13 @@ LABS = {
     "NTproBNP": ("Chemistry", "pg/mL", 0.5), "Troponin T": ("Chemistry", "ng/mL", 0.5),
     "D-Dimer": ("Chemistry", "ng/mL FEU", 0.25), "Lactate": ("Blood Gas", "mmol/L", 0.5),
 }  # fmt: skip
+# Reference range of an adult, in that unit.
+REFERENCE: dict[str, tuple[float, float]] = {
+    "White Blood Cells": (4.0, 11.0), "Neutrophils": (34, 71), "Hemoglobin": (12.0, 17.5), "Platelet Count": (150, 400),
+    "Sodium": (133, 145), "Potassium": (3.3, 5.1), "Bicarbonate": (22, 32), "Urea Nitrogen": (6, 20),
+    "Creatinine": (0.4, 1.2), "Glucose": (70, 180), "Albumin": (3.5, 5.2), "C-Reactive Protein": (0, 10),
+    "NTproBNP": (0, 450), "Troponin T": (0, 0.01), "D-Dimer": (0, 500), "Lactate": (0.5, 2.0),
+}  # fmt: skip
 # Items that a careless look-up takes for the ones above: label, fluid, category, value, unit.
 DECOYS = (
     ("Glucose", "Urine", "Chemistry", 1000, "mg/dL"),
@@ -351,34 +358,40 @@ class Chart:
         shared = {"subject_id": study.subject_id, "hadm_id": hadm, "specimen_id": specimen, "charttime": charted,
                   "storetime": stored, "priority": "STAT" if study.stay_id else "ROUTINE"}  # fmt: skip
 
-        def add(itemid: int, value: object, unit: str, comments: str = "") -> None:
+        def add(
+            itemid: int, value: float, unit: str, comments: str = "", limits: tuple[float, float] | None = None
+        ) -> None:
             number = "" if comments else value
+            low, high = limits or ("", "")
+            abnormal = limits is not None and not comments and not limits[0] <= value <= limits[1]
             self.add(
                 "hosp/labevents", labevent_id=len(self.rows["hosp/labevents"]) + 1, **shared, itemid=itemid,
-                value=number, valuenum=number, valueuom=unit, comments=comments,
+                value=number, valuenum=number, valueuom=unit, ref_range_lower=low, ref_range_upper=high,
+                flag="abnormal" if abnormal else "", comments=comments,
             )  # fmt: skip
 
         for name, (_, unit, share) in LABS.items():
             chance = rng.random(2) if traps else np.ones(2)
             if traps and chance[0] >= share:
                 continue
-            itemid, value, odd = self._lab_items[name], values[name], chance[1]
+            itemid, value, odd, limits = self._lab_items[name], values[name], chance[1], REFERENCE[name]
             if name == "White Blood Cells" and odd < 0.3:
                 itemid = self._second_wbc
             if name == "Troponin T" and value < 0.01:
-                add(itemid, value, unit, "<0.01.  Above 0.10 ng/mL, think of infarction." if odd < LIMIT else "<0.01.")
+                remark = "<0.01.  Above 0.10 ng/mL, think of infarction." if odd < LIMIT else "<0.01."
+                add(itemid, value, unit, remark, limits)
             elif name == "Creatinine" and odd < OTHER_UNIT:
-                add(itemid, round(value * 88.42, 1), "umol/L")
+                add(itemid, round(value * 88.42, 1), "umol/L", limits=tuple(round(x * 88.42) for x in limits))
             elif name == "Sodium" and odd < ODD_UNIT:
                 add(itemid, value, "arb")
             elif name == "Potassium" and odd < NO_BODY:
-                add(itemid, 77, unit)
+                add(itemid, 77, unit, limits=limits)
             elif name == "Glucose" and odd < NO_NUMBER:
                 add(itemid, value, unit, "___")
             else:
-                add(itemid, value, unit)
+                add(itemid, value, unit, limits=limits)
                 if odd > 1 - REPEATED and traps:
-                    add(itemid, value, unit)
+                    add(itemid, value, unit, limits=limits)
         for i, (*_, value, unit) in enumerate(DECOYS):
             if traps and rng.random() < 0.3:
                 add(FIRST_LAB_ITEM + 900 + i, value, unit)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Sequence
 from itertools import zip_longest
-from typing import NoReturn
 
 import numpy as np
 
+from common.io.strict_json import parse_object
 from common.metrics.report.corpus_metric import CorpusMetric, mean_metric
 
 FORMAT_CHECKS = ("has_findings", "has_impression", "in_order", "word_count", "adherent")
@@ -52,27 +51,12 @@ def format_adherence(reports: Sequence[str], words: tuple[int, int] = (50, 200))
 def is_valid_json(text: str, keys: Collection[str] = ()) -> bool:
     """True if the text is one JSON object (RFC 8259) that holds the keys, with nothing around it but white space.
 
-    Strict, because a program parses it next: NaN and Infinity, which Python's parser would accept, are no JSON; a code
-    fence or a sentence around the object fails, and so does an object that names a key twice.
+    Strict, because a program parses it next, see `common.io.strict_json.parse_object`.
     """
-    try:
-        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and all(key in value for key in keys)
+    value = parse_object(text)
+    return value is not None and all(key in value for key in keys)
 
 
 def valid_json_rate(texts: Sequence[str], keys: Collection[str] = ()) -> CorpusMetric:
     """Metric `valid_json`: the share of texts that `is_valid_json` accepts, within [0, 1]."""
     return mean_metric(["valid_json"], np.array([is_valid_json(text, keys) for text in texts], dtype=float))
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError("a key is there twice")
-    return result

@@ -140,6 +140,24 @@ def test_virtual_reports_are_the_same_cases_when_they_are_prepared(tmp_path: Pat
     assert read_cxr_cases(tmp_path / "prepared", None, views=None)
 
 
+def test_a_step_instead_of_preparing(tmp_path: Path) -> None:
+    prepare_virtual(tmp_path / "virtual", "mimic_cxr", n=4, seed=2, **SMALL)
+    source, out = tmp_path / "virtual", tmp_path / "out"
+    found = prepare("mimic_cxr", source, out, step="subset", n_images=3)
+    assert list(found["steps"]) == ["subset"] and found["steps"]["subset"]["counts"]["wanted"] == 3
+    assert (out / "selected_images.csv").is_file() and not (out / "manifest.csv").exists()
+    with pytest.raises(UsageError, match="--step is 'manifst', expected subset or .* or all; the nearest is manifest"):
+        prepare("mimic_cxr", source, out, step="manifst")
+    with pytest.raises(UsageError, match="--n_images is for a step, expected --step with the name of one"):
+        prepare("mimic_cxr", source, out, n_images=3)
+    with pytest.raises(UsageError, match="--strict, --workers and --engine are not for a step"):
+        prepare("mimic_cxr", source, out, step="subset", workers=2)
+    with pytest.raises(UsageError, match="prepare nih has no option --step"):
+        prepare("nih", source, out, step="subset")
+    with pytest.raises(ValueError, match="step subset takes no without_ehr, expected some of download, labeller"):
+        prepare("mimic_cxr", source, out, step="subset", without_ehr=0.1)
+
+
 def test_layouts_and_options_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="prepare nih has no option --labeller"):
         prepare("nih", tmp_path, tmp_path / "out", labeller="negbio")

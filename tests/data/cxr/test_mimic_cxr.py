@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data.cxr.mimic_cxr import find_mimic_cxr
+from common.data.cxr.mimic_cxr import find_mimic_cxr, study_times
 from common.data.virtual.cxr_layouts import write_mimic_cxr
 from common.data.virtual.files import Cohort
 from common.io.bad_input import BadInput
@@ -196,3 +196,19 @@ def test_tables_that_cannot_be_read_are_named(tree, tmp_path):
     split.write_bytes(gzip.compress(b"dicom_id,study_id\n1,2\n"))
     with pytest.raises(BadInput, match="has no column 'split'"):
         find_mimic_cxr(tree)
+
+
+def test_images_that_are_not_there_are_listed_if_asked_for(tree):
+    before, _ = find_mimic_cxr(tree)
+    before[0].path.unlink()
+    images, problems = find_mimic_cxr(tree)
+    assert images == before[1:] and "does not exist, but has a row" in only_problem(problems)
+    assert find_mimic_cxr(tree, absent=True) == (before, [])
+    shutil.rmtree(tree / "files")
+    images, problems = find_mimic_cxr(tree, absent=True)
+    assert not problems and [image.path for image in images] == [image.path for image in before]
+
+
+def test_times_of_studies(tree):
+    images, _ = find_mimic_cxr(tree)
+    assert study_times(tree) == {image.study[1:]: image.time for image in images}

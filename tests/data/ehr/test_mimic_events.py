@@ -47,6 +47,31 @@ def test_vital_signs_keep_the_first_and_the_latest_before_the_study(tmp_path):
     assert heart.latest.hours == 1.0
 
 
+def test_a_laboratory_value_keeps_its_reference_range_and_flag(tmp_path):
+    ranges = {"ref_range_lower": 4, "ref_range_upper": 11.5}
+    rows = [
+        lab("2150-03-05 09:30:00", 14.5, flag="abnormal", **ranges),
+        lab("2150-03-05 10:30:00", 10.0, **ranges),
+        lab("2150-03-05 10:30:00", 10.0, ref_range_lower=3),  # the same value
+        lab("2150-03-05 10:00:00", 88.42, itemid=4, valueuom="umol/L", ref_range_upper=97.262),
+        lab("2150-03-05 10:00:00", 0.05, itemid=5, valueuom="ng/mL", ref_range_upper="low", flag="delta"),
+    ]
+    read_ = read(write_record(tmp_path, hosp_labevents=rows))
+    found = read_.contexts[STUDY.study_id].labs
+    cells = found["White Blood Cells"]
+    assert [(v.low, v.high, v.flag) for v in (cells.first, cells.latest)] == [(4, 11.5, "abnormal"), (4, 11.5, "")]
+    assert cells.count == 2 and read_.report.repeated["hosp/labevents"] == 1
+    other = found["Creatinine"].latest
+    assert other.low is None and other.high == pytest.approx(1.1)  # in the unit of the value
+    assert (found["Troponin T"].latest.high, found["Troponin T"].latest.flag) == (None, "")
+    assert read_.report.refused["hosp/labevents"] == {
+        "Troponin T reference range: no number": 1, "Troponin T flag 'delta': unknown flag": 1,
+    }  # fmt: skip
+    assert found["Creatinine"].latest == found["Creatinine"].first
+    assert read_.contexts[STUDY.study_id].to_dict()["labs"]["White Blood Cells"]["first"]["flag"] == "abnormal"
+    assert read_.contexts[STUDY.study_id].vitals["heartrate"].latest.high is None
+
+
 def test_laboratory_values_come_by_name_with_unit_and_hours(tmp_path):
     rows = [
         lab("2150-03-05 09:30:00", 11.0, storetime="2150-03-05 10:00:00"),

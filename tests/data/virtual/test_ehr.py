@@ -15,7 +15,7 @@ from common.data.ehr.icd import CHRONIC_CONDITIONS
 from common.data.ehr.mimic_items import LAB_TESTS
 from common.data.ehr.mimic_iv import read_contexts
 from common.data.virtual.clinic import CHRONIC, clinical_state
-from common.data.virtual.ehr import CHART_ITEMS, COLUMNS, FIRST_LAB_ITEM, LABS, write_virtual_ehr
+from common.data.virtual.ehr import CHART_ITEMS, COLUMNS, FIRST_LAB_ITEM, LABS, REFERENCE, write_virtual_ehr
 from common.data.virtual.study import virtual_study
 from common.data.virtual.xray_labels import is_infected
 from tests.data.ehr.mimic_rows import DEMO, DEMO_ED, SHARED
@@ -128,6 +128,24 @@ def test_the_traps_are_there_and_counted(hospital):
     for name, bound in (("Glucose", 900), ("Creatinine", 10)):
         values = [context.labs[name].latest.value for context in read if name in context.labs]
         assert len(values) > 500 and max(values) < bound  # neither urine nor umol/L
+
+
+def test_results_have_the_range_of_their_laboratory_and_a_flag_outside_of_it(hospital):
+    found = hospital[4].contexts.values()
+    for name in LABS:
+        own = [context.labs[name].latest for context in found if name in context.labs]
+        low, high = REFERENCE[name]
+        assert {(m.low, m.high) for m in own if not (name == "Creatinine" and m.high != high)} == {(low, high)}
+        for m in own:
+            outside = not m.low <= m.value <= m.high
+            assert (m.flag == "abnormal") == outside or (m.comparator == "<" and not m.flag)
+        share = np.mean([m.flag == "abnormal" for m in own])
+        assert 0.01 < share < 0.7, name
+    refused = hospital[4].report.refused["hosp/labevents"]
+    assert not any("flag" in what or "range" in what for what in refused)
+    decoys = {row["itemid"] for row in table(hospital[0], "hosp/d_labitems") if row["fluid"] != "Blood"}
+    rows = [row for row in table(hospital[0], "hosp/labevents") if row["itemid"] not in decoys]
+    assert {row["flag"] for row in rows} == {"", "abnormal"}
 
 
 def test_item_ids_are_not_the_real_ones(hospital):

@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 import common.text
-from common.text.bm25 import BM25, background_passages, with_background, words
 from common.text.cxr_labeller import CHEXPERT_LABELS
-from common.text.ed_note import ed_note
+from common.text.notes.bm25 import BM25, background_passages, with_background, words
+from common.text.notes.ed_note import ed_note
 from common.text.redaction import BACKGROUND, find_leaks, redact, split_background
 
 TEXTS = ["fever cough fever", "cough pain", "leg swelling pain pain syncope"]

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.text.ed_note import ed_note, value_of, without_template
+from common.text.notes.ed_note import ed_note, value_of, without_template
 
 
 def series(value: float) -> SimpleNamespace:

@@ -1,6 +1,6 @@
 import pytest
 
-from common.text.case_note import presentation
+from common.text.notes.case_note import presentation
 
 
 @pytest.mark.parametrize(

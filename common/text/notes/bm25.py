@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from common.text.ed_note import without_template
+from common.text.notes.ed_note import without_template
 from common.text.redaction import BACKGROUND, redact, split_background
 
 __all__ = ["BM25", "background_passages", "with_background"]
