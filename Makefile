@@ -12,7 +12,7 @@ install: .venv/installed
 	@echo "installing into .venv (about two minutes)"
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,tune]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,tune,llm]'
 	@touch $@
 
 demo: install

@@ -111,6 +111,7 @@ _SETTINGS: dict[str, Callable[[Any], bool]] = {
     "target": lambda value: isinstance(value, str) and _is_word(value),
     "context": lambda value: isinstance(value, list) and all(isinstance(v, str) and _is_word(v) for v in value),
     "demo": lambda value: isinstance(value, bool),
+    "base_hash": lambda value: value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)),
     "image_size": _is_count,
     "max_tokens": _is_count,
     "vocabulary": _is_count,

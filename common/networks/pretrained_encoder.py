@@ -30,13 +30,16 @@ _NOT_SIZES = (
 )
 
 
-def build_model(config: Mapping[str, Any], kind: type = AutoModel) -> PreTrainedModel:
+def build_model(
+    config: Mapping[str, Any], kind: type = AutoModel, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """An untrained model from its sizes; on the meta device under `torch.device("meta")`.
 
     Args:
         config: `model_type` (Hugging Face's name, "dinov2", "vit", "modernbert", ...) and whatever differs from that
             type's defaults.
         kind: Hugging Face's class that knows what the model is for, such as `AutoModelForCausalLM`.
+        dtype: of the parameters.
 
     Raises:
         ValueError: without a known `model_type`.
@@ -44,7 +47,7 @@ def build_model(config: Mapping[str, Any], kind: type = AutoModel) -> PreTrained
     settings = default_config(config)
     if settings.model_type == "dinov2" and "use_mask_token" not in config:
         settings.use_mask_token = False
-    return kind.from_config(settings, dtype=torch.float32)
+    return kind.from_config(settings, dtype=dtype)
 
 
 def default_config(config: Mapping[str, Any]) -> PreTrainedConfig:
@@ -67,8 +70,10 @@ def load_model(
     tower: str | None = None,
     pools: Callable[[PreTrainedConfig], bool] = lambda config: False,
     kind: type = AutoModel,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
 ) -> PreTrainedModel:
-    """A trained model from a folder or by its name on the hub, in fp32 whatever the file holds.
+    """A trained model from a folder or by its name on the hub, in fp32 unless told otherwise, whatever the file holds.
 
     Args:
         model: folder with `config.json` and weights, or a hub name (then out of the local cache, unless downloading).
@@ -77,6 +82,8 @@ def load_model(
         tower: "vision_config" takes the image tower of a model that has several.
         pools: whether the pooling layer of a model with that configuration is used, and so must have weights.
         kind: as of `build_model`.
+        dtype: of the parameters.
+        options: further ones of `from_pretrained`: how it is quantised, on which devices its layers lie.
 
     Raises:
         FileNotFoundError: if the model is not there.
@@ -91,9 +98,10 @@ def load_model(
         network, info = kind.from_pretrained(
             model,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             local_files_only=not allow_download,
             output_loading_info=True,
+            **options,
         )
     except OSError as error:
         reason = str(error).splitlines()[0]

@@ -26,8 +26,8 @@ from common.data.datasets.epoch_draws import EpochDraws
 from common.data.seeds import seeded_generator
 
 __all__ = [
-    "CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "NormaliseXrayd", "RandXrayd", "ReadXrayd", "fit_square",
-    "xray_tensor",
+    "CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "NormaliseXrayd", "RandXrayd", "ReadXrayd",
+    "fit_mean_square", "fit_square", "xray_tensor",
 ]  # fmt: skip
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -39,6 +39,7 @@ def xray_tensor(
     size: int,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
+    pad: str = "black",
 ) -> torch.Tensor:
     """The straight way from a file to the input of a network, without meta data: as the transforms of this file.
 
@@ -46,9 +47,10 @@ def xray_tensor(
 
     Args:
         path: PNG, JPEG or DICOM.
-        size: pixels along each side; the longer side fills it, the rest is black.
+        size: pixels along each side, which the longer side fills.
         mean: of the three channels in [0, 1].
         std: of the three channels.
+        pad: what the rest is filled with, see `ReadXrayd`.
 
     Returns:
         (3, size, size) float32.
@@ -56,12 +58,12 @@ def xray_tensor(
     Raises:
         BadInput: if the file is no sound X-ray.
     """
-    _, image = _read(path, size)
+    _, image = _read(path, size, pad)
     square = torch.from_numpy(image)
     unit = 255 if square.dtype == torch.uint8 else 1
-    grey, out = square.float(), torch.empty(3, size, size)
-    for channel, m, s in zip(out, mean, std, strict=True):
-        torch.add(torch.tensor(-m / s), grey, alpha=1 / (s * unit), out=channel)
+    channels, out = square.float().expand(3, size, size), torch.empty(3, size, size)
+    for channel, values, m, s in zip(out, channels, mean, std, strict=True):
+        torch.add(torch.tensor(-m / s), values, alpha=1 / (s * unit), out=channel)
     return out
 
 
@@ -83,18 +85,42 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     height, width = image.shape
     longer = max(height, width)
     new = tuple(max(1, round(side * size / longer)) for side in (height, width))
-    if new != (height, width):
-        # The filter widens when it makes an image smaller, and has a fast path for bytes.
-        grey = torch.from_numpy(np.ascontiguousarray(image))[None, None]
-        image = F.interpolate(grey, new, mode="bicubic", antialias=True)[0, 0].numpy()
-    if image.dtype != np.uint8:
-        image = image.clip(0, 1)
+    image = _resized(image[None], new)[0]
     if new == (size, size):
         return image
     square = np.zeros((size, size), dtype=image.dtype)
     top, left = (size - new[0]) // 2, (size - new[1]) // 2
     square[top : top + new[0], left : left + new[1]] = image
     return square
+
+
+def fit_mean_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Fill up the shorter side with CLIP's mean colour, then resize (bicubic, antialiased), as LLaVA does.
+
+    Args:
+        image: (H, W), uint8 or float32 in [0, 1].
+        size: pixels.
+
+    Returns:
+        (3, size, size) of the same type, within the range of the type: the colour is no grey.
+    """
+    height, width = image.shape
+    longer = max(height, width)
+    square = np.empty((3, longer, longer), dtype=image.dtype)
+    for channel, mean in zip(square, CLIP_MEAN, strict=True):
+        channel[:] = int(mean * 255) if image.dtype == np.uint8 else int(mean * 255) / 255
+    top, left = (longer - height) // 2, (longer - width) // 2
+    square[:, top : top + height, left : left + width] = image
+    return _resized(square, (size, size))
+
+
+def _resized(image: np.ndarray, new: tuple[int, int]) -> np.ndarray:
+    """(C, H, W), uint8 or float32 in [0, 1], as (C, *new) within the range of the type."""
+    if new != image.shape[1:]:
+        # The filter widens when it makes an image smaller, and has a fast path for bytes.
+        channels = torch.from_numpy(np.ascontiguousarray(image))[None]
+        image = F.interpolate(channels, new, mode="bicubic", antialias=True)[0].numpy()
+    return image if image.dtype == np.uint8 else image.clip(0, 1)
 
 
 class ReadXrayd(MapTransform):
@@ -107,14 +133,20 @@ class ReadXrayd(MapTransform):
 
     Args:
         keys: of the paths.
-        size: the longer side becomes so many pixels and the shorter one is filled up with black; None keeps the image.
+        size: the longer side becomes so many pixels and the shorter one is filled up; None keeps the image.
+        pad: what it is filled up with: "black", or "mean", CLIP's mean colour, as LLaVA does it. That is no grey: the
+            X-ray then is (3, size, size).
     """
 
-    def __init__(self, keys: KeysCollection, size: int | None = None) -> None:
+    def __init__(self, keys: KeysCollection, size: int | None = None, pad: str = "black") -> None:
         super().__init__(keys)
         if size is not None and size < 1:
             raise ValueError(f"size is {size}, expected a positive number of pixels or None")
-        self.size = size
+        if pad not in _PADS:
+            raise ValueError(f"pad is {pad!r}, expected one of {', '.join(_PADS)}")
+        if pad == "mean" and size is None:
+            raise ValueError("pad is 'mean' of an image that keeps its size, expected a size")
+        self.size, self.pad = size, pad
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the X-ray of every key."""
@@ -123,7 +155,7 @@ class ReadXrayd(MapTransform):
             if out[key] is None:
                 continue
             path = Path(out[key])
-            xray, image = _read(path, self.size)
+            xray, image = _read(path, self.size, self.pad)
             pixels = torch.from_numpy(np.ascontiguousarray(image))
             pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
             spacing = xray.spacing if isinstance(xray, XrayImage) else None
@@ -135,14 +167,15 @@ class ReadXrayd(MapTransform):
                 "photometric": xray.photometric,
                 "pixel_spacing": np.asarray(spacing or (np.nan, np.nan)),
             }
-            out[key] = MetaTensor(pixels[None], meta=meta)
+            out[key] = MetaTensor(pixels if pixels.ndim == 3 else pixels[None], meta=meta)
         return out
 
 
 class NormaliseXrayd(MapTransform):
     """Turn grey (1, H, W) in [0, 1] into three channels (3, H, W), each minus its mean and divided by its deviation.
 
-    Apply it once, last: an image of three channels, or with values outside of [0, 1], is refused.
+    Three channels, as `ReadXrayd` gives them with "mean", stay three. Apply it once, last: an image with values outside
+    of [0, 1] is refused.
 
     Args:
         keys: what to normalise; None stays None.
@@ -169,9 +202,10 @@ class NormaliseXrayd(MapTransform):
             if image is None:
                 continue
             low, high = float(image.min()), float(image.max())
-            if image.ndim != 3 or image.shape[0] != 1 or low < 0 or high > 1:
+            if image.ndim != 3 or image.shape[0] not in (1, 3) or low < 0 or high > 1:
                 raise ValueError(
                     f"{key} is {tuple(image.shape)} with values from {low:g} to {high:g}, expected (1, H, W) in [0, 1]"
+                    " or (3, H, W)"
                 )
             out[key] = (image - self.mean) / self.std
         return out
@@ -256,11 +290,15 @@ class RandXrayd(EpochDraws, MapTransform):
         return image.clamp(0, 1)
 
 
-def _read(path: str | os.PathLike[str], size: int | None) -> tuple[StoredGrey | XrayImage, np.ndarray]:
+def _read(path: str | os.PathLike[str], size: int | None, pad: str) -> tuple[StoredGrey | XrayImage, np.ndarray]:
     """What the file holds, and its pixels fitted to a square: uint8 of an image of 8 bits, else float32 in [0, 1]."""
-    grey = read_grey(path, at_least=size)
+    # A JPEG that is decoded small differs from LLaVA's pixels by more than rounding.
+    grey = read_grey(path, at_least=size if pad == "black" else None)
     if isinstance(grey, XrayImage):
         pixels = grey.pixels
     else:
         pixels = grey.values if grey.values.dtype == np.uint8 else as_unit(grey.values)
-    return grey, pixels if size is None else fit_square(pixels, size)
+    return grey, pixels if size is None else _PADS[pad](pixels, size)
+
+
+_PADS = {"black": fit_square, "mean": fit_mean_square}

@@ -6,6 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from common.transforms.xray_io import (
     CLIP_MEAN,
@@ -17,6 +18,8 @@ from common.transforms.xray_io import (
     fit_square,
     xray_tensor,
 )
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "cxr"
 
 
 @pytest.fixture
@@ -53,6 +56,51 @@ def test_pixels_are_those_of_pillow(files: dict[str, Path]) -> None:
         np.testing.assert_allclose(channel.numpy(), expected, atol=1.01 / 255)
     deep = xray_tensor(files["b.png"], 112, (0, 0, 0), (1, 1, 1))
     np.testing.assert_allclose(deep[0].numpy(), expected, atol=1.5 / 255)
+
+
+def original_pixels(path: Path, size: int) -> np.ndarray:
+    """As LLaVA's own code: Pillow puts the image on a square of the mean colour, CLIP's processor does the rest."""
+    image = Image.open(path).convert("RGB")
+    processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    longer = max(image.size)
+    square = Image.new("RGB", (longer, longer), tuple(int(m * 255) for m in processor.image_mean))
+    square.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
+    return np.asarray(processor(square)["pixel_values"][0])
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (201, 350), (90, 90), (1500, 1201)])
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_mean_colour_as_the_original(tmp_path: Path, shape: tuple[int, int], ending: str) -> None:
+    rows, columns = np.mgrid[: shape[0], : shape[1]] / max(shape)
+    image = 60 + 80 * rows + 60 * np.sin(40 * columns) * np.cos(25 * rows)
+    image += np.random.default_rng(0).normal(0, 5, shape)
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, **({"quality": 95} if ending == "jpg" else {}))
+    expected, straight = original_pixels(path, 112), xray_tensor(path, 112, pad="mean")
+    difference = np.abs(straight.numpy() - expected) * np.array(CLIP_STD)[:, None, None]
+    assert difference.mean() < 0.05 / 255 and difference.max() < 3 / 255
+    black = np.abs(xray_tensor(path, 112).numpy() - expected) * np.array(CLIP_STD)[:, None, None]
+    assert black.mean() > 0.05 or shape[0] == shape[1]
+    read = ReadXrayd("image", 112, pad="mean")({"image": path})
+    assert read["image"].shape == (3, 112, 112) and 0 <= read["image"].min() and read["image"].max() <= 1
+    torch.testing.assert_close(NormaliseXrayd("image")(read)["image"].as_tensor(), straight, atol=1e-5, rtol=0)
+
+
+def test_mean_colour_around_16_bits(files: dict[str, Path]) -> None:
+    deep, flat = (xray_tensor(files[name], 112, pad="mean") for name in ("b.png", "a.png"))
+    torch.testing.assert_close(deep, flat, atol=1.5 / 255 / min(CLIP_STD), rtol=0)
+    assert (deep[:, 50, 0] * torch.tensor(CLIP_STD) + torch.tensor(CLIP_MEAN)).mul(255).tolist() == pytest.approx(
+        [122, 116, 104], abs=1e-3
+    )
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real X-rays of ../shared/data are not there")
+def test_mean_colour_around_real_images() -> None:
+    paths = [p for p in sorted(REAL.rglob("*")) if p.suffix in (".png", ".jpg") and Image.open(p).mode == "L"][::12]
+    assert len(paths) > 5
+    for path in paths:
+        difference = np.abs(xray_tensor(path, 336, pad="mean").numpy() - original_pixels(path, 336))
+        assert (difference * np.array(CLIP_STD)[:, None, None]).mean() < 0.05 / 255, path
 
 
 def test_fit_square() -> None:
@@ -152,3 +200,7 @@ def test_arguments_are_checked() -> None:
         NormaliseXrayd("image", std=(1, 1, 0))
     with pytest.raises(ValueError, match="size is -1"):
         ReadXrayd("image", -1)
+    with pytest.raises(ValueError, match="pad is 'white', expected one of black, mean"):
+        ReadXrayd("image", 64, pad="white")
+    with pytest.raises(ValueError, match="expected a size"):
+        ReadXrayd("image", pad="mean")
