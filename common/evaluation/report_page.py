@@ -12,7 +12,7 @@ from common.visualize.attention import grey_picture
 from common.visualize.figures import OKABE_ITO
 from common.visualize.html_report import Card, Page, Picture, Section, Table
 
-__all__ = ["report_page"]
+__all__ = ["report_page", "thumbnail"]
 
 _BARS = {"bleu_4": "BLEU-4", "micro_f1_14": "micro-F1, findings"}
 _WORDING = ("system", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor_exact_stem", "rouge_l", "cider")
@@ -58,7 +58,7 @@ def report_page(
         Card(
             str(case["case"]),
             [f"Reference: {case['reference']}", f"Model: {case['report'] or 'nothing'}"],
-            None if image is None else Picture.of_figure(_thumbnail(image), f"X-ray of case {case['case']}."),
+            None if image is None else Picture.of_figure(thumbnail(image), f"X-ray of case {case['case']}."),
         )
         for case, image in examples
     ]
@@ -85,7 +85,8 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _thumbnail(image: np.ndarray) -> Figure:
+def thumbnail(image: np.ndarray) -> Figure:
+    """A small grey picture of an image (H, W)."""
     figure = Figure(figsize=(2.2, 2.2))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(grey_picture(image), cmap="gray")

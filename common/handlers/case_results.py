@@ -14,10 +14,13 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 from common.io.output_folder import write_text
+from common.llm.report_answers import Answer, parse_answer
+from common.metrics.report.metrics import report_kind
+from common.visualize.answers import answer_figure
 from common.visualize.case_files import write_case_files
 from common.visualize.regions import region_figure
 
-__all__ = ["LabelResults", "ReportResults", "write_report_lines"]
+__all__ = ["AnswerResults", "LabelResults", "ReportResults", "write_report_lines"]
 
 REPORTS = "reports.jsonl"
 
@@ -137,6 +140,48 @@ class ReportResults(_CaseResults):
             image[0].float().cpu().numpy(), attention.cpu().numpy(), anatomy.priors[i].float().cpu().numpy(),
             list(said["routing"].values()), self.regions, sentences, title,
         )  # fmt: skip
+
+
+class AnswerResults(_CaseResults):
+    """Of `common.inferers.answer_inferer.WrittenAnswers`: CASE.json, CASE.txt and CASE.png.
+
+    An answer that does not parse is written as it is ("raw"), with "valid" false and nothing made of it.
+
+    Args:
+        output_dir: created.
+        labels: names of the findings.
+        decoding: settings of the decoding, written beside an answer.
+        pictures: whether CASE.png is written.
+        warning: a sentence beside every answer.
+        kind: of the labels, see `common.metrics.report.metrics.KINDS`.
+    """
+
+    def __init__(
+        self, output_dir: str, labels: Sequence[str], decoding: Mapping[str, Any], pictures: bool = True,
+        warning: str | None = None, kind: str = "cxr",
+    ) -> None:  # fmt: skip
+        super().__init__(output_dir, labels)
+        self.decoding, self.pictures, self.warning, self.kind = dict(decoding), pictures, warning, kind
+
+    def _write(self, batch: Mapping[str, Any], found: Any) -> None:
+        for i, (case, text, form) in enumerate(zip(batch["case"], found.texts, batch["stage"], strict=True)):
+            answer = parse_answer(text, form)
+            said = answer or Answer("")
+            stated = said.labels if form == "a" or answer is None else report_kind(self.kind).label(said.impression)
+            labels = {name: _PRESENT.get(stated.get(name), 0.0) for name in self.labels}
+            more: dict[str, Any] = {"warning": self.warning} if self.warning else {}
+            more |= {"report": said.impression, "impression": said.impression, "reasoning": list(said.reasoning)}
+            more |= {"icd": list(said.icd), "valid": answer is not None, "raw": text, "decoding": self.decoding}
+            if self.pictures:
+                more["picture"] = answer_figure(batch["image"][i][0].float().cpu().numpy(), case, said, self.warning)
+            paths = write_case_files(self.folder, case, labels, **more)
+            paths.append(self.folder / f"{case}.txt")
+            write_text(paths[-1], f"{said.impression}\n")
+            self.written += [str(path) for path in paths]
+
+
+_PRESENT = {1.0: 1.0, -1.0: 0.5}
+"""Value of a label -> what stands for its probability; one that is absent or not mentioned is 0."""
 
 
 def write_report_lines(output_dir: str, files: Sequence[str]) -> Path:

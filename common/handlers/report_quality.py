@@ -1,24 +1,26 @@
-"""Score the reports that an evaluator writes, over all cases: wording, findings, and how likely the real ones are."""
+"""Score the reports and answers that an evaluator writes, over all cases: form, wording, findings, and likelihood."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
+from torch.nn import functional as F  # noqa: N812 - the usual name
 
+from common.llm.report_answers import Answer, parse_answer
 from common.losses.report_loss import TokenLoss
 from common.metrics.report.bleu import bleu
 from common.metrics.report.diversity import distinct_reports
-from common.metrics.report.finding_f1 import finding_f1
+from common.metrics.report.finding_f1 import finding_f1, icd_f1
 from common.metrics.report.metrics import read_labels, report_kind
 from common.metrics.report.rouge import rouge_l
 from common.metrics.report.text import clean_report
 
-__all__ = ["ReportQuality"]
+__all__ = ["AnswerQuality", "ReportQuality", "answer_figures", "report_figures"]
 
 
 class ReportQuality:
@@ -93,3 +95,99 @@ def report_figures(written: Sequence[str], real: Sequence[str], kind: str = "cxr
     found |= {"combined": found["bleu_4"] + found["rouge_l"], "distinct_reports": distinct_reports(cleaned[0])}
     found["empty_reports"] = sum(not text.strip() for text in written) / len(written)
     return {name: float(value) for name, value in found.items()} | ({} if math.isnan(f1) else {"micro_f1": float(f1)})
+
+
+_EMPTY = Answer("", {}, (), ())
+"""What counts for an answer that is none: it says nothing."""
+
+
+class AnswerQuality:
+    """A metric of a `SupervisedEvaluator` whose output is `WrittenAnswers` and whose batches have "case" and "answer".
+
+    To `engine.state.metrics` go the figures of `answer_figures`, and `loss`, the mean cross-entropy over all tokens of
+    the real answers. Several processes put their cases together.
+
+    Args:
+        form: of the answers, "a" or "b", see `common.llm.report_answers`.
+        stage: name of the training, in the error.
+        advice: the override of its learning rate, in the error.
+
+    Raises:
+        FloatingPointError: while it runs, if a logit is not finite: the training has diverged.
+    """
+
+    def __init__(self, form: str, stage: str = "validation", advice: str = "--learning_rate") -> None:
+        self.form, self.stage, self.advice = form, stage, advice
+        self.answers: dict[str, tuple[str, str]] = {}
+        self._tokens: dict[str, tuple[float, int]] = {}
+
+    def attach(self, engine: Engine, name: str = "combined") -> None:
+        """Register on an evaluator; MONAI calls this with the key of `key_val_metric`."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._completed)
+
+    def _started(self, engine: Engine) -> None:
+        self.answers, self._tokens = {}, {}
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        written, batch = engine.state.output[CommonKeys.PRED], engine.state.batch
+        if written.texts is not None:
+            self.answers |= dict(zip(batch["case"], zip(written.texts, batch["answer"], strict=True), strict=True))
+        if not written.logits.isfinite().all():
+            raise FloatingPointError(
+                f"{self.stage}: in the validation of epoch {engine.state.epoch} the model gives a token a logit that "
+                f"is not finite; lower the learning rate ({self.advice})"
+            )
+        each = F.cross_entropy(written.logits.float().cpu(), batch["said"], reduction="none")
+        of_case = batch["places"] // (batch["ids"].shape[1] - 1)
+        for i, case in enumerate(batch["case"]):
+            own = each[of_case == i]
+            self._tokens[case] = (float(own.double().sum()), len(own))
+
+    def _completed(self, engine: Engine) -> None:
+        answers, tokens = self.answers, self._tokens
+        if idist.get_world_size() > 1:
+            shards = idist.all_gather({"answers": answers, "tokens": tokens})
+            answers = {case: pair for shard in shards for case, pair in shard["answers"].items()}
+            tokens = {case: pair for shard in shards for case, pair in shard["tokens"].items()}
+        said, real = ([answers[case][side] for case in sorted(answers)] for side in (0, 1))
+        engine.state.metrics |= answer_figures(said, real, self.form) if said else {}
+        total, n = (math.fsum(pair[i] for pair in tokens.values()) for i in (0, 1))
+        engine.state.metrics["loss"] = total / n
+
+
+@torch.no_grad()
+def answer_figures(said: Sequence[str], real: Sequence[str], form: str, kind: str = "cxr") -> dict[str, float]:
+    """Figures of answers against the real ones.
+
+    Args:
+        said: what a model answered; what does not parse counts as nothing said.
+        real: the real answers.
+        form: "a" or "b".
+        kind: of the labels, see `common.metrics.report.metrics.KINDS`.
+
+    Returns:
+        `valid`, the share that parses; `bleu_4` and `rouge_l` of the impressions; `micro_f1` of the findings ("a",
+        uncertain ones as positive) or of the ICD groups ("b"); `combined`, that and `rouge_l`.
+    """
+    found = [parse_answer(text, form) for text in said]
+    true = [parse_answer(text, form) for text in real]
+    answers = [answer or _EMPTY for answer in found]
+    texts = [[clean_report(answer.impression) for answer in side] for side in (answers, true)]
+    figures = {"valid": sum(answer is not None for answer in found) / len(found)}
+    figures |= {"bleu_4": bleu(*texts).value()["bleu_4"], "rouge_l": rouge_l(*texts).value()["rouge_l"]}
+    if form == "a":
+        f1 = finding_f1(
+            *([_all(answer.labels, kind) for answer in side] for side in (answers, true)), report_kind(kind).labels
+        )
+    else:
+        f1 = icd_f1(*([answer.icd for answer in side] for side in (answers, true)))
+    micro = f1.value()["micro_f1"]
+    figures["micro_f1"] = 0.0 if math.isnan(micro) else micro
+    figures["combined"] = figures["micro_f1"] + figures["rouge_l"]
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _all(labels: Mapping[str, float], kind: str) -> dict[str, float | None]:
+    return {name: labels.get(name) for name in report_kind(kind).labels}

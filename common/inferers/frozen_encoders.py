@@ -52,7 +52,7 @@ class NetworkFeatures(FrozenEncoder):
         network: gives (B, d) vectors or maps; `definition()` tells its settings, `features` is d.
         inferer: calls the network (`common.inferers.autocast.AutocastInferer`).
         device: where it runs.
-        dtype: of the features on disk, "float32" or "float16".
+        dtype: of the features on disk, "float32", "float16" or "bfloat16".
     """
 
     what = ""
@@ -61,7 +61,7 @@ class NetworkFeatures(FrozenEncoder):
         self, network: nn.Module, inferer: Callable, device: torch.device | str = "cpu", dtype: str = "float32"
     ) -> None:
         self.network, self.inferer, self.device = network.to(device).eval(), inferer, device
-        self.dtype = {"float32": torch.float32, "float16": torch.float16}[dtype]
+        self.dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
         # Settings are what the weights do not tell: number of heads, pooling; how memory is saved changes no feature.
         settings = {name: value for name, value in network.definition().items() if name != "gradient_checkpointing"}
         self.weights = weights_hash(network)

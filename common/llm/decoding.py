@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-__all__ = ["Decoding", "generate_texts"]
+__all__ = ["Decoding", "generate_answers", "generate_texts"]
 
 
 @dataclass(frozen=True)
@@ -114,21 +115,56 @@ def generate_texts(
         raise ValueError(
             f"max_new_tokens is {decoding.max_new_tokens}, expected less than the decoder's {most} positions"
         )
+    # A fresh object: generate expands its states for beams in place.
+    given = {"encoder_outputs": BaseModelOutput(last_hidden_state=encoder_states), "attention_mask": encoder_mask}
+    return _generate(model, tokenizer, decoding, given, encoder_states.device, 0, seed)
+
+
+@torch.no_grad()
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+    prompt: Tensor,
+    mask: Tensor,
+    seen: Callable[[], Any],
+    seed: int = 0,
+) -> list[list[str]]:
+    """Texts that go on from a prompt.
+
+    Args:
+        model: causal, such as LLaVA; left as it was.
+        tokenizer: of the model.
+        decoding: how.
+        prompt: (B, P) ids, padded on the left.
+        mask: (B, P), 1 where there is a token.
+        seen: gives `mm_encoder_outputs` of the images anew, as generate expands it in place; or None.
+        seed: of samples.
+
+    Returns:
+        As `generate_texts`.
+    """
+    given = {"input_ids": prompt, "attention_mask": mask}
+    outputs = seen()
+    given |= {} if outputs is None else {"mm_encoder_outputs": outputs}
+    return _generate(model, tokenizer, decoding, given, prompt.device, prompt.shape[1], seed)
+
+
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding, given: Mapping[str, Any],
+    device: torch.device, start: int, seed: int,
+) -> list[list[str]]:  # fmt: skip
+    """Texts of what is generated from place `start` on."""
     idle = () if decoding.do_sample else ("temperature", "top_p")
     idle += () if decoding.num_beams > 1 else ("length_penalty",)  # generate warns of what it does not use
     settings = {name: value for name, value in asdict(decoding).items() if name not in idle}
     training = model.training
     model.eval()
-    devices = [encoder_states.device] if encoder_states.device.type == "cuda" else []
+    devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
-            ids = model.generate(
-                # A fresh object: generate expands its states for beams in place.
-                encoder_outputs=BaseModelOutput(last_hidden_state=encoder_states),
-                attention_mask=encoder_mask,
-                **settings,
-            )
+            ids = model.generate(**given, **settings)[:, start:]
     finally:
         model.train(training)
     texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]

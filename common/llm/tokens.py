@@ -56,7 +56,7 @@ def load_tokenizer(model: str | os.PathLike[str], allow_download: bool = False) 
 
 
 def build_tokenizer(
-    texts: Iterable[str], folder: str | os.PathLike[str], vocab_size: int = 2000
+    texts: Iterable[str], folder: str | os.PathLike[str], vocab_size: int = 2000, end: bool = True
 ) -> PreTrainedTokenizerBase:
     """Make a small tokenizer of byte pairs, as BART's, from training texts and save it as Hugging Face does.
 
@@ -67,6 +67,7 @@ def build_tokenizer(
         texts: of the training split.
         folder: made if missing.
         vocab_size: largest vocabulary; 260 are the bytes and the special tokens.
+        end: whether EOS is put behind a text; a causal model's begins it alone.
 
     Returns:
         The tokenizer, read back from the folder.
@@ -91,7 +92,9 @@ def build_tokenizer(
     )
     tokenizer.train_from_iterator(texts, trainer)
     ends = [(token, tokenizer.token_to_id(token)) for token in (_SPECIAL["bos_token"], _SPECIAL["eos_token"])]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if end else "<s> $A", special_tokens=ends if end else ends[:1]
+    )
     Path(folder).mkdir(parents=True, exist_ok=True)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL).save_pretrained(folder)
     return load_tokenizer(folder)

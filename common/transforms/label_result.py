@@ -10,7 +10,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-__all__ = ["LabelResultd", "ReportResultd"]
+from common.io.strict_json import parse_object
+
+__all__ = ["AnswerResultd", "LabelResultd", "ReportResultd"]
 
 
 class LabelResultd(MapTransform):
@@ -54,6 +56,26 @@ class ReportResultd(MapTransform):
         for key in self.key_iterator(out):
             texts = out[key][0]
             out["result"] = {"report": texts[0]} | ({"samples": list(texts)} if len(texts) > 1 else {})
+            out[key] = MetaTensor(torch.zeros(out["image"].shape[-2:], dtype=torch.uint8))
+        return _with_plain_image(out)
+
+
+class AnswerResultd(MapTransform):
+    """Put an answer under `result`, see `ReportResultd`: the object that it is, or the text of one that is none.
+
+    Args:
+        keys: of the answers, for a batch of one case, which come first in
+            `common.inferers.answer_inferer.WrittenAnswers`.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Answer for one case."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            text = out[key][0]
+            answer = parse_object(text)
+            found = {"valid": False, "raw": text} if answer is None else {"valid": True} | answer
+            out["result"] = found | {"report": str(found.get("impression", ""))}
             out[key] = MetaTensor(torch.zeros(out["image"].shape[-2:], dtype=torch.uint8))
         return _with_plain_image(out)
 

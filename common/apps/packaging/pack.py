@@ -33,6 +33,7 @@ __all__ = ["pack_bundle", "write_zip"]
 
 ALWAYS_NEEDED = ("fire",)  # by the command line of monai.bundle itself
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same content is the same file
+_BESIDE = (".json", ".safetensors", "tokenizer.model")  # tokenizers, scalings, the base that an adapter belongs to
 _BASE = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 
 
@@ -136,7 +137,7 @@ def _weights(bundle: Bundle, ckpt_dir: Path | None) -> dict[str, Path]:
         except ValueError as error:
             raise BadInput(path, str(error).removeprefix(f"{path} ")) from error
     # What belongs to the weights and is none: a tokenizer, the scaling of variables. `_sizes` reads network.json.
-    beside = [path for path in sorted(folder.rglob("*.json")) if path.name != "network.json"]
+    beside = [path for path in sorted(folder.rglob("*")) if path.name.endswith(_BESIDE) and path.name != "network.json"]
     others = [path.parent for path in folder.rglob("model.pt") if path.parent != folder]
     beside = [path for path in beside if not path.with_suffix(".pt").is_file() and not {*path.parents} & {*others}]
     return {f"models/{path.relative_to(folder).as_posix()}": path for path in (*models, *beside)}

@@ -177,7 +177,7 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
     # Initial values are of no use, and some ways of drawing them look at numbers, which fake tensors do not have.
     with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights(), LiveBytes() as live:
         network: nn.Module = get("network_def")
-        weights = _bytes_of(network)
+        weights, saved = _bytes_of(network), _bytes_of(network, saved=True)
         optimizer, batch = get("optimizer"), get("plan#batch")
         network.train()
         for _ in range(2):  # the optimizer's states come with the first step
@@ -193,9 +193,9 @@ def plan_stage(files: Sequence[str], overrides: Mapping[str, Any], gpus: int = 1
             loss(inferer(inputs, network, *args, **kwargs), target).backward()
     with torch.device("meta"):
         frozen = sum(_bytes_of(part) for part in parser.get_parsed_content("plan#frozen"))
-    average = weights if "ema" in parser and parser["ema"] is not None else 0
+    average = saved if "ema" in parser and parser["ema"] is not None else 0
     copies = gradients if gpus > 1 else 0  # the buckets of DistributedDataParallel
-    checkpoint = weights + average + optimizer_bytes
+    checkpoint = saved + average + optimizer_bytes
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "trainable": sum(p.numel() for p in network.parameters() if p.requires_grad),
@@ -294,6 +294,8 @@ def _four(prepared: Sequence[Any]) -> tuple[Any, Any, Sequence[Any], Mapping[str
     return tuple(prepared) if len(prepared) == 4 else (*prepared, (), {})
 
 
-def _bytes_of(network: nn.Module) -> int:
-    storages = (tensor.untyped_storage() for tensor in network.state_dict().values())
+def _bytes_of(network: nn.Module, saved: bool = False) -> int:
+    """Of all weights, or of those that a checkpoint has, which of an adapter are few."""
+    tensors = network.state_dict().values() if saved else [*network.state_dict().values(), *network.parameters()]
+    storages = (tensor.untyped_storage() for tensor in tensors)
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())  # tied weights have several names
