@@ -24,7 +24,6 @@ from common.data.ehr.icd import ICD_GROUPS
 from common.evaluation.answer_page import answer_page
 from common.evaluation.evaluation import Evaluation, Measured
 from common.io.bad_input import BadInput
-from common.llm.report_answers import Answer, parse_answer
 from common.metrics.report.bleu import bleu
 from common.metrics.report.corpus_metric import CorpusMetric
 from common.metrics.report.finding_f1 import CHEXPERT_5, finding_f1, icd_f1
@@ -32,6 +31,7 @@ from common.metrics.report.rouge import rouge_l
 from common.metrics.report.text import clean_report
 from common.text.cxr_labeller import CHEXPERT_LABELS, label_cxr
 from common.text.reasoning import evidence
+from common.text.report_answers import Answer, parse_answer
 
 __all__ = ["AnswerEvaluation"]
 

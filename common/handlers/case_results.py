@@ -14,8 +14,8 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 from common.io.output_folder import write_text
-from common.llm.report_answers import Answer, parse_answer
 from common.metrics.report.metrics import report_kind
+from common.text.report_answers import Answer, parse_answer
 from common.visualize.answers import answer_figure
 from common.visualize.case_files import write_case_files
 from common.visualize.regions import region_figure

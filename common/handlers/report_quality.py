@@ -3,27 +3,87 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
-from common.llm.report_answers import Answer, parse_answer
-from common.losses.report_loss import TokenLoss
 from common.metrics.report.bleu import bleu
 from common.metrics.report.diversity import distinct_reports
 from common.metrics.report.finding_f1 import finding_f1, icd_f1
 from common.metrics.report.metrics import read_labels, report_kind
 from common.metrics.report.rouge import rouge_l
 from common.metrics.report.text import clean_report
+from common.text.report_answers import Answer, parse_answer
 
 __all__ = ["AnswerQuality", "ReportQuality", "answer_figures", "report_figures"]
 
 
-class ReportQuality:
+_IGNORED = -100  # label of padding
+
+
+class _TextQuality(ABC):
+    """What both metrics do: texts beside the real ones, and how likely the tokens of these are, over all processes."""
+
+    def __init__(self, stage: str, advice: str) -> None:
+        self.stage, self.advice = stage, advice
+        self.texts: dict[str, tuple[str, str]] = {}
+        self._tokens: dict[str, tuple[float, int]] = {}
+
+    def attach(self, engine: Engine, name: str = "combined") -> None:
+        """Register on an evaluator; MONAI calls this with the key of `key_val_metric`."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._completed)
+
+    @abstractmethod
+    def texts_of(self, written: Any, batch: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
+        """Case -> what was written, and the real text."""
+
+    @abstractmethod
+    def losses_of(self, written: Any, batch: Mapping[str, Any]) -> Iterator[Tensor]:
+        """The cross-entropy of every token of each case."""
+
+    @abstractmethod
+    def figures(self, written: Sequence[str], real: Sequence[str]) -> dict[str, float]:
+        """Of all texts."""
+
+    def _started(self, engine: Engine) -> None:
+        self.texts, self._tokens = {}, {}
+
+    @torch.no_grad()
+    def _iteration_completed(self, engine: Engine) -> None:
+        written, batch = engine.state.output[CommonKeys.PRED], engine.state.batch
+        if written.logits is not None and not written.logits.isfinite().all():
+            raise FloatingPointError(
+                f"{self.stage}: in the validation of epoch {engine.state.epoch} the decoder gives a token a logit that "
+                f"is not finite; lower the learning rate ({self.advice})"
+            )
+        self.texts |= self.texts_of(written, batch)
+        losses_of = [] if written.logits is None else zip(batch["case"], self.losses_of(written, batch), strict=True)
+        for case, losses in losses_of:
+            self._tokens[case] = (float(losses.double().sum()), len(losses))
+
+    def _completed(self, engine: Engine) -> None:
+        texts, tokens = self.texts, self._tokens
+        if idist.get_world_size() > 1:
+            shards = idist.all_gather({"texts": texts, "tokens": tokens})
+            texts = {case: pair for shard in shards for case, pair in shard["texts"].items()}
+            tokens = {case: pair for shard in shards for case, pair in shard["tokens"].items()}
+        written, real = ([texts[case][side] for case in sorted(texts)] for side in (0, 1))
+        engine.state.metrics |= self.figures(written, real)
+        if tokens:
+            total, n = (math.fsum(pair[i] for pair in tokens.values()) for i in (0, 1))
+            engine.state.metrics["loss"] = total / n
+
+
+class ReportQuality(_TextQuality):
     """A metric of a `SupervisedEvaluator` whose output is `WrittenReports` and whose batches have "case" and "report".
 
     To `engine.state.metrics` go `bleu_4` and `rouge_l` of the cleaned texts, `combined`, their sum, `micro_f1` over all
@@ -40,49 +100,24 @@ class ReportQuality:
     """
 
     def __init__(self, kind: str = "cxr", stage: str = "validation", advice: str = "--learning_rate") -> None:
+        super().__init__(stage, advice)
         report_kind(kind)
-        self.kind, self.stage, self.advice = kind, stage, advice
-        self.reports: dict[str, tuple[str, str]] = {}
-        self._tokens: dict[str, tuple[float, int]] = {}
+        self.kind = kind
 
-    def attach(self, engine: Engine, name: str = "combined") -> None:
-        """Register on an evaluator; MONAI calls this with the key of `key_val_metric`."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._completed)
+    def texts_of(self, written: Any, batch: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
+        """As of the base."""
+        first = (texts[0] for texts in written.texts)
+        return dict(zip(batch["case"], zip(first, batch["report"], strict=True), strict=True))
 
-    def _started(self, engine: Engine) -> None:
-        self.reports, self._tokens = {}, {}
-
-    def _iteration_completed(self, engine: Engine) -> None:
-        written, batch = engine.state.output[CommonKeys.PRED], engine.state.batch
-        for case, texts, report in zip(batch["case"], written.texts, batch["report"], strict=True):
-            self.reports[case] = (texts[0], report)
-        if written.logits is None:
-            return
-        if not written.logits.isfinite().all():
-            raise FloatingPointError(
-                f"{self.stage}: in the validation of epoch {engine.state.epoch} the decoder gives a token a logit that "
-                f"is not finite; lower the learning rate ({self.advice})"
-            )
-        loss = TokenLoss(1.0, label_smoothing=0.0)
+    def losses_of(self, written: Any, batch: Mapping[str, Any]) -> Iterator[Tensor]:
+        """As of the base."""
         labels = batch["labels"].to(written.logits.device)
-        for case, logits, row in zip(batch["case"], written.logits, labels, strict=True):
-            loss(logits[None], row[None])
-            n = int((row != -100).sum())
-            self._tokens[case] = (float(loss.token_mean) * n, n)
+        for logits, row in zip(written.logits, labels, strict=True):
+            yield F.cross_entropy(logits.float(), row, ignore_index=_IGNORED, reduction="none")[row != _IGNORED]
 
-    def _completed(self, engine: Engine) -> None:
-        reports, tokens = self.reports, self._tokens
-        if idist.get_world_size() > 1:
-            shards = idist.all_gather({"reports": reports, "tokens": tokens})
-            reports = {case: pair for shard in shards for case, pair in shard["reports"].items()}
-            tokens = {case: pair for shard in shards for case, pair in shard["tokens"].items()}
-        written, real = ([reports[case][side] for case in sorted(reports)] for side in (0, 1))
-        engine.state.metrics |= report_figures(written, real, self.kind)
-        if tokens:
-            total, n = (math.fsum(pair[i] for pair in tokens.values()) for i in (0, 1))
-            engine.state.metrics["loss"] = total / n
+    def figures(self, written: Sequence[str], real: Sequence[str]) -> dict[str, float]:
+        """As of the base."""
+        return report_figures(written, real, self.kind)
 
 
 @torch.no_grad()
@@ -101,14 +136,14 @@ _EMPTY = Answer("", {}, (), ())
 """What counts for an answer that is none: it says nothing."""
 
 
-class AnswerQuality:
+class AnswerQuality(_TextQuality):
     """A metric of a `SupervisedEvaluator` whose output is `WrittenAnswers` and whose batches have "case" and "answer".
 
     To `engine.state.metrics` go the figures of `answer_figures`, and `loss`, the mean cross-entropy over all tokens of
     the real answers. Several processes put their cases together.
 
     Args:
-        form: of the answers, "a" or "b", see `common.llm.report_answers`.
+        form: of the answers, "a" or "b", see `common.text.report_answers`.
         stage: name of the training, in the error.
         advice: the override of its learning rate, in the error.
 
@@ -117,44 +152,22 @@ class AnswerQuality:
     """
 
     def __init__(self, form: str, stage: str = "validation", advice: str = "--learning_rate") -> None:
-        self.form, self.stage, self.advice = form, stage, advice
-        self.answers: dict[str, tuple[str, str]] = {}
-        self._tokens: dict[str, tuple[float, int]] = {}
+        super().__init__(stage, advice)
+        self.form = form
 
-    def attach(self, engine: Engine, name: str = "combined") -> None:
-        """Register on an evaluator; MONAI calls this with the key of `key_val_metric`."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._completed)
+    def texts_of(self, written: Any, batch: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
+        """As of the base."""
+        return dict(zip(batch["case"], zip(written.texts, batch["answer"], strict=True), strict=True))
 
-    def _started(self, engine: Engine) -> None:
-        self.answers, self._tokens = {}, {}
-
-    def _iteration_completed(self, engine: Engine) -> None:
-        written, batch = engine.state.output[CommonKeys.PRED], engine.state.batch
-        if written.texts is not None:
-            self.answers |= dict(zip(batch["case"], zip(written.texts, batch["answer"], strict=True), strict=True))
-        if not written.logits.isfinite().all():
-            raise FloatingPointError(
-                f"{self.stage}: in the validation of epoch {engine.state.epoch} the model gives a token a logit that "
-                f"is not finite; lower the learning rate ({self.advice})"
-            )
+    def losses_of(self, written: Any, batch: Mapping[str, Any]) -> Iterator[Tensor]:
+        """As of the base."""
         each = F.cross_entropy(written.logits.float().cpu(), batch["said"], reduction="none")
         of_case = batch["places"] // (batch["ids"].shape[1] - 1)
-        for i, case in enumerate(batch["case"]):
-            own = each[of_case == i]
-            self._tokens[case] = (float(own.double().sum()), len(own))
+        return (each[of_case == i] for i in range(len(batch["case"])))
 
-    def _completed(self, engine: Engine) -> None:
-        answers, tokens = self.answers, self._tokens
-        if idist.get_world_size() > 1:
-            shards = idist.all_gather({"answers": answers, "tokens": tokens})
-            answers = {case: pair for shard in shards for case, pair in shard["answers"].items()}
-            tokens = {case: pair for shard in shards for case, pair in shard["tokens"].items()}
-        said, real = ([answers[case][side] for case in sorted(answers)] for side in (0, 1))
-        engine.state.metrics |= answer_figures(said, real, self.form) if said else {}
-        total, n = (math.fsum(pair[i] for pair in tokens.values()) for i in (0, 1))
-        engine.state.metrics["loss"] = total / n
+    def figures(self, written: Sequence[str], real: Sequence[str]) -> dict[str, float]:
+        """As of the base."""
+        return answer_figures(written, real, self.form)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from common.io.bad_input import BadInput
-from common.llm.report_answers import instruction
 from common.llm.tokens import IGNORED
 from common.text.reasoning import EHRLine
+from common.text.report_answers import instruction
+
+logger = logging.getLogger("train")
 
 __all__ = ["IMAGE", "AnswerCollate", "all_texts", "chat_text", "encode_answer", "mean_answer_length"]
 
@@ -86,7 +89,8 @@ class AnswerCollate:
     after which of the B * (T - 1) tokens a token of an answer comes, and which one; "prompt" and "prompt_mask" (B, P)
     of the questions alone, padded on the left, as text is generated from them.
 
-    What does not fit loses its oldest laboratory values, counted in `dropped`; the image and the answer are whole.
+    What does not fit loses its oldest laboratory values, said in the log and counted in `dropped`; the image and the
+    answer are whole.
 
     Args:
         tokenizer: of the model.
@@ -158,8 +162,10 @@ class AnswerCollate:
                 reason = f"has {length} tokens without any laboratory value, expected at most max_length"
                 raise BadInput(item["case"], f"{reason} {self.max_length}")
             left_out.add(oldest.pop())
-        if left_out:
+        if left_out and self.dropped.get(item["case"]) != len(left_out):
             self.dropped[item["case"]] = len(left_out)
+            logger.warning(f"{item['case']}: the {len(left_out)} oldest laboratory values do not fit {self.max_length} "
+                           "tokens and are left out (max_length)")  # fmt: skip
         return ids, labels, chat_text(question, seen)
 
     def _check_marks(self, item: Mapping[str, Any], lines: Sequence[EHRLine] | None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from common.llm.llava import llava_of
+from common.networks.weights import check_state
 
 __all__ = ["add_lora", "load_trainable", "merge_lora", "trainable_state"]
 
@@ -86,14 +87,7 @@ def load_trainable(model: PeftModel, state: Mapping[str, Tensor]) -> None:
         ValueError: if names or shapes differ from the model's.
     """
     own = trainable_state(model)
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    if missing or unexpected or shapes:
-        listed = ", ".join((missing + unexpected + shapes)[:3])
-        raise ValueError(
-            f"adapters do not fit: {len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shapes)} of "
-            f"another shape ({listed}), expected exactly {len(own)}"
-        )
+    check_state(own, state, "the adapter")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])

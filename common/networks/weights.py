@@ -109,7 +109,21 @@ def load_part(
 
 def load_exactly(module: nn.Module | ChosenWeights, state: Mapping[str, Tensor], what: str) -> None:
     """`load_state_dict` that changes nothing unless every name and shape agrees, and says what does not."""
-    own = module.state_dict()
+    check_state(module.state_dict(), state, what)
+    module.load_state_dict(state)
+
+
+def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that are not exactly those of a module.
+
+    Args:
+        own: the module's.
+        state: that are to be loaded.
+        what: they are called.
+
+    Raises:
+        ValueError: if names or shapes differ.
+    """
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
     if missing or unexpected or shapes:
@@ -118,7 +132,6 @@ def load_exactly(module: nn.Module | ChosenWeights, state: Mapping[str, Tensor],
             f"{what} does not fit: {len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shapes)} of "
             f"another shape ({listed}), expected exactly {len(own)}; is the network.json beside it its own?"
         )
-    module.load_state_dict(state)
 
 
 def save_parts(path: str | os.PathLike[str], parts: Mapping[str, nn.Module | Tensor]) -> None:

@@ -7,8 +7,8 @@ from torch import nn
 
 from common.evaluation.answers import AnswerEvaluation
 from common.inferers.answer_inferer import WrittenAnswers
-from common.llm.report_answers import answer_a, answer_b
 from common.text.reasoning import ehr_lines
+from common.text.report_answers import answer_a, answer_b
 from tests.llm.answer_cases import RECORD
 
 ICD = (["pneumonia"], [])

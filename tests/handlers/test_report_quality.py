@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from common.handlers.report_quality import AnswerQuality, answer_figures
 from common.inferers.answer_inferer import WrittenAnswers
-from common.llm.report_answers import answer_a, answer_b
+from common.text.report_answers import answer_a, answer_b
 
 REAL_A = [answer_a("Edema.", {"Edema": 1.0}), answer_a("Normal chest.", {"No Finding": 1.0, "Edema": 0.0})]
 REAL_B = [answer_b(["x"], "Edema.", ["heart_failure"]), answer_b(["y"], "Normal chest.", [])]

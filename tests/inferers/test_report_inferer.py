@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_whole_and_the_loss_is_a_mean_over_tokens(token
     known = torch.cat([log[log > 0] for log in logs])
     assert engine.state.metrics["loss"] == pytest.approx(float(known.mean()), rel=1e-5)
     score = ReportScore()
-    score.update(*zip(*[(case, *pair) for case, pair in quality.reports.items()], strict=True))
+    score.update(*zip(*[(case, *pair) for case, pair in quality.texts.items()], strict=True))
     expected = score.compute()
     for name, full in {"bleu_4": "cleaned.bleu_4", "rouge_l": "cleaned.rouge_l"}.items():
         assert engine.state.metrics[name] == pytest.approx(expected[full])

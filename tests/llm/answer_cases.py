@@ -2,9 +2,9 @@
 
 import torch
 
-from common.llm.report_answers import answer_a, answer_b
 from common.llm.tokens import build_tokenizer, load_tokenizer
 from common.text.reasoning import ehr_lines
+from common.text.report_answers import answer_a, answer_b
 
 RECORD = {
     "age": 72,

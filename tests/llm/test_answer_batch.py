@@ -7,8 +7,8 @@ import torch
 from common.io.bad_input import BadInput
 from common.llm.answer_batch import IMAGE, AnswerCollate, all_texts, chat_text, encode_answer, mean_answer_length
 from common.llm.llava_conversion import convert_llava
-from common.llm.report_answers import instruction
 from common.llm.tokens import IGNORED, load_tokenizer
+from common.text.report_answers import instruction
 from tests.llm.answer_cases import CASES, cases, small_tokenizer
 from tests.llm.tiny_llava import write_original
 

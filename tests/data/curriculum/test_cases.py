@@ -15,8 +15,8 @@ from common.data.curriculum.cases import (
 from common.data.curriculum.inputs import curriculum_to_score, read_records, with_records
 from common.data.cxr.inputs import xray_cases
 from common.io.bad_input import BadInput
-from common.llm.report_answers import parse_answer
 from common.text.cxr_labeller import CHEXPERT_LABELS
+from common.text.report_answers import parse_answer
 
 OPTIONS = {"n_images": 100, "seed": 0}
 
