@@ -89,8 +89,9 @@ def read_records(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
 
 
 def _of_json(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    text = read_text(path, "a record")
     try:
-        content = json.loads(read_text(path, "a record"))
+        content = json.loads(text)
     except ValueError as error:
         raise BadInput(path, f"is no JSON ({error}), expected a record or a list of them") from error
     records = content if isinstance(content, list) else [content]

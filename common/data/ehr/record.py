@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -78,7 +79,7 @@ def check_record(record: Mapping[str, Any]) -> None:
     if unknown:
         raise ValueError(f"record has {unknown[0]!r}, expected some of {', '.join(_KEYS)}")
     age, sex, conditions = record.get("age"), record.get("sex"), record.get("chronic_conditions") or ()
-    if age is not None and not (isinstance(age, int) and 0 <= age <= 120):
+    if age is not None and not (isinstance(age, int) and not isinstance(age, bool) and 0 <= age <= 120):
         raise ValueError(f"age is {age!r}, expected a whole number from 0 to 120")
     if sex not in (None, "F", "M"):
         raise ValueError(f"sex is {sex!r}, expected F or M")
@@ -97,6 +98,8 @@ def _check_values(record: Mapping[str, Any]) -> None:
     for item in (*values["vitals"], *values["labs"]):
         if not isinstance(item["value"], int | float):
             raise ValueError(f"{item['name']} is {item['value']!r}, expected a number")
+        if not isinstance(item["hours"], int | float) or not math.isfinite(item["hours"]):
+            raise ValueError(f"{item['name']} was taken {item['hours']!r} hours before, expected a number")
     ehr_lines(record)  # knows names and units
     for kind, bounds in _BOUNDS.items():
         names = [item["name"] for item in values[kind]]

@@ -117,6 +117,13 @@ def test_a_record_beside_an_image(run, tmp_path):
         ("[]", "holds no record"),
         (json.dumps({}), "tells nothing, expected one value or more"),
         (json.dumps(RECORD | {"age": 300}), "age is 300"),
+        (json.dumps(RECORD | {"age": True}), "age is True, expected a whole number"),
+        (json.dumps(RECORD | {"vitals": [RECORD["vitals"][0] | {"hours": "soon"}]}), "was taken 'soon' hours before"),
+        (json.dumps(RECORD | {"vitals": [RECORD["vitals"][0] | {"hours": float("inf")}]}), "was taken inf hours"),
+        (
+            json.dumps(RECORD | {"vitals": [RECORD["vitals"][0] | {"value": float("nan")}]}),
+            "temperature is nan, expected",
+        ),
         (json.dumps(RECORD | {"mood": "good"}), "record has 'mood'"),
         (json.dumps(RECORD | {"vitals": [RECORD["vitals"][0] | {"unit": "F"}]}), "in 'F'"),
         (json.dumps([RECORD | {"case": "x"}] * 2), "has two records of 'x'"),
@@ -127,6 +134,14 @@ def test_records_that_cannot_be_used(tmp_path, content, message):
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(BadInput, match=message):
         read_records(tmp_path / "r.json")
+
+
+def test_a_file_of_records_that_is_none(tmp_path):
+    (tmp_path / "r.json").write_bytes(b"\xff\xfe{\x00")
+    with pytest.raises(BadInput, match=r"r.json: is not UTF-8 text"):
+        read_records(tmp_path / "r.json")
+    with pytest.raises(BadInput, match=r"^\S+: cannot be read \(Is a directory"):
+        read_records(tmp_path)
 
 
 def test_a_record_of_no_case(run, tmp_path):
